@@ -3,7 +3,7 @@
 Every generator is ``(seq_len, rng) -> (program, answer)`` or ``(program, answer, metadata)``. Adding one is writing the
 function and naming it in ``GENERATORS``; a function of your own works without that. Knows no model and no prompt.
 
-The task of the paper (Wu, Geiger and Millière 2025, arXiv 2505.20896, section 3) is :func:`make_variable_binding_program`.
+The task of the paper (Wu, Geiger and Millière 2025, arXiv 2505.20896) is :func:`make_variable_binding_program`.
 """
 
 from __future__ import annotations
@@ -149,7 +149,9 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
     except HopsNotAvailable:
         raise
     except Exception as error:
-        raise GeneratorError(f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}") from error
+        raise GeneratorError(
+            f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
+        ) from error
     match made:
         case (str(program), int() | str() | bool() | np.integer() as answer):
             metadata: dict[str, Any] = {}
@@ -157,7 +159,8 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
             pass
         case _:
             raise GeneratorError(
-                f"generator returned {made!r:.200} at seed {seed}; expected (program, answer) or (program, answer, metadata)"
+                f"generator returned {made!r:.200} at seed {seed}; "
+                "expected (program, answer) or (program, answer, metadata)"
             )
     return GeneratedProgram(
         seed, seq_len, program, answer.item() if isinstance(answer, np.integer) else answer, dict(metadata)

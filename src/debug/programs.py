@@ -1,4 +1,4 @@
-"""What a program is: assignment lines, a query line, the variable chain behind the answer, and the pair with its counterfactual.
+"""What a program is: assignment lines, a query line, its variable chain, the pair with its counterfactual.
 
     k = 2
     j = k
@@ -98,7 +98,9 @@ class Program:
         for number, line in enumerate(lines):
             match = _ASSIGNMENT.fullmatch(line)
             if match is None:
-                raise ProgramError(f"line {number + 1} is {line[:80]!r}; expected an assignment such as 'a = 3' or 'b = a'")
+                raise ProgramError(
+                    f"line {number + 1} is {line[:80]!r}; expected an assignment such as 'a = 3' or 'b = a'"
+                )
             lhs, rhs = match["lhs"], match["rhs"]
             source = None if rhs.lstrip("-").isdigit() else last.get(rhs, -1)
             if source == -1:
@@ -213,7 +215,9 @@ class ProgramPair:
         """
         texts = [record.get(field) for field in ("original", "counterfactual")]
         if not all(isinstance(text, str) for text in texts):
-            raise ProgramError(f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(record)}")
+            raise ProgramError(
+                f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(record)}"
+            )
         seed = record.get("seed")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ProgramError(f"'seed' is {seed!r}; expected an integer or nothing")
