@@ -250,7 +250,7 @@ class MeanCausalMap:
         return next(curve for curve in self.curves if curve.target == target)
 
     def peaks(self) -> dict[str, tuple[int, Interval]]:
-        """Target -> the layer with the highest success rate, and that rate; row n_layers left out, the first of equals."""
+        """Target -> the layer with the highest success rate, and that rate; row n_layers left out, first of equals."""
         return {
             curve.target: max(self._below_top(curve), key=lambda item: (item[1].estimate, -item[0]))
             for curve in self.curves

@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from jaxtyping import Bool, Float, Int
 from nnsight import TransformersModel
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
@@ -56,7 +58,7 @@ ARCHITECTURES: dict[str, Architecture] = {
     **dict.fromkeys(["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma2", "gemma3_text"], LLAMA_LIKE),
     "gpt2": Architecture("transformer.h", "transformer.ln_f", attention="attn", output_projection="attn.c_proj"),
     "gpt_neox": Architecture(
-        "gpt_neox.layers", "gpt_neox.final_layer_norm", "embed_out", "attention", "attention.dense"
+        "gpt_neox.layers", "gpt_neox.final_layer_norm", attention="attention", output_projection="attention.dense"
     ),
     "opt": Architecture(
         "model.decoder.layers", "model.decoder.final_layer_norm", output_projection="self_attn.out_proj", mlp="fc2"
@@ -118,6 +120,37 @@ class LoadedModel:
     @property
     def unembedding(self) -> Any:
         return _follow(self.nnsight, self.architecture.unembedding)
+
+    def trace(self, token_ids: Int[Tensor, "row token"], **forward: Any) -> Any:
+        """An nnsight trace whose forward pass gets these keywords as they are.
+
+        nnsight's own way in takes a batch apart into prompts and puts it together again; packed rows with masks of
+        their own, and a mask for each type of layer, do not survive that.
+        """
+        return self.nnsight.trace(token_ids, fn=lambda *_, **__: self.hf(input_ids=token_ids, **forward))
+
+    def attention_mask(
+        self, allowed: Bool[Tensor, "row query key"], distance: Int[Tensor, "row query key"]
+    ) -> Float[Tensor, "row 1 query key"] | dict[str, Tensor]:
+        """An explicit mask for the forward pass, from which edges may be seen; sliding-window layers see less.
+
+        ``distance`` is the query's position less the key's: a layer with window w sees distances below w.
+        """
+        lowest = torch.finfo(DTYPES[self.dtype]).min
+
+        def additive(allowed: Tensor) -> Tensor:
+            zero = torch.zeros((), dtype=DTYPES[self.dtype], device=allowed.device)
+            return zero.where(allowed, lowest)[:, None]
+
+        window = getattr(self.config, "sliding_window", None)
+        layer_types = set(getattr(self.config, "layer_types", None) or [])
+        if not window or layer_types == {"full_attention"}:
+            full, sliding = additive(allowed), None
+        else:
+            full, sliding = additive(allowed), additive(allowed & (distance < window))
+        if not layer_types:
+            return full if sliding is None else sliding
+        return {"full_attention": full} | ({} if sliding is None else {"sliding_attention": sliding})
 
     def check_vocabulary(self, text: str) -> None:
         """Refuse a text that the tokenizer would lose part of.

@@ -1,0 +1,154 @@
+"""From roles in a program's text to token positions in the prompt that a model reads.
+
+Roles are found through the tokenizer's own character offsets, so that merged tokens (``#a``, `` =``, ``: ``), numbers
+of several tokens and a beginning-of-sequence token come out right for any fast tokenizer. Knows no weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from debug.programs import Program, ProgramPair, Span
+
+CODE = "{code}"
+
+
+class PairError(ValueError):
+    """A pair that cannot be patched with this tokenizer; the message is the reason recorded for the skipped pair."""
+
+
+@dataclass(frozen=True)
+class TokenizedProgram:
+    """A program inside its prompt, as tokens."""
+
+    prompt: str
+    token_ids: list[int]
+    tokens: list[str]
+    """Text of each token; joined they give the prompt, but for special tokens, which show their name."""
+    roles: dict[str, list[int]]
+    """Every role -> its token positions: ``ref_depth_k_{lhs,equals,rhs,newline}``, ``query_*`` and ``final``."""
+
+    @property
+    def default_targets(self) -> list[str]:
+        right_hand_sides = [role for role in self.roles if role.endswith("_rhs")]
+        return [*right_hand_sides, "query_var", "query_colon", "final"]
+
+    def targets(self, names: Sequence[str] | None = None) -> dict[str, list[int]]:
+        """Token positions of the named roles; by default right-hand sides, ``query_var``, ``query_colon``, ``final``.
+
+        Roles that fall on the same positions are one target. It is called ``final`` or ``ref_depth_1_rhs`` where it is
+        one of these, so that what holds by construction there is known as such; else by the first name.
+
+        Raises:
+            PairError: this program has no such role.
+        """
+        names = self.default_targets if names is None else names
+        if unknown := [name for name in names if name not in self.roles]:
+            raise PairError(
+                f"no target {', '.join(map(repr, unknown))} in this program; it has: {', '.join(self.roles)}"
+            )
+        canonical = {tuple(self.roles[name]): name for name in [*reversed(names), "ref_depth_1_rhs", "final"]}
+        return {canonical[tuple(self.roles[name])]: self.roles[name] for name in names}
+
+
+@dataclass(frozen=True)
+class TokenizedPair:
+    """A pair whose two prompts are the same tokens but for those of the root value."""
+
+    pair: ProgramPair
+    original: TokenizedProgram
+    counterfactual: TokenizedProgram
+    answer_tokens: tuple[int, int]
+    """c and o: the first token of the counterfactual's and of the original's answer."""
+
+    @property
+    def first_difference(self) -> int:
+        both = zip(self.original.token_ids, self.counterfactual.token_ids, strict=True)
+        return next(position for position, (a, b) in enumerate(both) if a != b)
+
+
+def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> TokenizedProgram:
+    """Tokenize a program's prompt and find its roles.
+
+    Args:
+        tokenizer: a fast tokenizer of transformers.
+        prompt_template: text with one ``{code}``, where the program goes.
+    """
+    if prompt_template.count(CODE) != 1:
+        raise ValueError(f"prompt template {prompt_template[:80]!r} must have exactly one {CODE}")
+    prompt = prompt_template.replace(CODE, program.text)
+    encoding = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
+    token_ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
+    spans, texts, read = [], [], 0
+    for token, (start, end), is_special in zip(token_ids, encoding["offset_mapping"], special, strict=True):
+        # Some tokenizers leave white space out of the offsets of the token that it belongs to.
+        spans.append((start, end) if is_special else (min(start, read), end))
+        # A token that adds no character is special, or one of several that make up a character.
+        texts.append(prompt[read:end] or str(tokenizer.convert_ids_to_tokens(token)))
+        read = max(read, end)
+    shift = prompt_template.index(CODE)
+    roles = {role: _positions(spans, span, shift) for role, span in _role_spans(program).items()}
+    if missing := [role for role, positions in roles.items() if not positions]:
+        raise PairError(f"no token covers {', '.join(missing)} in {program.text!r}")
+    roles["final"] = [len(token_ids) - 1]
+    return TokenizedProgram(prompt, token_ids, texts, roles)
+
+
+def _role_spans(program: Program) -> dict[str, Span]:
+    spans = {}
+    for assignment in program.chain.assignments:
+        prefix = f"ref_depth_{assignment.ref_depth}"
+        for part in ("lhs", "equals", "rhs", "newline"):
+            spans[f"{prefix}_{part}"] = getattr(assignment, f"{part}_span")
+    return spans | {f"query_{part}": getattr(program, f"query_{part}_span") for part in ("hash", "var", "colon")}
+
+
+def _positions(spans: Sequence[Span], role: Span, shift: int) -> list[int]:
+    start, end = role[0] + shift, role[1] + shift
+    return [position for position, span in enumerate(spans) if span[0] < end and start < span[1]]
+
+
+def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE) -> TokenizedPair:
+    """Tokenize both programs of a pair and check that they can be patched into each other.
+
+    Raises:
+        PairError: the prompts have different numbers of tokens, differ outside the root value's tokens, or their
+            answers do not differ in the token that follows the prompt.
+    """
+    original, counterfactual = (analyze(tokenizer, p, prompt_template) for p in (pair.original, pair.counterfactual))
+    values = f"root {str(pair.expected_original)!r} -> {str(pair.expected_counterfactual)!r}"
+    if len(original.token_ids) != len(counterfactual.token_ids):
+        raise PairError(
+            f"original has {len(original.token_ids)} tokens, counterfactual {len(counterfactual.token_ids)}; the root "
+            f"value must tokenize to the same number of tokens ({values}):\n{original.tokens}\n{counterfactual.tokens}"
+        )
+    differing = [p for p, (a, b) in enumerate(zip(original.token_ids, counterfactual.token_ids, strict=True)) if a != b]
+    root = original.roles["ref_depth_1_rhs"]
+    if not differing or not set(differing) <= set(root):
+        raise PairError(
+            f"the prompts differ at tokens {differing}, but the root value is at {root} ({values}):\n"
+            f"{original.tokens}\n{counterfactual.tokens}"
+        )
+    return TokenizedPair(pair, original, counterfactual, _answer_tokens(tokenizer, pair, original))
+
+
+def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram) -> tuple[int, int]:
+    # The answers are read off the tokens of prompt + answer: an answer alone tokenizes otherwise in some vocabularies.
+    length = len(original.token_ids)
+    continued = [
+        tokenizer(f"{original.prompt}{a}")["input_ids"] for a in (pair.expected_counterfactual, pair.expected_original)
+    ]
+    if any(ids[:length] != original.token_ids or len(ids) == length for ids in continued):
+        raise PairError(
+            f"the prompt's tokens change when the answer follows: {tokenizer.convert_ids_to_tokens(continued[1])[-4:]} "
+            f"after {original.tokens[-4:]}; a prompt template whose end does not merge with a number would do"
+        )
+    c, o = (ids[length] for ids in continued)
+    if c == o:
+        raise PairError(
+            f"answers {pair.expected_counterfactual} and {pair.expected_original} begin with the same token; "
+            "the token after the prompt cannot tell them apart"
+        )
+    return c, o

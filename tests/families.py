@@ -1,0 +1,73 @@
+"""Random-weight models of every family that ``debug.models`` lists, with the bundled tokenizer, small enough for a test.
+
+Weights are scaled up: with ordinary initialization the two programs of a pair differ by hundredths of a logit, and a
+patch that does nothing would pass for one that is right. Scale factors were chosen for a whole effect of at least 1.
+"""
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    Phi3Config,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from debug import models
+
+_SIZES = {
+    "vocab_size": 41,
+    "hidden_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+}
+_GATED = _SIZES | {"num_key_value_heads": 2, "intermediate_size": 96}
+_SLIDING = ["sliding_attention", "full_attention"] * 2
+
+CONFIGS = {
+    "qwen2": Qwen2Config(**_GATED),  # biases
+    "qwen3": Qwen3Config(
+        **_GATED, head_dim=16, tie_word_embeddings=True
+    ),  # QK-norm, heads wider than the residual stream
+    "qwen3_sliding": Qwen3Config(
+        **_GATED, head_dim=12, use_sliding_window=True, sliding_window=7, layer_types=_SLIDING, max_window_layers=0
+    ),
+    "llama": LlamaConfig(**_GATED, tie_word_embeddings=True),
+    "mistral": MistralConfig(**_GATED, sliding_window=9),
+    "gemma2": Gemma2Config(
+        **_GATED, head_dim=16, query_pre_attn_scalar=16, sliding_window=9, layer_types=_SLIDING
+    ),  # soft caps, post-norms
+    "gemma3_text": Gemma3TextConfig(**_GATED, head_dim=16, sliding_window=9, layer_types=_SLIDING),
+    "gpt2": GPT2Config(
+        vocab_size=41, n_embd=48, n_layer=4, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=0
+    ),
+    "gpt_neox": GPTNeoXConfig(**_SIZES, intermediate_size=96),  # attention and MLP in parallel
+    "opt": OPTConfig(**_SIZES, ffn_dim=96, word_embed_proj_dim=48),
+    "phi3": Phi3Config(**_GATED),  # queries, keys and values in one projection
+}
+
+
+def family(name: str, scale: float = 4.0) -> models.LoadedModel:
+    """A model of this family with random weights (seeded), its matrices ``scale`` times the usual size."""
+    torch.manual_seed(0)
+    config = CONFIGS[name]
+    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+    hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(scale)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that are not their defaults
+    return models.wrap(hf, AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny"), model_id=name)

@@ -1,0 +1,46 @@
+"""The slow, obvious way, against which the engine is tested: one nnsight trace per cell, the whole prompt, no cache."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from debug.causal_tracing import COMPONENTS, Site
+from debug.models import LoadedModel
+
+
+def run(model: LoadedModel, token_ids: Int[Tensor, "token"], component: str) -> tuple[Tensor, list[Tensor]]:
+    """Logits of the last position, and the component's activations at every layer."""
+    with torch.no_grad(), model.nnsight.trace(token_ids[None]):
+        kept = []
+        for layer in range(model.n_layers):
+            kept.append(COMPONENTS[component].read(model, layer))
+        if component == "residual_stream":
+            kept.append(model.final_norm.input)
+        kept.save()
+        logits = model.nnsight.output.logits[0, -1].save()
+    return logits, kept
+
+
+def patch(
+    model: LoadedModel, token_ids: Int[Tensor, "token"], sites: list[Site], source: dict[str, list[Tensor]]
+) -> Float[Tensor, "vocabulary"]:
+    """Logits of the last position with the sites' activations replaced by the source's."""
+    with torch.no_grad(), model.nnsight.trace(token_ids[None]):
+        for layer in range(model.n_layers + 1):
+            for name, component in COMPONENTS.items():
+                for site in sites:
+                    if (site.component, site.layer) != (name, layer):
+                        continue
+                    top = layer == model.n_layers
+                    original = model.final_norm.input if top else component.read(model, layer)
+                    value = original.clone().view(1, len(token_ids), -1)
+                    width = value.shape[-1] // model.n_heads
+                    channels = slice(None) if site.head is None else slice(site.head * width, (site.head + 1) * width)
+                    for position in site.positions:
+                        value[0, position, channels] = source[name][layer].view(value.shape)[0, position, channels]
+                    if top:
+                        model.final_norm.input = value
+                    else:
+                        component.write(model, layer, value.view_as(original))
+        logits = model.nnsight.output.logits[0, -1].save()
+    return logits
