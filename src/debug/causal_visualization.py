@@ -1,0 +1,368 @@
+"""Altair charts of both kinds of run: accuracy with intervals, causal maps as heatmaps, success rates over layers.
+
+Takes causal maps and data frames, returns charts; :func:`save_chart` writes one as files. Knows no model, no store and
+no dashboard. Whatever comes from data (tokens, model names, targets) travels as data: never as a chart expression, a
+format string or HTML. Charts set no background and no colour of axes and titles, so that a light or dark theme can.
+
+A map is drawn as in the logit lens: token positions from left to right in the order of the prompt, layers from bottom
+to top, so that information flows to the right and upwards; row ``n_layers`` is what the final norm reads.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from debug.causal_map import CausalMap, MeanCausalMap
+
+Picture = alt.LayerChart | alt.FacetChart
+Metric = Literal["normalized_logit_diff", "success", "logit_diff"]
+METRICS: dict[str, str] = {
+    "normalized_logit_diff": "normalized logit difference",
+    "success": "success",
+    "logit_diff": "logit difference",
+}
+"""Metrics of a map that can be drawn, with their names on screen."""
+
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow darkened for white paper, black greyed for dark.
+_CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#b8a800"]
+_GREY = "#7a7a7a"  # as far from white as from the dark theme's background
+_TARGET, _LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
+_INK = "#22222a"  # text on a chip
+_LONGEST_LABEL = 40
+
+alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
+
+
+def visible(text: str) -> str:
+    """A token as text that can be seen: ``·`` for a space, ``⏎`` for a newline, escapes for what does not print."""
+    shown = "".join(
+        {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
+    )
+    return shown if len(shown) <= _LONGEST_LABEL else shown[: _LONGEST_LABEL - 1] + "…"
+
+
+def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
+    """Write ``<stem>.html``, which needs no network to be viewed, and ``<stem>.png``; returns both paths."""
+    html, png = folder / f"{stem}.html", folder / f"{stem}.png"
+    page = chart.to_html(inline=True, json_kwds={"cls": _ScriptSafeJSON}, embed_options={"actions": {"editor": False}})
+    html.write_text(page, encoding="utf-8")
+    chart.save(png, scale_factor=2)
+    return [html, png]
+
+
+class _ScriptSafeJSON(json.JSONEncoder):
+    """JSON that may stand inside <script>: without it a token ``</script>`` would end the script and become HTML."""
+
+    def encode(self, o: Any) -> str:
+        return super().encode(o).replace("<", "\\u003c")
+
+
+def accuracy_chart(frame: pl.DataFrame) -> Picture:
+    """Accuracy with its interval: by hops where there are several, else by seq_len; one colour a model.
+
+    Args:
+        frame: one row a cell, with columns model, hops (null: any), seq_len, accuracy, ci_low, ci_high (null where
+            there is no interval) and n. Several hops and several seq_lens give one panel a seq_len.
+    """
+    frame = frame.with_columns(
+        pl.col("hops").cast(pl.Utf8).fill_null("any"),
+        pl.col("model").map_elements(visible, pl.Utf8),
+        panel=pl.format("{} lines", "seq_len"),
+    )
+    by_hops = frame["hops"].n_unique() > 1
+    models = frame["model"].unique(maintain_order=True).to_list()
+    x = alt.X("hops:N" if by_hops else "seq_len:O", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(
+        "hops" if by_hops else "lines (seq_len)"
+    )
+    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=_CATEGORIES)).title("model")
+    tooltip = [
+        alt.Tooltip("model:N"),
+        alt.Tooltip("hops:N"),
+        alt.Tooltip("seq_len:Q", title="lines"),
+        alt.Tooltip("accuracy:Q", format=".1%"),
+        alt.Tooltip("ci_low:Q", format=".1%", title="interval from"),
+        alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+        alt.Tooltip("n:Q", format=",d", title="samples"),
+    ]
+    base = alt.Chart(frame.sort("hops", "seq_len")).encode(
+        x=x, xOffset=alt.XOffset("model:N", sort=models), color=colour, tooltip=tooltip
+    )
+    rate = alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)).title("accuracy")
+    bars = base.mark_bar(opacity=0.35).encode(y=rate)
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(y=rate)
+    intervals = (
+        base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
+    )
+    chart = alt.layer(bars, intervals, points).properties(width=alt.Step(max(22, 60 // len(models))), height=240)
+    if by_hops and frame["seq_len"].n_unique() > 1:
+        panels = [f"{n} lines" for n in frame["seq_len"].unique().sort()]
+        return chart.facet(column=alt.Column("panel:N", sort=panels).title(None))
+    return chart
+
+
+def cells(causal_map: CausalMap) -> pl.DataFrame:
+    """The cells of a map as rows: layer, (head,) token position, token, target, the metrics, the top token as text."""
+    top = causal_map.top_token
+    axes = ("layer", "head", "position") if top.ndim == 3 else ("layer", "position")
+    index = {axis: values.ravel() for axis, values in zip(axes, np.indices(top.shape), strict=True)}
+    position = np.array(causal_map.positions)[index["position"]]
+    target_at = {p: visible(name) for name, positions in causal_map.targets.items() for p in positions}
+    token_text = np.array([visible(token) for token in causal_map.tokens], dtype=object)
+    top_text = {token: visible(text) for token, text in causal_map.vocabulary.items()}
+    return pl.DataFrame(
+        {
+            "layer": np.array(causal_map.layers)[index["layer"]],
+            **({"head": index["head"]} if "head" in index else {}),
+            "position": position,
+            "token": token_text[position],
+            "target": [target_at.get(p) for p in position.tolist()],
+            "success": causal_map.success.ravel(),
+            "normalized_logit_diff": causal_map.normalized_logit_diff.ravel(),
+            "logit_diff": causal_map.logit_diff.ravel(),
+            "top_token": [top_text.get(token, f"token {token}") for token in top.ravel().tolist()],
+        },
+        schema_overrides={"token": pl.Utf8, "target": pl.Utf8},
+    ).fill_nan(None)
+
+
+def causal_heatmap(causal_map: CausalMap, metric: Metric = "normalized_logit_diff") -> Picture:
+    """One pair: layers x token positions.
+
+    Below the map stand the tokens, shaded by line of the prompt, those of the targets in yellow and named. Signed
+    metrics have a scale that is symmetric around zero; the normalized one always ends at -1 and 1, and the subtitle
+    tells where cells lie beyond. A cell without a value shows a cross. Cells before the first difference of the two
+    prompts are drawn as what they are by construction: zeros.
+
+    Raises:
+        ValueError: the map has heads: :func:`head_heatmap` draws those.
+    """
+    if causal_map.top.ndim == 3:
+        raise ValueError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
+    frame = cells(causal_map)
+    x = alt.X(
+        "position:O",
+        scale=alt.Scale(domain=causal_map.positions),
+        axis=alt.Axis(orient="top", labelAngle=0, ticks=False, domain=False, labelOverlap="greedy", labelSeparation=4),
+    ).title("token position")
+    layers = [*_grid(frame, metric, x, causal_map), *_token_strip(causal_map)]
+    chart = alt.layer(*layers).properties(title=_title(causal_map, frame, metric))
+    return _sized(chart, causal_map, cell_width=24 if len(causal_map.positions) <= 60 else 20)
+
+
+def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalized_logit_diff") -> Picture:
+    """One pair and one target of a map with heads: layers x heads, the target's tokens patched together.
+
+    Raises:
+        ValueError: the map has no heads, or not this target.
+    """
+    if causal_map.top.ndim != 3:
+        raise ValueError("the map has no heads (layers x positions); draw it with causal_heatmap")
+    if target not in causal_map.targets:
+        raise ValueError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
+    layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
+    values = {name: causal_map.at_target(target, name).ravel() for name in METRICS}
+    frame = pl.DataFrame({"layer": np.array(causal_map.layers)[layer], "head": head, **values}).fill_nan(None)
+    x = alt.X("head:O", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)).title("head")
+    chart = alt.layer(*_grid(frame, metric, x, causal_map))
+    return _sized(chart.properties(title=_title(causal_map, frame, metric, target)), causal_map, cell_width=22)
+
+
+def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_logit_diff"] = "success") -> Picture:
+    """The mean over pairs: layers x targets in the order of the text, each with its n."""
+    frame = _curves(mean, metric)
+    axis = alt.Axis(labelAngle=-45, labelLimit=240, ticks=False, domain=False)
+    x = alt.X("label:N", sort=_labels(frame), axis=axis).title(None)
+    numbers = (
+        alt.Chart(frame.drop_nulls(metric))
+        .mark_text(fontSize=10)
+        .encode(
+            x=x,
+            y=_layer_axis(mean),
+            text=alt.Text(f"{metric}:Q", format=".0%" if metric == "success" else ".2f"),
+            color=alt.when(f"abs(datum.{metric}) > 0.7").then(alt.value("white")).otherwise(alt.value(_INK)),
+        )
+    )
+    chart = alt.layer(*_grid(frame, metric, x, mean), numbers)
+    return _sized(chart.properties(title=_title(mean, frame, metric)), mean, cell_width=44)
+
+
+def success_by_layer(mean: MeanCausalMap) -> Picture:
+    """Patch success rate over layers: for each target a curve with its interval; dashed lines at hand-over layers."""
+    frame = _curves(mean, "success")
+    x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=_layer_label(mean), labelOverlap="greedy")).title(
+        "layer"
+    )
+    y = alt.Y("success:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    colour = alt.Color(
+        "label:N",
+        scale=alt.Scale(domain=_labels(frame), range=_CATEGORIES),
+        legend=alt.Legend(symbolOpacity=1, labelLimit=240),
+    )
+    base = alt.Chart(frame).encode(x=x, color=colour.title("target"), tooltip=_tooltip(frame))
+    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.15)
+    moves = pl.DataFrame(
+        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()],
+        schema={"layer": pl.Int64, "hand_over": pl.Utf8},
+    )
+    moves = moves.group_by("layer", maintain_order=True).agg(pl.col("hand_over").str.join(", "))
+    chart = alt.layer(
+        alt.Chart(moves)
+        .mark_rule(color=_GREY, strokeDash=[4, 3])
+        .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")]),
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y.title("patch success rate")),
+    )
+    title = _title(mean, frame, "success")
+    if not moves.is_empty():
+        title.subtitle = "dashed: a hand-over layer, the first where the next target's rate passes the previous one's"
+    return chart.properties(width=alt.Step(min(60, max(14, 560 // len(mean.layers)))), height=260, title=title)
+
+
+def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
+    """The mean map as rows: target, its label with n, layer, the metric, the ends of its interval, and both as text."""
+    rows = [
+        {
+            "target": visible(curve.target),
+            "label": f"{visible(curve.target)} (n={curve.n})",
+            "layer": layer,
+            metric: value.estimate,
+            "ci_low": value.low,
+            "ci_high": value.high,
+            "interval": str(value),
+        }
+        for curve in mean.curves
+        for layer, value in zip(mean.layers, getattr(curve, metric), strict=True)
+    ]
+    return pl.DataFrame(rows, schema_overrides={"ci_low": pl.Float64, "ci_high": pl.Float64}).fill_nan(None)
+
+
+def _labels(frame: pl.DataFrame) -> list[str]:
+    return frame["label"].unique(maintain_order=True).to_list()
+
+
+def _grid(frame: pl.DataFrame, metric: str, x: alt.X, of: CausalMap | MeanCausalMap) -> list[alt.Chart]:
+    """The coloured cells, and a cross where a cell has no value."""
+    base = alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
+    base = base.encode(x=x, y=_layer_axis(of), tooltip=_tooltip(frame))
+    has_value = f"isValid(datum.{metric})"
+    return [
+        base.transform_filter(has_value).mark_rect().encode(color=_colour(frame, metric)),
+        base.transform_filter(f"!{has_value}").mark_text(text="×", color=_GREY),
+    ]
+
+
+def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
+    """Orange: towards the counterfactual's answer. Purple: away from it."""
+    legend = alt.Legend(orient="right", gradientLength=120, titleLimit=240)
+    if metric == "success":
+        scale = alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, 1])
+    else:
+        end = 1.0 if metric == "normalized_logit_diff" else _largest(frame, metric) or 1.0
+        scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True)
+    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(METRICS[metric].split())
+
+
+def _largest(frame: pl.DataFrame, metric: str) -> float:
+    return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]
+
+
+def _tooltip(frame: pl.DataFrame) -> list[alt.Tooltip]:
+    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in frame.columns]
+
+
+_TOOLTIPS = {
+    "token": alt.Tooltip("token:N"),
+    "position": alt.Tooltip("position:O", title="token position"),
+    "layer": alt.Tooltip("layer:O"),
+    "head": alt.Tooltip("head:O"),
+    "target": alt.Tooltip("target:N"),
+    "interval": alt.Tooltip("interval:N", title="mean [95% interval]"),
+    "normalized_logit_diff": alt.Tooltip(
+        "normalized_logit_diff:Q", format=".3f", title=METRICS["normalized_logit_diff"]
+    ),
+    "logit_diff": alt.Tooltip("logit_diff:Q", format=".3f", title=METRICS["logit_diff"]),
+    "success": alt.Tooltip("success:N"),
+    "top_token": alt.Tooltip("top_token:N", title="top token"),
+}
+
+
+def _layer_axis(of: CausalMap | MeanCausalMap) -> alt.Y:
+    axis = alt.Axis(labelExpr=_layer_label(of), ticks=False, domain=False, labelOverlap=True)
+    return alt.Y("layer:O", sort="descending", axis=axis).title("layer")
+
+
+def _layer_label(of: CausalMap | MeanCausalMap) -> str:
+    return f"datum.value == {of.n_layers} ? 'final norm' : datum.value"
+
+
+def _sized(chart: Picture, of: CausalMap | MeanCausalMap, cell_width: int) -> Picture:
+    cell_height = min(22, max(9, 420 // len(of.layers)))
+    return chart.properties(width=alt.Step(cell_width), height=alt.Step(cell_height))
+
+
+def _title(
+    of: CausalMap | MeanCausalMap, frame: pl.DataFrame, metric: str, target: str | None = None
+) -> alt.TitleParams:
+    """What the picture is of; the subtitle says what colours hide."""
+    if isinstance(of, MeanCausalMap):
+        which = f"mean over {of.n_pairs} pairs"
+    else:
+        answers = [visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens]
+        which = f"pair {of.pair} · {answers[0]} patched into a program whose answer is {answers[1]}"
+    parts = [visible(of.intervention_type), *([visible(target)] if target else []), which]
+    notes = []
+    if frame[metric].null_count():
+        notes.append("×: no value, the pair's own effect is too small to divide by")
+    if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1).sum())):
+        notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
+    return alt.TitleParams(" · ".join(parts), subtitle=notes or alt.Undefined, anchor="start", fontSize=13)
+
+
+def _token_strip(causal_map: CausalMap) -> list[alt.Chart]:
+    """Below the map: a chip for each token, the names of the targets, and a rule where a line of the prompt ends."""
+    line_of = np.cumsum([0, *("\n" in token for token in causal_map.tokens)]).tolist()
+    in_target = {p for positions in causal_map.targets.values() for p in positions}
+    strip = pl.DataFrame(
+        {
+            "position": causal_map.positions,
+            "token": [visible(causal_map.tokens[p]) for p in causal_map.positions],
+            "chip": [_TARGET if p in in_target else _LINES[line_of[p] % 2] for p in causal_map.positions],
+            "ends_line": [line_of[p + 1] > line_of[p] for p in causal_map.positions],
+        }
+    )
+    names: dict[int, list[str]] = {}
+    for name, positions in causal_map.targets.items():
+        names.setdefault(min(positions), []).append(visible(name))
+    targets = pl.DataFrame({"position": names.keys(), "target": [" = ".join(of) for of in names.values()]})
+    targets = targets.filter(pl.col("position").is_in(causal_map.positions))
+
+    longest = int(strip["token"].str.len_chars().max() or 1)  # type: ignore[arg-type]
+    upright = longest <= 3
+    height = 20 if upright else 8 + 7 * min(longest, 12)
+    bottom = alt.value("height")
+    x = alt.X("position:O")
+    chips = alt.Chart(strip).encode(x=x, y=bottom, y2=bottom, tooltip=["token:N", "position:O"])
+    text = alt.Chart(strip).encode(x=x, y=bottom, text="token:N", tooltip=["token:N", "position:O"])
+    return [
+        alt.Chart(strip.filter("ends_line")).mark_rule(color=_GREY).encode(x=alt.X("position:O", bandPosition=1)),
+        chips.mark_rect(yOffset=5, y2Offset=5 + height).encode(fill=alt.Fill("chip:N", scale=None)),
+        text.mark_text(
+            font="monospace",
+            fontSize=11,
+            color=_INK,
+            yOffset=5 + height / 2,
+            angle=0 if upright else 270,
+            limit=0 if upright else height - 4,
+        ),
+        alt.Chart(targets)
+        .mark_text(color=_GREY, fontSize=11, align="left", baseline="middle", angle=45, yOffset=12 + height)
+        .encode(x=x, y=bottom, text="target:N"),
+    ]
