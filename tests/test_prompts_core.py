@@ -1,0 +1,222 @@
+"""Templates, parsers, and the configuration of an accuracy experiment."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from itertools import islice
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from debug import ExperimentConfig, generators, prompts, quick_experiment
+from debug.core import parse_answer, parse_integer, parse_variable_binding
+from debug.programs import Program
+from debug.prompts import few_shot, fill, get_prompt
+
+# Templates
+
+
+@given(st.text())
+def test_a_program_goes_into_the_prompt_as_it_is_braces_and_all(program):
+    assert fill(prompts.VARIABLE_BINDING, program) == program
+    before, after = prompts.RANGE_TRACKING.split("{code}")
+    assert fill(prompts.RANGE_TRACKING, program) == before + program + after
+
+
+@pytest.mark.parametrize("name", prompts.PROMPTS)
+def test_a_template_is_known_by_its_name_and_by_its_text(name):
+    assert get_prompt(name) == (name, prompts.PROMPTS[name])
+    assert get_prompt(prompts.PROMPTS[name])[1] == prompts.PROMPTS[name]
+
+
+def test_texts_of_ones_own_are_told_apart():
+    first, second = get_prompt("Run: {code}"), get_prompt("Do: {code}")
+    assert first[0].startswith("custom-")
+    assert first[0] != second[0]
+    assert first == get_prompt("Run: {code}")
+
+
+@pytest.mark.parametrize("template", ["", "Run this", "{code} {code}", "VARIABLE_BINDNIG"])
+def test_a_template_without_exactly_one_place_for_the_program_is_refused(template):
+    with pytest.raises(ValueError, match="expected it exactly once"):
+        get_prompt(template)
+
+
+def test_the_solved_examples_of_the_fixed_template_are_solved_correctly():
+    *examples, question = prompts.FEW_SHOT_BINDING.split("\n\n")
+    assert question == "{code}"
+    programs = [Program.parse(example[: example.rindex(":") + 2]) for example in examples]
+    assert [program.hops for program in programs] == [1, 2, 3]
+    for example, program in zip(examples, programs, strict=True):
+        assert example == f"{program.text}{program.answer}"
+    seeds = {1: 900013, 2: 900021, 3: 900034}
+    for program in programs:
+        rng = np.random.RandomState(seeds[program.hops])
+        assert generators.make_variable_binding_program(5, rng)[0] == program.text
+
+
+def test_few_shot_examples_are_the_programs_of_their_seeds_with_their_answers():
+    template = few_shot("variable_binding", seq_len=4, n=3, seed=70)
+    drawn = islice(generators.search(generators.make_variable_binding_program, 4, 70), 3)
+    assert template == "\n\n".join([*(f"{d.program}{d.answer}" for d in drawn), "{code}"])
+    assert few_shot("range", 2, 1, 5, prompts.RANGE_TRACKING).count("The final value of x is:") == 2
+    with pytest.raises(ValueError, match="n is 0"):
+        few_shot("range", 2, 0, 5)
+
+
+# Parsers
+
+# Raw outputs of Qwen3 models on range and exception programs, as recorded in this research's first runs.
+RECORDED = [
+    ("3 is: 6\n```\n\n```python", 6),
+    ("6 is: 12\n```\n\nSo", 12),
+    ("0 is: 0 is: 0 is", 0),
+    ("10\n```\n\nSo, the correct output", 10),
+    ("21. So, the correct output is", 21),
+    ("8. So, the output should be:", 8),
+    ("17\n```python\nresult = 0", 17),
+    ("-3\n```python\nresult = 0", -3),
+]
+
+
+@pytest.mark.parametrize(("completion", "answer"), RECORDED)
+def test_recorded_outputs_are_read_as_a_person_reads_them(completion, answer):
+    assert parse_integer(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        (" 12", 12),
+        ("x = -4", -4),
+        ("x is 1,024.", 1024),
+        ("[1,2]", 1),
+        ("1234,567", 1234),
+        ("is: **7**", 7),
+        ("is:\n```\n7\n```", 7),
+        ("\N{MINUS SIGN}5", -5),
+        ("3-1", 3),
+        ("", None),
+        ("I do not know", None),
+        ("3.5", None),
+        ("x2 and 2nd", None),
+        ("1" * 5000, None),
+        (",".join(["111"] * 2000), None),
+    ],
+)
+def test_integers_in_the_forms_that_models_write(completion, answer):
+    assert parse_integer(completion) == answer
+
+
+integers = st.integers(-(10**17), 10**17)
+numberless = st.text().filter(lambda text: not any(c.isdigit() or c in "-\N{MINUS SIGN}" for c in text))
+
+
+@given(integers, numberless)
+def test_a_number_is_read_whatever_words_surround_it(number, words):
+    assert parse_integer(f"{words} {number} {words}") == number
+    assert parse_integer(f"{words} {number:,} {words}") == number
+    assert parse_integer(f"9 is: {number}\n{words}") == number
+    assert parse_integer(words) is None
+
+
+@given(integers, st.text())
+def test_a_binding_answer_is_what_the_completion_begins_with(number, rest):
+    assert parse_variable_binding(f" {number}\n{rest}") == number
+    assert parse_variable_binding(f"b{number}\n{rest}") is None
+
+
+def test_text_after_a_binding_answer_does_not_change_it():
+    assert parse_variable_binding("4\n#b: 3") == 4
+    assert parse_variable_binding("x\n4") is None
+    assert parse_variable_binding("4b") is None
+
+
+@given(st.text())
+def test_parsers_give_an_integer_or_no_answer_for_any_text(text):
+    for parser in (parse_integer, parse_variable_binding):
+        assert isinstance(parse_answer(parser, text), int | None)
+
+
+def test_a_parser_that_fails_is_an_error_that_shows_the_text():
+    with pytest.raises(ValueError, match=r"parser failed on 'four': ValueError"):
+        parse_answer(int, "four")
+    with pytest.raises(ValueError, match="parser returned"):
+        parse_answer(list, "four")  # type: ignore[arg-type]
+
+
+# Configuration
+
+GOOD = {
+    "name": "depth",
+    "prompt_template": prompts.VARIABLE_BINDING,
+    "program_generator": generators.make_variable_binding_program,
+    "models": ["tiny"],
+    "num_seqs": 10,
+    "seq_lens": [3, 5],
+}
+
+
+def test_a_config_names_its_parts_and_keeps_its_lists_from_change():
+    config = quick_experiment(**GOOD, hops=[None, 3])
+    assert (config.generator[0], config.parser[0]) == ("variable_binding", "variable_binding")
+    assert (config.seq_lens, config.hops, config.seed) == ((3, 5), (None, 3), 0)
+    assert config == ExperimentConfig(**GOOD, hops=[None, 3])
+    assert quick_experiment(**GOOD | {"program_generator": "range"}).parser[0] == "integer"
+    assert quick_experiment(**GOOD | {"seq_lens": list(np.arange(2, 4))}).to_record()["seq_lens"] == [2, 3]
+
+
+def test_ones_own_generator_and_parser_are_named_by_their_functions():
+    def make_zero(seq_len, rng):
+        return "x = 0", 0
+
+    def parse_zero(completion):
+        return 0
+
+    config = quick_experiment(**GOOD | {"program_generator": make_zero, "answer_parser": parse_zero})
+    assert (config.generator, config.parser) == (("make_zero", make_zero), ("parse_zero", parse_zero))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"name": " "}, "name is"),
+        ({"models": []}, "models is"),
+        ({"models": "tiny"}, "models is 'tiny'; expected a list"),
+        ({"models": ["tiny", "tiny"]}, "each may be there once"),
+        ({"models": [3]}, "models contains 3"),
+        ({"num_seqs": 0}, "num_seqs is 0"),
+        ({"num_seqs": True}, "num_seqs is True"),
+        ({"seed": -1}, "seed is -1"),
+        ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"seq_lens": []}, "seq_lens is"),
+        ({"seq_lens": [0]}, "seq_len is 0"),
+        ({"seq_lens": [3], "hops": [4]}, "a program of 3 lines has 1 to 3 hops"),
+        ({"hops": [0]}, "num_hops is 0"),
+        ({"hops": [2], "program_generator": "range"}, "takes no num_hops"),
+        ({"prompt_template": "Run this"}, "exactly once"),
+        ({"program_generator": "no_such"}, "unknown generator 'no_such'; there are: variable_binding"),
+        ({"answer_parser": "no_such"}, "unknown answer parser 'no_such'; there are: integer"),
+    ],
+)
+def test_a_config_that_cannot_run_is_refused_with_what_was_given(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        quick_experiment(**GOOD | wrong)
+
+
+def test_importing_the_package_costs_neither_torch_nor_mlflow():
+    check = (
+        "import sys, debug; from debug import generators, prompts, quick_experiment; "
+        "assert debug.prompts is prompts; sys.exit(' '.join({'torch', 'mlflow', 'polars'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], capture_output=True, text=True).stderr.strip() == ""
+
+
+def test_a_name_that_the_package_lacks_is_an_attribute_error():
+    import debug
+
+    with pytest.raises(AttributeError, match="no attribute 'quick_experimnt'"):
+        debug.quick_experimnt  # noqa: B018
