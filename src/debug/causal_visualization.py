@@ -275,7 +275,8 @@ def _largest(frame: pl.DataFrame, metric: str) -> float:
 
 
 def _tooltip(frame: pl.DataFrame) -> list[alt.Tooltip]:
-    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in frame.columns]
+    shown = set(frame.columns) - (set(METRICS) if "interval" in frame.columns else set())
+    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in shown]
 
 
 _TOOLTIPS = {
@@ -284,7 +285,7 @@ _TOOLTIPS = {
     "layer": alt.Tooltip("layer:O"),
     "head": alt.Tooltip("head:O"),
     "target": alt.Tooltip("target:N"),
-    "interval": alt.Tooltip("interval:N", title="mean [95% interval]"),
+    "interval": alt.Tooltip("interval:N", title="mean and 95% interval"),
     "normalized_logit_diff": alt.Tooltip(
         "normalized_logit_diff:Q", format=".3f", title=METRICS["normalized_logit_diff"]
     ),
@@ -321,7 +322,7 @@ def _title(
     notes = []
     if frame[metric].null_count():
         notes.append("×: no value, the pair's own effect is too small to divide by")
-    if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1).sum())):
+    if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1.005).sum())):
         notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
     return alt.TitleParams(" · ".join(parts), subtitle=notes or alt.Undefined, anchor="start", fontSize=13)
 
