@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from debug.statistics import Interval, bootstrap_mean
+from debug.statistics import Interval, bootstrap_mean, wilson
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 HELD_BY_CONSTRUCTION = ("ref_depth_1_rhs", "final")
@@ -225,7 +225,8 @@ class TargetCurve:
 
     target: str
     success: list[Interval]
-    normalized_logit_diff: list[Interval]
+    normalized_logit_diff: list[Interval | None]
+    """None where no pair's own effect is large enough to divide by."""
 
     @property
     def n(self) -> int:
@@ -244,7 +245,7 @@ class MeanCausalMap:
     """In the order of the program's text."""
     patch_success_rate: Interval
     """Over the interventions at the targets, all layers but row n_layers."""
-    normalized_logit_diff: Interval
+    normalized_logit_diff: Interval | None
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)
@@ -263,13 +264,19 @@ class MeanCausalMap:
         return max(peaks, key=lambda item: item[2].estimate) if peaks else None
 
     def hand_overs(self) -> list[tuple[str, str, int]]:
-        """(target, next target, the first layer at which the next one's success rate passes the previous one's)."""
+        """(target, next target, the first layer at which the next one's success rate passes the previous one's).
+
+        Targets are those that lead, that is, have the highest rate of all at some layer; in the order of their leads.
+        """
         found = []
-        for before, after in zip(self.curves, self.curves[1:], strict=False):
-            rows = zip(self.layers, before.success, after.success, strict=True)
-            layer = next((layer for layer, b, a in rows if a.estimate > b.estimate), None)
-            if layer is not None:
-                found.append((before.target, after.target, layer))
+        leader = None
+        for row, layer in enumerate(self.layers):
+            best = max(self.curves, key=lambda curve: curve.success[row].estimate)
+            rate = best.success[row].estimate
+            if rate > (leader.success[row].estimate if leader else 0):
+                if leader:
+                    found.append((leader.target, best.target, layer))
+                leader = best
         return found
 
     def _below_top(self, curve: TargetCurve) -> list[tuple[int, Interval]]:
@@ -308,9 +315,9 @@ class MeanOverPairs:
         curves = []
         for target in sorted(self._rows, key=lambda target: self._order[target]):
             values = np.stack(self._rows[target])  # pair, metric, layer
-            success, normalized = (
-                [_mean(values[:, metric, row]) for row in range(values.shape[2])] for metric in (0, 1)
-            )
+            rows = range(values.shape[2])
+            success = [_rate(values[:, 0, row]) for row in rows]
+            normalized = [_mean(values[:, 1, row]) for row in rows]
             curves.append(TargetCurve(target, success, normalized))
         overall = np.array(self._overall)
         return MeanCausalMap(
@@ -319,14 +326,22 @@ class MeanOverPairs:
             self._first.n_layers,
             len(self._overall),
             curves,
-            _mean(overall[:, 0]),
+            _rate(overall[:, 0]),
             _mean(overall[:, 1]),
         )
 
 
-def _mean(values: Float[np.ndarray, "pair"]) -> Interval:
+def _rate(values: Float[np.ndarray, "pair"]) -> Interval:
+    """Of one intervention a pair, Wilson's interval: resampling 50 successes of 50 would claim certainty."""
+    if np.isin(values, (0, 1)).all():
+        return wilson(int(values.sum()), len(values))
+    return bootstrap_mean(values, is_rate=True)
+
+
+def _mean(values: Float[np.ndarray, "pair"]) -> Interval | None:
     """Nulls (NaN: the pair's own effect is too small to divide by) are left out, and n says so."""
-    return bootstrap_mean(values[~np.isnan(values)])
+    known = values[~np.isnan(values)]
+    return bootstrap_mean(known) if known.size else None
 
 
 def mean_over_pairs(maps: Iterable[CausalMap]) -> MeanCausalMap:

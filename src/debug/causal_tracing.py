@@ -20,7 +20,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -335,13 +335,13 @@ class SelfChecks:
         if not (self.identity_max_abs <= self.tolerance and self.full_patch_max_abs <= self.tolerance):
             raise SelfCheckError(
                 f"patching a run with its own activations changed a logit by {self.identity_max_abs:.3g}, and a full "
-                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; at most {self.tolerance:g} "
-                "is rounding. The numbers of this run would not mean what they say"
+                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; {self.tolerance:g} is "
+                "what rounding may do. The numbers of this run would not mean what they say"
             )
         if not self.full_patch_without > self.tolerance:
             raise SelfCheckError(
-                f"without any patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, "
-                f"within the tolerance of {self.tolerance:g}: here a patch that does nothing would pass for one that works"
+                f"with no patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, within "
+                f"the tolerance of {self.tolerance:g}: a patch that does nothing would pass for one that works"
             )
 
 
@@ -398,22 +398,35 @@ class PairResult:
     skipped: str | None = None
     correct: tuple[bool, bool] | None = None
     """Whether the model's top token answers the original, and the counterfactual; None where it was not asked."""
+    answers: tuple[str, str] | None = None
+    """Those top tokens, as text."""
+    prompt: str | None = None
     causal_map: CausalMap | None = None
     checks: SelfChecks | None = None
+    activations: dict[str, np.ndarray] = field(default_factory=dict)
+    """``<clean|counterfactual>/<component>`` -> [layer, position, width], and "positions"; see ``save_activations``."""
     interventions: int = 0
     """Cells that were run; those whose effect is zero because nothing differs there are not."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to patch in every pair. ``layers`` None: all. ``positions``: "all", "targets", or names and numbers."""
+    """What to patch in every pair.
+
+    ``layers`` None: all. ``positions`` are the columns of the map: "all" tokens, the "targets", or names of targets and
+    numbers of tokens (which are then the targets). ``targets`` are what means over pairs are taken at: None for the
+    default ones, "roles" for every role from the root's value on, or names.
+    """
 
     intervention_type: str = "residual_stream"
     layers: Sequence[int] | None = None
     positions: str | Sequence[str | int] = "all"
+    targets: str | Sequence[str] | None = None
     prompt_template: str = CODE
     require_correct: bool = False
     exclude_shallow: bool = False
+    save_activations: str = "none"
+    """Which positions' activations come with each result: "none", "targets" or "all"."""
 
     def __post_init__(self) -> None:
         if self.intervention_type not in COMPONENTS:
@@ -421,6 +434,8 @@ class Plan:
                 f"intervention_type is {self.intervention_type!r}; expected one of {', '.join(COMPONENTS)} "
                 "('attention_knockout' is not there yet)"
             )
+        if self.save_activations not in ("none", "targets", "all"):
+            raise ValueError(f"save_activations is {self.save_activations!r}; expected 'none', 'targets' or 'all'")
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
@@ -428,7 +443,11 @@ class Plan:
             raise ValueError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
         if self.layers is not None and not self.layers:
             raise ValueError("layers is an empty list; expected layer numbers, or None for all")
-        for name in self.positions if not isinstance(self.positions, str) else ():
+        if isinstance(self.targets, str) and self.targets != "roles":
+            object.__setattr__(self, "targets", [self.targets])
+        for name in [
+            name for names in (self.positions, self.targets) if isinstance(names, list | tuple) for name in names
+        ]:
             if isinstance(name, str) and not _TARGET.fullmatch(name):
                 raise ValueError(
                     f"{name!r} is no target; expected 'all', 'targets', a token position, "
@@ -447,15 +466,18 @@ class Plan:
 
     def columns_of(self, tokenized: TokenizedPair) -> tuple[list[int], list[list[int]], dict[str, list[int]]]:
         """Single positions of the grid, all columns (joint ones for targets of several tokens too), the targets."""
-        length = len(tokenized.original.token_ids)
-        if isinstance(self.positions, str):
-            targets, numbers = tokenized.original.targets(), []
-        else:
+        original, length = tokenized.original, len(tokenized.original.token_ids)
+        if not isinstance(self.positions, str):
             names = [name for name in self.positions if isinstance(name, str)]
             numbers = [number for number in self.positions if not isinstance(number, str)]
             if bad := [number for number in numbers if not 0 <= number < length]:
                 raise PairError(f"positions {bad} are out of range; the prompt has tokens 0 to {length - 1}")
-            targets = tokenized.original.targets(names) | {f"position_{number}": [number] for number in numbers}
+            targets = original.targets(names) | {f"position_{number}": [number] for number in numbers}
+        elif self.targets == "roles":
+            first = tokenized.first_difference
+            targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
+        else:
+            targets = original.targets(self.targets)
         positions = sorted({p for column in targets.values() for p in column})
         if self.positions == "all":
             positions = list(range(length))
@@ -515,12 +537,16 @@ def _trace_group(
     if not runs.logits.isfinite().all():
         raise SelfCheckError(f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken")
     tops = runs.logits.argmax(-1).view(2, -1).T.tolist()
+
+    def answered(row: int) -> tuple[str, str]:
+        return tuple(model.tokenizer.decode([token]) for token in tops[row])  # type: ignore[return-value]
+
     used = []
     for row, ((index, tokenized), (top_clean, top_counterfactual)) in enumerate(zip(group, tops, strict=True)):
         c, o = tokenized.answer_tokens
         correct = (top_clean == o, top_counterfactual == c)
         if reason := _reason_to_skip(tokenized.pair, correct, plan):
-            yield PairResult(index, tokenized.pair, reason, correct)
+            yield PairResult(index, tokenized.pair, reason, correct, answered(row), tokenized.original.prompt)
         else:
             used.append(row)
     if not used:
@@ -577,8 +603,32 @@ def _trace_group(
             z_patched.numpy(),
             top.numpy(),
         )
-        correct = (tops[row][0] == answers[1].item(), tops[row][1] == answers[0].item())
-        yield PairResult(index, tokenized.pair, None, correct, causal_map, checks, int(ran[number]))
+        correct = (tops[row][0] == tokenized.answer_tokens[1], tops[row][1] == tokenized.answer_tokens[0])
+        yield PairResult(
+            index,
+            tokenized.pair,
+            correct=correct,
+            answers=answered(row),
+            prompt=tokenized.original.prompt,
+            causal_map=causal_map,
+            checks=checks,
+            activations=_kept_activations(clean, source, number, plan, causal_map),
+            interventions=int(ran[number]),
+        )
+
+
+def _kept_activations(clean: Runs, source: Runs, pair: int, plan: Plan, causal_map: CausalMap) -> dict[str, np.ndarray]:
+    if plan.save_activations == "none":
+        return {}
+    positions = sorted({p for column in causal_map.targets.values() for p in column})
+    if plan.save_activations == "all":
+        positions = list(range(clean.length))
+    kept = {"positions": np.array(positions)}
+    for name, runs in (("clean", clean), ("counterfactual", source)):
+        for component, layers in runs.activations.items():
+            stacked = torch.stack([layer[pair, positions] for layer in layers]).cpu()
+            kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
+    return kept
 
 
 def _reason_to_skip(pair: ProgramPair, correct: tuple[bool, bool], plan: Plan) -> str | None:
@@ -639,6 +689,7 @@ def run_causal_tracing_experiment(
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",
     *,
+    targets: str | Sequence[str] | None = None,
     prompt_template: str = CODE,
     require_correct: bool = False,
     exclude_shallow: bool = False,
@@ -656,6 +707,7 @@ def run_causal_tracing_experiment(
         intervention_type: one of ``COMPONENTS``.
         intervention_layers: rows of the map; None for all (0 .. n_layers for the residual stream).
         positions: "all", "targets", or names of targets and token positions.
+        targets: what means over pairs are taken at; see :class:`Plan`.
         require_correct: skip pairs of which the model does not answer both programs.
         exclude_shallow: skip pairs whose root value is assigned on line 1 or 2.
 
@@ -665,7 +717,9 @@ def run_causal_tracing_experiment(
     """
     if not programs:
         raise ValueError("programs is empty; expected at least one pair")
-    plan = Plan(intervention_type, intervention_layers, positions, prompt_template, require_correct, exclude_shallow)
+    plan = Plan(
+        intervention_type, intervention_layers, positions, targets, prompt_template, require_correct, exclude_shallow
+    )
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
     results = list(tqdm(trace_pairs(model, programs, plan, batch_tokens), "pairs", len(programs), disable=None))
     result = CausalTracingResult(model.id, plan, results)

@@ -1,0 +1,446 @@
+"""Causal runs: many pairs through the engine, as runs in the tracking store.
+
+One call is a study; each (model, hops, seq_len) under it is a cell with its causal maps, its mean over pairs with
+intervals, the engine's self-checks and the pictures. Results are streamed: what is done is kept when a run is stopped.
+The method is in ``causal_tracing``, the formats are in ``tracking``; this file only joins them.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+
+from debug import causal_visualization as charts
+from debug import models
+from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps
+from debug.causal_tracing import PairResult, Plan, SelfChecks, trace_pairs
+from debug.counterfactual import make_pair
+from debug.generators import Generator, check_lengths, get_generator, search
+from debug.models import LoadedModel
+from debug.programs import ProgramPair
+from debug.prompts import get_prompt
+from debug.statistics import Interval, wilson
+from debug.tracking import LoggedRun, RunWriter, Store
+
+logger = logging.getLogger(__name__)
+
+SHARD = 64  # pairs in one file of causal maps, or of activations
+
+
+@dataclass(frozen=True)
+class CausalConfig:
+    """A causal study over models x hops x lengths, on programs that are generated.
+
+    ``num_seqs`` pairs are used in each cell; pairs that a filter skips are recorded with their reason and replaced by
+    the next seed's, up to ``max_tries`` pairs.
+    """
+
+    models: Sequence[str]
+    intervention_type: str = "residual_stream"
+    hops: Sequence[int | None] = (3,)
+    seq_lens: Sequence[int] = (5,)
+    num_seqs: int = 50
+    seed: int = 0
+    name: str = "causal_tracing"
+    generator: str | Generator = "variable_binding"
+    prompt_template: str = "VARIABLE_BINDING"
+    layers: Sequence[int] | None = None
+    positions: str | Sequence[str | int] = "all"
+    targets: str | Sequence[str] | None = None
+    require_correct: bool = True
+    exclude_shallow: bool = False
+    save_activations: str = "targets"
+
+    def __post_init__(self) -> None:
+        if self.num_seqs < 1:
+            raise ValueError(f"num_seqs is {self.num_seqs}; expected 1 pair or more")
+        if not self.models:
+            raise ValueError("models is empty; expected at least one model id")
+        for hops in self.hops:
+            for seq_len in self.seq_lens:
+                check_lengths(seq_len, hops)
+        get_generator(self.generator)
+        self.plan()
+
+    @property
+    def max_tries(self) -> int:
+        return 200 + 20 * self.num_seqs
+
+    def plan(self) -> Plan:
+        return Plan(
+            self.intervention_type,
+            self.layers,
+            self.positions,
+            self.targets,
+            get_prompt(self.prompt_template)[1],
+            self.require_correct,
+            self.exclude_shallow,
+            self.save_activations,
+        )
+
+
+@dataclass
+class CellResult:
+    """One cell of a causal study: what its run holds, in memory but for the maps, which are read when asked for."""
+
+    model: str
+    name: str
+    run_id: str = ""
+    mean: MeanCausalMap | None = None
+    checks: SelfChecks | None = None
+    accuracy: Interval | None = None
+    accuracy_counterfactual: Interval | None = None
+    pairs_used: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Reason -> number of pairs."""
+    interventions: int = 0
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.pairs_used} pairs used, {self.skipped.total()} skipped"]
+        lines += [f"  skipped {n} x {reason}" for reason, n in self.skipped.most_common(5)]
+        if self.accuracy is not None:
+            lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
+        if self.mean is not None:
+            lines.append(f"  patch success rate at the targets, over layers: {self.mean.patch_success_rate}")
+            if (peak := self.mean.peak()) is not None:
+                lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
+            lines += [
+                f"  hand-over {before} -> {after} at layer {layer}" for before, after, layer in self.mean.hand_overs()
+            ]
+        if self.checks is not None:
+            lines.append(
+                f"  self-checks: identity {self.checks.identity_max_abs:.1e}, full patch "
+                f"{self.checks.full_patch_max_abs:.1e} (without it {self.checks.full_patch_without:.3g}), "
+                f"tolerance {self.checks.tolerance:g}"
+            )
+        lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class CausalExperimentResult:
+    """A causal study: its run id and its cells."""
+
+    run_id: str
+    cells: list[CellResult]
+    tracking_uri: str
+
+    def logged(self, cell: int = 0) -> LoggedRun:
+        """A cell's run as the store has it: params, metrics, pairs, maps, activations."""
+        return Store(self.tracking_uri).load_run(self.cells[cell].run_id)
+
+    @property
+    def maps(self) -> Sequence[CausalMap]:
+        """Causal maps of the first cell, read from the store one file at a time."""
+        return self.logged().maps
+
+
+class CausalExperimentRunner:
+    """Runs causal experiments and logs them. ``tracking_uri`` None: the project's own store under mlruns/."""
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.store = Store(tracking_uri)
+        self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+
+    def run(self, config: CausalConfig) -> CausalExperimentResult:
+        """Generate pairs and patch them, for each model, hops and length.
+
+        Raises:
+            ValueError: an argument cannot be, or no pair of a cell was left to patch.
+            SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
+        """
+        name, generator = get_generator(config.generator)
+        settings = asdict(config) | {"generator": name}
+        title = f"{', '.join(config.models)} · {config.intervention_type}"
+        with self.store.start(config.name, title, kind="causal_tracing") as study:
+            study.log_json("config.json", settings)
+            cells = []
+            for model_id in config.models:
+                model = models.load(model_id, dtype=self.dtype, device=self.device)
+                for hops in config.hops:
+                    for seq_len in config.seq_lens:
+                        made = search(generator, seq_len, config.seed, hops)
+                        pairs = (make_pair(program.program, program.seed) for program in made)
+                        params = {
+                            "hops": "any" if hops is None else hops,
+                            "seq_len": seq_len,
+                            "seed": config.seed,
+                            "num_seqs": config.num_seqs,
+                            "generator": name,
+                            "prompt_template": config.prompt_template,
+                        }
+                        results = self._results(model, pairs, config.plan(), config.num_seqs, config.max_tries)
+                        cells.append(self._cell(study, model, config.plan(), results, params))
+            study.log_json("summary.json", {"cells": [_summary(cell) for cell in cells]})
+            return CausalExperimentResult(study.run_id, cells, self.store.uri)
+
+    def run_intervention_experiment(
+        self,
+        model_id: str | LoadedModel,
+        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        intervention_type: str = "residual_stream",
+        *,
+        layers: Sequence[int] | None = None,
+        positions: str | Sequence[str | int] = "all",
+        targets: str | Sequence[str] | None = None,
+        name: str = "causal_tracing",
+        prompt_template: str = "VARIABLE_BINDING",
+        require_correct: bool = False,
+        exclude_shallow: bool = False,
+        save_activations: str = "targets",
+        tags: dict[str, str] | None = None,
+    ) -> CausalExperimentResult:
+        """Patch these programs, each a pair, a dict of which only "original" is required, or a program's text.
+
+        Raises:
+            ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
+            SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
+        """
+        if not programs:
+            raise ValueError("programs is empty; expected at least one pair")
+        template_name, template = get_prompt(prompt_template)
+        plan = Plan(
+            intervention_type,
+            layers,
+            positions,
+            targets,
+            template,
+            require_correct,
+            exclude_shallow,
+            save_activations,
+        )
+        model = model_id
+        if not isinstance(model, LoadedModel):
+            model = models.load(model, dtype=self.dtype, device=self.device)
+        settings = asdict(plan) | {"name": name, "prompt_template": prompt_template, "models": [model.id]}
+        with self.store.start(name, f"{model.id} · {intervention_type}", kind="causal_tracing", tags=tags) as study:
+            study.log_json("config.json", settings)
+            params = {"num_seqs": len(programs), "generator": "given", "prompt_template": template_name}
+            results = self._results(model, iter(programs), plan, len(programs), len(programs))
+            cell = self._cell(study, model, plan, results, params)
+            study.log_json("summary.json", {"cells": [_summary(cell)]})
+            return CausalExperimentResult(study.run_id, [cell], self.store.uri)
+
+    def _results(
+        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int
+    ) -> Iterator[PairResult]:
+        """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
+        used = tried = 0
+        with tqdm(total=wanted, desc=f"{model.id} {plan.intervention_type}", unit="pair", disable=None) as bar:
+            while used < wanted and tried < max_tries:
+                before = tried
+                asked = islice(pairs, min(wanted - used, max_tries - tried))
+                for result in trace_pairs(model, asked, plan, self.batch_tokens):
+                    tried += 1
+                    used += result.causal_map is not None
+                    bar.update(result.causal_map is not None)
+                    yield result
+                if tried == before:
+                    break
+        if used < wanted:
+            logger.warning("%d of %d pairs were used; %d were tried", used, wanted, tried)
+
+    def _cell(
+        self, study: RunWriter, model: LoadedModel, plan: Plan, results: Iterator[PairResult], params: dict[str, Any]
+    ) -> CellResult:
+        """Stream the results of one cell into a child run."""
+        hops, seq_len = params.get("hops"), params.get("seq_len")
+        shape = [f"{hops} hops" if hops else "", f"{seq_len} lines" if seq_len else "", plan.intervention_type]
+        cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
+        params |= {
+            "model": model.id,
+            "backend": "transformers",
+            "dtype": model.dtype,
+            "device": model.device,
+            "intervention_type": plan.intervention_type,
+            "positions": _listed(plan.positions),
+            "targets": _listed(plan.targets or "default"),
+            "layers": _listed(plan.layers_of(model)),
+            "require_correct": plan.require_correct,
+            "exclude_shallow": plan.exclude_shallow,
+        }
+        with study.cell(cell.name, params) as run:
+            cell.run_id = run.run_id
+            if model.path != model.id:
+                run.set_tags({"debug.model_path": model.path})
+            writer = _CellWriter(run, cell)
+            started = time.monotonic()
+            try:
+                for result in results:
+                    writer.add(result)
+            finally:  # what is done is kept, also when the run is interrupted
+                cell.seconds = time.monotonic() - started
+                writer.close()
+            if cell.checks is None:
+                reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
+                raise ValueError(f"no pair of {cell.name!r} was left to patch: {reasons or 'no program was found'}")
+            cell.checks.require()
+        return cell
+
+
+class _CellWriter:
+    """Adds results to a cell's run as they come: maps and activations in shards, metrics and pictures at the end."""
+
+    def __init__(self, run: RunWriter, cell: CellResult) -> None:
+        self.run, self.cell = run, cell
+        self.mean = MeanOverPairs()
+        self.pairs: list[ProgramPair] = []
+        self.first: CausalMap | None = None
+        self.correct: list[tuple[bool, bool]] = []
+        self.maps: list[CausalMap] = []
+        self.activations: dict[str, np.ndarray] = {}
+        self.shards = 0
+
+    def add(self, result: PairResult) -> None:
+        if result.correct is not None:
+            self.correct.append(result.correct)
+        self.run.append_jsonl("samples.jsonl", [_sample(result)])
+        if result.causal_map is None or result.pair is None:
+            self.cell.skipped[_kind_of_reason(result.skipped)] += 1
+            return
+        causal_map = replace(result.causal_map, pair=len(self.pairs))
+        self.first = self.first or causal_map
+        self.cell.interventions += result.interventions
+        if result.checks is not None:
+            self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
+        self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
+        self.pairs.append(result.pair)
+        self.maps.append(causal_map)
+        self.mean.add(causal_map)
+        if len(self.maps) == SHARD:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        save_maps(self.run.folder / "causal_maps" / f"{self.shards:05d}.safetensors", self.maps)
+        if self.activations:
+            path = self.run.folder / "activations" / f"{self.shards:05d}.safetensors"
+            path.parent.mkdir(exist_ok=True)
+            save_file(self.activations, path)
+        self.run.log_programs(self.pairs)
+        self.run.flush()
+        self.maps, self.activations = [], {}
+        self.shards += 1
+
+    def close(self) -> None:
+        cell = self.cell
+        if self.maps:
+            self._write_shard()
+        cell.pairs_used = len(self.pairs)
+        if self.correct:
+            n = len(self.correct)
+            cell.accuracy, cell.accuracy_counterfactual = (
+                wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 1)
+            )
+        if self.first is not None and self.first.targets:
+            cell.mean = self.mean.result()
+        metrics, curves = _metrics(cell)
+        self.run.log_metrics(metrics)
+        for layer, values in curves.items():
+            self.run.log_metrics(values, step=layer)
+        self.run.log_json("summary.json", _summary(cell))
+        if self.first is not None:
+            if self.first.top.ndim == 2:
+                charts.save_chart(charts.causal_heatmap(self.first), self.run.folder, "causal_map_first_pair")
+            if cell.mean is not None:
+                charts.save_chart(charts.mean_heatmap(cell.mean), self.run.folder, "causal_map_mean")
+                charts.save_chart(charts.success_by_layer(cell.mean), self.run.folder, "success_by_layer")
+
+
+def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
+    """A cell's metrics of the tracking contract, and the stepped ones by layer."""
+    metrics: dict[str, float | None] = {
+        "pairs_used": cell.pairs_used,
+        "pairs_skipped": cell.skipped.total(),
+        "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
+    }
+    metrics |= _with_interval("accuracy", cell.accuracy)
+    metrics |= _with_interval("accuracy_counterfactual", cell.accuracy_counterfactual)
+    if cell.checks is not None:
+        metrics |= cell.checks.metrics()
+    curves: dict[int, dict[str, float | None]] = {}
+    if (mean := cell.mean) is not None:
+        metrics |= _with_interval("patch_success_rate", mean.patch_success_rate)
+        metrics |= _with_interval("normalized_logit_diff", mean.normalized_logit_diff)
+        if (peak := mean.peak()) is not None:
+            metrics |= _with_interval("peak_patch_success_rate", peak[2])
+        for target, (layer, rate) in mean.peaks().items():
+            metrics |= {f"peak_layer/{target}": layer}
+            metrics |= _with_interval(f"peak_patch_success_rate/{target}", rate)
+        for curve in mean.curves:
+            for layer, rate in zip(mean.layers, curve.success, strict=True):
+                curves.setdefault(layer, {}).update(_with_interval(f"patch_success_rate_by_layer/{curve.target}", rate))
+    return metrics, curves
+
+
+def _with_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
+    if interval is None:
+        return {}
+    return {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+
+
+def _summary(cell: CellResult) -> dict[str, Any]:
+    metrics, curves = _metrics(cell)
+    peak = cell.mean and cell.mean.peak()
+    return {
+        "name": cell.name,
+        "run_id": cell.run_id,
+        "metrics": metrics,
+        "by_layer": {str(layer): values for layer, values in curves.items()},
+        "n": {curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {},
+        "peak": peak and {"target": peak[0], "layer": peak[1]},
+        "hand_overs": [list(hand_over) for hand_over in cell.mean.hand_overs()] if cell.mean else [],
+        "skipped": dict(cell.skipped),
+        "seconds": cell.seconds,
+    }
+
+
+def _sample(result: PairResult) -> dict[str, Any]:
+    """The pair as a sample: the original program and what the model says to it, the counterfactual beside it."""
+    pair, correct, answers = result.pair, result.correct, result.answers
+    return {
+        "seed": pair and pair.seed,
+        "seq_len": pair and pair.original.seq_len,
+        "hops": pair and pair.original.hops,
+        "program": pair and pair.original.text,
+        "prompt": result.prompt,
+        "expected": pair and pair.expected_original,
+        "raw_output": answers and answers[0],
+        "parsed": answers and _integer(answers[0]),
+        "correct": correct and correct[0],
+        "chain": pair and list(pair.variable_chain.names),
+        "error": result.skipped,
+        "counterfactual": pair and pair.counterfactual.text,
+        "expected_counterfactual": pair and pair.expected_counterfactual,
+        "raw_output_counterfactual": answers and answers[1],
+        "correct_counterfactual": correct and correct[1],
+    }
+
+
+def _integer(text: str) -> int | None:
+    return int(text) if text.strip().isdecimal() else None
+
+
+def _kind_of_reason(reason: str | None) -> str:
+    """The first line without what is particular to a pair, so that reasons can be counted."""
+    return (reason or "").split("\n")[0][:200]
+
+
+def _listed(values: str | Sequence[Any]) -> str:
+    return values if isinstance(values, str) else ",".join(map(str, values))

@@ -1,0 +1,46 @@
+"""What every script in runs/ does alike: options of store and model, and an end without a traceback.
+
+A mistake of the caller's prints one message and exits 2; Ctrl-C (and a terminate signal) leaves a valid store and exits
+130. Anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Callable
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with the options that all scripts share."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlruns/mlflow.db)")
+    made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
+    made.add_argument("--device", help="as torch names it (default: the first GPU, else cpu)")
+    return made
+
+
+def hops(text: str) -> int | None:
+    """Option type: a number of hops, or ``any`` for the generator's own draw."""
+    return None if text == "any" else int(text)
+
+
+def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
+    """Run a script's main function and end as scripts here do."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        main(arguments)
+    except KeyboardInterrupt:
+        print(
+            "\nStopped. The runs so far are in the store; the one that was stopped is marked KILLED.", file=sys.stderr
+        )
+        sys.exit(130)
+    except Exception as error:
+        # This package's own errors, and refused arguments, say what to do; a traceback would bury that.
+        if not isinstance(error, ValueError) and not type(error).__module__.startswith("debug."):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
