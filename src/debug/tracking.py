@@ -1,0 +1,523 @@
+"""Runs in the tracking store: written while they happen, found again, and read back with every record checked.
+
+The only file that imports mlflow. It holds DESIGN.md's tracking contract, schema 1: which store, which tags, which
+artifacts. Knows no model, no engine and no picture; imports no torch. Nothing that is read is executed or unpickled.
+
+    with Store().start("my experiment", "tiny · study", kind="accuracy") as study:
+        with study.cell("tiny · 3 hops · 17 lines", {"model": "tiny", "hops": 3}) as cell:
+            cell.log_metrics({"accuracy": 0.97})
+    load_run(study.run_id).children[0].metrics["accuracy"]
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import logging
+import math
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+# MLflow reads these when it is imported or asked. Its usage statistics would leave the machine, and its seven retries
+# keep a mistyped server address waiting for four minutes. Whoever has set them otherwise is left alone.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+
+import requests
+import sqlalchemy
+from filelock import FileLock
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from mlflow.tracking import MlflowClient
+from sqlalchemy.exc import SQLAlchemyError
+
+from debug.programs import ProgramPair
+
+logger = logging.getLogger(__name__)
+# The first opening of a database runs some fifty migrations and would log each; errors come back as TrackingError.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+SCHEMA = 1
+KINDS = (
+    "accuracy",
+    "causal_tracing",
+    "attention_knockout",
+    "attribution",
+    "logit_lens",
+    "robust_seeds",
+    "training",
+    "imported",
+)
+VERSIONED = {
+    "torch": "torch",
+    "transformers": "transformers",
+    "nnsight": "nnsight",
+    "mlflow": "mlflow",
+    "debug": "debug-lm",
+}
+"""Name in the tag debug.versions -> distribution."""
+
+_PARENT = "mlflow.parentRunId"
+_MAX_PARAM, _MAX_TAG = 6000, 8000  # characters; MLflow cuts longer values off without a word
+_BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
+_CONNECT_SECONDS = 10
+
+
+class TrackingError(RuntimeError):
+    """The store cannot be opened or written, a run is not found, or an artifact is broken: says what to do."""
+
+
+# --- which store -----------------------------------------------------------------------------------------------------
+
+
+def store_uri(tracking_uri: str | None = None) -> str:
+    """The URI of the store: the argument, else MLFLOW_TRACKING_URI, else mlflow.db in this project's ``mlruns/``.
+
+    ``mlruns/`` is the one in the nearest parent folder that holds this project's pyproject, else in the working
+    directory. Paths of SQLite stores come out absolute.
+
+    Raises:
+        TrackingError: the scheme is none that MLflow can open.
+    """
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return f"sqlite:///{_mlruns() / 'mlflow.db'}"
+    scheme = given.split("://", 1)[0].split("+", 1)[0] if "://" in given else ""
+    if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https"):
+        raise TrackingError(
+            f"the tracking URI is {_shown(given)!r}; expected sqlite:///folder/mlflow.db, the address of an MLflow "
+            "server (http://host:5000), or a database (postgresql://user@host/name). MLflow opens no bare folders"
+        )
+    if scheme != "sqlite":
+        return given
+    database = _sqlite_path(given)
+    if database is None:
+        raise TrackingError(
+            f"the tracking URI is {given!r}, a store in memory; expected a file: sqlite:///folder/mlflow.db"
+        )
+    return f"sqlite:///{database}"
+
+
+def _mlruns() -> Path:
+    working = Path.cwd()
+    for folder in (working, *working.parents):
+        pyproject = folder / "pyproject.toml"
+        if pyproject.is_file():
+            try:
+                project = tomllib.loads(pyproject.read_text("utf-8")).get("project", {})
+            except (OSError, ValueError):
+                continue  # somebody else's, and broken
+            if project.get("name") == VERSIONED["debug"]:
+                return folder / "mlruns"
+    return working / "mlruns"
+
+
+def _sqlite_path(uri: str) -> Path | None:
+    if not uri.startswith("sqlite"):
+        return None
+    database = uri.partition(":///")[2]
+    return Path(database).absolute() if database not in ("", ":memory:") else None
+
+
+def _shown(text: str) -> str:
+    """The text without the passwords of the URIs in it."""
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
+
+
+# --- the store -------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """One tracking store, reached through an MlflowClient of its own: no global tracking URI, no active run.
+
+    Nothing is opened before the first use, and nothing is created before the first :meth:`start`: a SQLite store that
+    is not there reads as an empty one. May be shared between threads.
+    """
+
+    def __init__(self, tracking_uri: str | None = None) -> None:
+        """Raises TrackingError where the URI names no kind of store."""
+        self.uri = store_uri(tracking_uri)
+        self._database = _sqlite_path(self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """The client, connected. Creates a SQLite store that is not there.
+
+        Raises:
+            TrackingError: nobody answers, no permission, not a database, a database of another MLflow version.
+        """
+        with self._reported("cannot open"):
+            if self._database is not None:
+                if not self._exists():
+                    self._create(self._database)
+                return MlflowClient(self.uri)
+            if self.uri.startswith("http"):
+                with suppress(requests.exceptions.SSLError):  # somebody answers; certificates are MLflow's affair
+                    requests.get(f"{self.uri.rstrip('/')}/health", timeout=_CONNECT_SECONDS)
+                return MlflowClient(self.uri)
+            postgres = self.uri.startswith("postgresql")
+            # MLflow tries a refused connection for minutes, so the first connection is this one
+            arguments = {"connect_timeout": _CONNECT_SECONDS} if postgres else {}
+            engine = sqlalchemy.create_engine(self.uri, connect_args=arguments, poolclass=sqlalchemy.NullPool)
+            with engine.connect() as connection:
+                if postgres:  # two processes that open a new database must not both run the migrations
+                    connection.exec_driver_sql("SELECT pg_advisory_lock(20505896)")
+                return MlflowClient(self.uri)
+
+    def _exists(self) -> bool:
+        """False only for a SQLite store that is not there (an empty file is not one)."""
+        if self._database is None:
+            return True
+        try:
+            with self._database.open("rb") as file:
+                head = file.read(16)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise TrackingError(f"cannot open the store {self.uri}: {error}") from error
+        if head and head != b"SQLite format 3\0":
+            raise TrackingError(f"cannot open the store {self.uri}: the file is no SQLite database; name another file")
+        return bool(head)
+
+    def _create(self, database: Path) -> None:
+        """Build the database aside and move it into place: it is there complete, or not at all."""
+        database.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{database}.lock"):
+            if self._exists():
+                return
+            logger.info("creating the tracking store %s", database)
+            with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
+                new = Path(folder) / "mlflow.db"
+                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / "artifacts")).engine.dispose()
+                os.replace(new, database)
+
+    @contextmanager
+    def _reported(self, what: str) -> Iterator[None]:
+        """Whatever MLflow, its database or its server raise becomes a TrackingError that names the store."""
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            reason = _shown(str(error).strip() or type(error).__name__)
+            hint = ""
+            if isinstance(error, ImportError):
+                hint = "; install the package that it names"
+            elif isinstance(error, requests.ConnectionError | requests.Timeout):
+                hint = "; start the server or correct the address (--tracking-uri or MLFLOW_TRACKING_URI)"
+            elif isinstance(error, OSError):
+                hint = "; choose a folder that you may write to (--tracking-uri or MLFLOW_TRACKING_URI)"
+            raise TrackingError(f"{what} the store {_shown(self.uri)}: {reason}{hint}") from error
+
+    # writing
+
+    def start(
+        self, experiment: str, name: str, *, kind: str, tags: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[RunWriter]:
+        """Start a parent run (debug.role = study); the experiment is created where it is missing.
+
+        Leaving the context ends the run, however that happens: FINISHED; FAILED with the tag ``debug.error``; KILLED by
+        Ctrl-C. Its artifacts are uploaded in all cases and the exception goes on.
+
+        Raises:
+            TrackingError: the store cannot be opened or written.
+            ValueError: no such kind of run.
+        """
+        if kind not in KINDS:
+            raise ValueError(f"the kind of run is {kind!r}; expected one of {', '.join(KINDS)}")
+        own = {"debug.kind": kind, "debug.schema": str(SCHEMA), **_provenance()}
+        return self._run(experiment, name, {**(tags or {}), **own}, "study", None)
+
+    @contextmanager
+    def _run(
+        self, experiment: str, name: str, tags: Mapping[str, str], role: str, parent: str | None
+    ) -> Iterator[RunWriter]:
+        own = {"debug.role": role} | ({_PARENT: parent} if parent else {})
+        run: Run | None = None
+        writer: RunWriter | None = None
+        try:
+            with self._reported("cannot start a run in"):
+                experiment_id = self._experiment_id(experiment)
+                with _uninterrupted():
+                    run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
+            writer = RunWriter(self, run, experiment, tags)
+            try:
+                yield writer
+            except BaseException:
+                try:
+                    writer.flush()
+                except TrackingError as problem:  # the error that ended the run is the one to be seen
+                    logger.error("%s", problem)
+                raise
+            writer.flush()
+        except BaseException as error:
+            if run is not None:
+                killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
+                message = _shown(f"{type(error).__name__}: {error}")[:_MAX_TAG]
+                try:
+                    self._terminate(run, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
+                except TrackingError as problem:
+                    logger.error("%s", problem)
+            raise
+        else:
+            self._terminate(run, "FINISHED", {})
+        finally:
+            if writer is not None:
+                writer._remove_folder()
+
+    def _terminate(self, run: Run, status: str, tags: Mapping[str, str]) -> None:
+        with self._reported(f"cannot end run {run.info.run_id} as {status} in"), _uninterrupted():
+            try:
+                self.client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+            finally:
+                self.client.set_terminated(run.info.run_id, status)
+
+    def _experiment_id(self, name: str) -> str:
+        experiment = self.client.get_experiment_by_name(name)
+        if experiment is None:
+            try:
+                return self.client.create_experiment(name, artifact_location=self._artifact_location())
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                    raise
+                experiment = self.client.get_experiment_by_name(name)  # another process was first
+                assert experiment is not None
+        if experiment.lifecycle_stage == "deleted":
+            raise TrackingError(
+                f"experiment {name!r} was deleted from the store {_shown(self.uri)}; choose another name, or bring it "
+                f"back with: mlflow experiments restore --experiment-id {experiment.experiment_id}"
+            )
+        return experiment.experiment_id
+
+    def _artifact_location(self) -> str | None:
+        """Beside a SQLite file; in ``mlruns/`` for another database; None where a server decides."""
+        if self._database is not None:
+            return str(self._database.parent / "artifacts")
+        return None if self.uri.startswith("http") else str(_mlruns() / "artifacts")
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done: a run is not to be created without being known, or half ended."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+def _provenance() -> dict[str, str]:
+    """Tags that say which code made the run: git commit, library versions, command line, user."""
+    versions: dict[str, str | None] = {}
+    for name, distribution in VERSIONED.items():
+        try:
+            versions[name] = version(distribution)
+        except PackageNotFoundError:
+            versions[name] = None
+    tags = {
+        "debug.versions": json.dumps(versions),
+        "debug.command": _shown(shlex.join(sys.argv))[:_MAX_TAG],
+        "mlflow.source.name": sys.argv[0] or "python",
+        "mlflow.source.type": "LOCAL",
+    }
+    with suppress(OSError, KeyError):  # a container may have no name for its user
+        tags["mlflow.user"] = getpass.getuser()
+    # The commit counts only if this file is under version control: an installed package may lie in any repository.
+    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None:
+        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+        if commit is not None and changes is not None:
+            tags |= {"debug.git_commit": commit, "debug.git_dirty": str(bool(changes)).lower()}
+    return tags
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    for name, value in tags.items():
+        if not isinstance(value, str) or len(value) > _MAX_TAG:
+            raise ValueError(f"tag {name!r} is {value!r:.80}; expected a text of at most {_MAX_TAG} characters")
+    return dict(tags)
+
+
+def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+# --- writing a run ---------------------------------------------------------------------------------------------------
+
+
+class RunWriter:
+    """A run while it happens. Made by :meth:`Store.start` and :meth:`cell`.
+
+    ``folder`` holds the run's artifacts: put files there. Where the store keeps artifacts in a folder of this machine
+    it is that folder, and nothing is copied; elsewhere it is a temporary one that :meth:`flush` uploads.
+    """
+
+    def __init__(self, store: Store, run: Run, experiment: str, tags: Mapping[str, str]) -> None:
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name
+        self._store, self._experiment, self._tags = store, experiment, tags
+        self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
+        root = _local_root(run.info.artifact_uri)
+        self._temporary = root is None
+        with store._reported(f"cannot keep artifacts of run {self.run_id} of"):
+            self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def cell(self, name: str, params: Mapping[str, Any]) -> AbstractContextManager[RunWriter]:
+        """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`."""
+        return self._cell(name, params)
+
+    @contextmanager
+    def _cell(self, name: str, params: Mapping[str, Any]) -> Iterator[RunWriter]:
+        with self._store._run(self._experiment, name, self._tags, "cell", self.run_id) as writer:
+            writer.log_params(params)
+            yield writer
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; texts as they are, other values as JSON (3, true, null, [1, 2]).
+
+        Raises:
+            ValueError: a value is no JSON or longer than MLflow keeps (6000 characters); long ones go into config.json.
+            TrackingError: the store refuses, because a parameter has another value already, say.
+        """
+        values = []
+        for name, value in params.items():
+            text = value if isinstance(value, str) else _to_json(value, f"param {name!r}")
+            if len(text) > _MAX_PARAM:
+                raise ValueError(
+                    f"param {name!r} has {len(text)} characters; MLflow keeps {_MAX_PARAM}. Put it into config.json"
+                )
+            values.append(Param(name, text))
+        with self._reported("params"):
+            for chunk in _chunks(values, _BATCH_OTHERS):
+                self._store.client.log_batch(self.run_id, params=chunk)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        """Log metrics; None (null) is not logged.
+
+        Raises:
+            ValueError: a value is NaN or infinite: a measurement that has no value is None.
+            TrackingError: the store refuses.
+        """
+        now, values = int(time.time() * 1000), []
+        for name, value in metrics.items():
+            if value is None:
+                continue
+            if not math.isfinite(value):
+                raise ValueError(f"metric {name!r} is {value}; expected a finite number, or None where there is none")
+            values.append(Metric(name, float(value), now, step or 0))
+        with self._reported("metrics"):
+            for chunk in _chunks(values, _BATCH_METRICS):
+                self._store.client.log_batch(self.run_id, metrics=chunk)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Raises ValueError for a value that is no text or too long, TrackingError where the store refuses."""
+        values = [RunTag(name, value) for name, value in _checked_tags(tags).items()]
+        with self._reported("tags"):
+            for chunk in _chunks(values, _BATCH_OTHERS):
+                self._store.client.log_batch(self.run_id, tags=chunk)
+
+    def log_json(self, name: str, value: Any) -> None:
+        """Write a JSON file into the folder. Raises ValueError for what JSON cannot hold, NaN included."""
+        path = self._path(name)
+        text = _to_json(value, name, indent=1)
+        with self._reported(name):
+            part = path.with_name(f"{path.name}.part")
+            part.write_text(f"{text}\n", "utf-8")
+            part.replace(path)  # a reader finds the old file or the new one
+
+    def append_jsonl(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records to a file of the folder, one line each. Raises ValueError for what JSON cannot hold."""
+        lines = "".join(f"{_to_json(dict(record), name)}\n" for record in records)
+        path = self._path(name)
+        with self._reported(name), path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+    def log_programs(self, pairs: Iterable[ProgramPair]) -> None:
+        """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
+        self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
+
+    def flush(self) -> None:
+        """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
+        if not self._temporary:
+            return
+        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            if self._uploaded.get(path) != stamp:
+                name = path.relative_to(self.folder)
+                folder = None if name.parent == Path() else name.parent.as_posix()
+                with self._store._reported(f"cannot upload {name} of run {self.run_id} (kept in {self.folder}) to"):
+                    self._store.client.log_artifact(self.run_id, str(path), folder)
+                self._uploaded[path] = stamp
+
+    def _remove_folder(self) -> None:
+        """Remove the temporary folder, unless it holds something that the store does not have."""
+        files = {path for path in self.folder.rglob("*") if path.is_file()}
+        if self._temporary and files <= self._uploaded.keys():
+            shutil.rmtree(self.folder)
+
+    def _path(self, name: str) -> Path:
+        path = _inside(self.folder, name, f"run {self.run_id}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _reported(self, what: str) -> AbstractContextManager[None]:
+        return self._store._reported(f"cannot log {what} of run {self.run_id} in")
+
+
+def _to_json(value: Any, what: str, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, allow_nan=False, indent=indent)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
+
+
+def _local_root(artifact_uri: str) -> Path | None:
+    """The folder of a run's artifacts where it is one of this machine's, else None."""
+    parts = urlsplit(artifact_uri)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return None if parts.scheme else Path(artifact_uri)
+
+
+def _inside(root: Path, name: str, what: str) -> Path:
+    """The path of an artifact; names that lead out of the folder, through a symbolic link too, are refused."""
+    path = PurePosixPath(name)
+    inside = name and "\\" not in name and "\0" not in name and not path.is_absolute() and ".." not in path.parts
+    if not inside or not (root / path).resolve().is_relative_to(root.resolve()):
+        raise TrackingError(f"{what}: {name!r} is not the name of an artifact; expected a path inside the run's folder")
+    return root / path
