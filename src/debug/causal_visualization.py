@@ -150,11 +150,12 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric = "normalized_logit_dif
     x = alt.X(
         "position:O",
         scale=alt.Scale(domain=causal_map.positions),
-        axis=alt.Axis(orient="top", labelAngle=0, ticks=False, domain=False, labelOverlap="greedy", labelSeparation=4),
+        axis=_axis(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
-    layers = [*_grid(frame, metric, x, causal_map), *_token_strip(causal_map)]
+    cell_width = 24 if len(causal_map.positions) <= 60 else 18
+    layers = [*_grid(frame, metric, x, causal_map), *_token_strip(causal_map, cell_width)]
     chart = alt.layer(*layers).properties(title=_title(causal_map, frame, metric))
-    return _sized(chart, causal_map, cell_width=24 if len(causal_map.positions) <= 60 else 20)
+    return _sized(chart, causal_map, cell_width=cell_width)
 
 
 def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalized_logit_diff") -> Picture:
@@ -170,7 +171,7 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalize
     layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
     values = {name: causal_map.at_target(target, name).ravel() for name in METRICS}
     frame = pl.DataFrame({"layer": np.array(causal_map.layers)[layer], "head": head, **values}).fill_nan(None)
-    x = alt.X("head:O", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)).title("head")
+    x = alt.X("head:O", axis=_axis()).title("head")
     chart = alt.layer(*_grid(frame, metric, x, causal_map))
     return _sized(chart.properties(title=_title(causal_map, frame, metric, target)), causal_map, cell_width=22)
 
@@ -178,8 +179,9 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalize
 def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_logit_diff"] = "success") -> Picture:
     """The mean over pairs: layers x targets in the order of the text, each with its n."""
     frame = _curves(mean, metric)
-    axis = alt.Axis(labelAngle=-45, labelLimit=240, ticks=False, domain=False)
-    x = alt.X("label:N", sort=_labels(frame), axis=axis).title(None)
+    x = alt.X("label:N", sort=_labels(frame), axis=_axis(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
+        None
+    )
     numbers = (
         alt.Chart(frame.drop_nulls(metric))
         .mark_text(fontSize=10)
@@ -207,7 +209,7 @@ def success_by_layer(mean: MeanCausalMap) -> Picture:
         legend=alt.Legend(symbolOpacity=1, labelLimit=240),
     )
     base = alt.Chart(frame).encode(x=x, color=colour.title("target"), tooltip=_tooltip(frame))
-    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.15)
+    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
     moves = pl.DataFrame(
         [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()],
         schema={"layer": pl.Int64, "hand_over": pl.Utf8},
@@ -261,13 +263,15 @@ def _grid(frame: pl.DataFrame, metric: str, x: alt.X, of: CausalMap | MeanCausal
 
 def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
     """Orange: towards the counterfactual's answer. Purple: away from it."""
-    legend = alt.Legend(orient="right", gradientLength=120, titleLimit=240)
+    legend = alt.Legend(
+        orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
+    )
     if metric == "success":
         scale = alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, 1])
     else:
         end = 1.0 if metric == "normalized_logit_diff" else _largest(frame, metric) or 1.0
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True)
-    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(METRICS[metric].split())
+    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(METRICS[metric])
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:
@@ -296,8 +300,14 @@ _TOOLTIPS = {
 
 
 def _layer_axis(of: CausalMap | MeanCausalMap) -> alt.Y:
-    axis = alt.Axis(labelExpr=_layer_label(of), ticks=False, domain=False, labelOverlap=True)
+    axis = _axis(labelExpr=_layer_label(of), labelOverlap=True)
     return alt.Y("layer:O", sort="descending", axis=axis).title("layer")
+
+
+def _axis(**settings: Any) -> alt.Axis:
+    """An axis of a heatmap: labels close to the cells, whatever distance the theme would keep."""
+    near = {"labelAngle": 0, "labelPadding": 4, "labelFlush": False, "titlePadding": 6, "ticks": False, "domain": False}
+    return alt.Axis(**(near | settings))
 
 
 def _layer_label(of: CausalMap | MeanCausalMap) -> str:
@@ -324,10 +334,12 @@ def _title(
         notes.append("×: no value, the pair's own effect is too small to divide by")
     if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1.005).sum())):
         notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
-    return alt.TitleParams(" · ".join(parts), subtitle=notes or alt.Undefined, anchor="start", fontSize=13)
+    return alt.TitleParams(
+        " · ".join(parts), subtitle=notes or alt.Undefined, anchor="start", fontSize=13, subtitleColor=_GREY
+    )
 
 
-def _token_strip(causal_map: CausalMap) -> list[alt.Chart]:
+def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
     """Below the map: a chip for each token, the names of the targets, and a rule where a line of the prompt ends."""
     line_of = np.cumsum([0, *("\n" in token for token in causal_map.tokens)]).tolist()
     in_target = {p for positions in causal_map.targets.values() for p in positions}
@@ -346,7 +358,8 @@ def _token_strip(causal_map: CausalMap) -> list[alt.Chart]:
     targets = targets.filter(pl.col("position").is_in(causal_map.positions))
 
     longest = int(strip["token"].str.len_chars().max() or 1)  # type: ignore[arg-type]
-    upright = longest <= 3
+    font_size = 11 if cell_width > 20 else 10
+    upright = longest * 0.6 * font_size <= cell_width + 1
     height = 20 if upright else 8 + 7 * min(longest, 12)
     bottom = alt.value("height")
     x = alt.X("position:O")
@@ -357,7 +370,7 @@ def _token_strip(causal_map: CausalMap) -> list[alt.Chart]:
         chips.mark_rect(yOffset=5, y2Offset=5 + height).encode(fill=alt.Fill("chip:N", scale=None)),
         text.mark_text(
             font="monospace",
-            fontSize=11,
+            fontSize=font_size,
             color=_INK,
             yOffset=5 + height / 2,
             angle=0 if upright else 270,
