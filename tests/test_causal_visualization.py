@@ -25,6 +25,7 @@ from debug.causal_visualization import (
     success_by_layer,
     visible,
 )
+from synthetic import make_map
 
 NASTY = ["<s>", "<script>alert(1)</script>", "$x$", '"', "\n", "'", "🐙", "\x00", "datum.x", "\ud800", "a" * 10_000]
 NASTY += ["</script>", "\u202e", "{{x}}", "%s", "\\", "\ufffe"]
@@ -47,7 +48,7 @@ def tokens_drawn(chart) -> list[str]:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_heatmap_shows_the_maps_own_values(make_map, metric):
+def test_a_heatmap_shows_the_maps_own_values(metric):
     causal_map = make_map()
     grid = getattr(causal_map, metric).astype(float)
     rows = coloured(causal_heatmap(causal_map, metric))
@@ -57,7 +58,7 @@ def test_a_heatmap_shows_the_maps_own_values(make_map, metric):
     assert {row["top_token"] for row in rows} == {"7", "8"}
 
 
-def test_tokens_stand_in_order_with_duplicates_apart_and_spaces_visible(make_map):
+def test_tokens_stand_in_order_with_duplicates_apart_and_spaces_visible():
     causal_map = make_map()
     assert tokens_drawn(causal_heatmap(causal_map)) == [visible(token) for token in causal_map.tokens]
     assert causal_heatmap(causal_map).to_dict()["layer"][0]["encoding"]["x"]["scale"]["domain"] == causal_map.positions
@@ -65,13 +66,13 @@ def test_tokens_stand_in_order_with_duplicates_apart_and_spaces_visible(make_map
     assert visible("\n") == "⏎"
 
 
-def test_the_cells_of_a_target_name_it(make_map):
+def test_the_cells_of_a_target_name_it():
     rows = cells(make_map())
     assert rows.filter(pl.col("target") == "ref_depth_2_rhs")["position"].unique().to_list() == [6]
     assert rows.filter(pl.col("position") == 3)["target"].unique().to_list() == [None]
 
 
-def test_signed_scales_are_symmetric_around_zero(make_map):
+def test_signed_scales_are_symmetric_around_zero():
     causal_map = make_map()
     assert scale(causal_heatmap(causal_map))["domain"] == [-1, 1]
     largest = float(np.abs(causal_map.logit_diff).max())
@@ -79,7 +80,7 @@ def test_signed_scales_are_symmetric_around_zero(make_map):
     assert scale(causal_heatmap(causal_map, "success"))["domain"] == [0, 1]
 
 
-def test_what_lies_beyond_the_scale_is_told_and_kept(make_map):
+def test_what_lies_beyond_the_scale_is_told_and_kept():
     causal_map = make_map()
     z = causal_map.z_patched.copy()
     z[3, 4] += 20
@@ -89,7 +90,7 @@ def test_what_lies_beyond_the_scale_is_told_and_kept(make_map):
     assert "subtitle" not in causal_heatmap(causal_map).to_dict()["title"]
 
 
-def test_a_cell_without_a_value_is_not_a_zero(make_map):
+def test_a_cell_without_a_value_is_not_a_zero():
     chart = causal_heatmap(make_map(min_effect=100))
     assert {row["normalized_logit_diff"] for row in coloured(chart)} == {None}
     spec = chart.to_dict()
@@ -98,13 +99,13 @@ def test_a_cell_without_a_value_is_not_a_zero(make_map):
     assert "no value" in spec["title"]["subtitle"][0]
 
 
-def test_cells_before_the_first_difference_are_zeros(make_map):
+def test_cells_before_the_first_difference_are_zeros():
     before = [row for row in coloured(causal_heatmap(make_map())) if row["position"] < 2]
     assert len(before) == 14
     assert {row["normalized_logit_diff"] for row in before} == {0}
 
 
-def test_a_map_of_some_positions_and_layers_is_drawn(make_map):
+def test_a_map_of_some_positions_and_layers_is_drawn():
     whole = make_map()
     some = replace(
         whole,
@@ -119,7 +120,7 @@ def test_a_map_of_some_positions_and_layers_is_drawn(make_map):
     }
 
 
-def test_heads_are_drawn_as_layers_by_heads_at_a_target(make_map):
+def test_heads_are_drawn_as_layers_by_heads_at_a_target():
     causal_map = make_map(heads=4)
     values = causal_map.at_target("ref_depth_2_rhs", "normalized_logit_diff")
     for row in coloured(head_heatmap(causal_map, "ref_depth_2_rhs")):
@@ -132,7 +133,7 @@ def test_heads_are_drawn_as_layers_by_heads_at_a_target(make_map):
         head_heatmap(make_map(), "final")
 
 
-def test_the_mean_shows_each_targets_rate_and_n_in_the_order_of_the_text(make_map):
+def test_the_mean_shows_each_targets_rate_and_n_in_the_order_of_the_text():
     mean = mean_over_pairs([make_map(pair) for pair in range(8)])
     chart = mean_heatmap(mean)
     labels = chart.to_dict()["layer"][0]["encoding"]["x"]["sort"]
@@ -142,7 +143,7 @@ def test_the_mean_shows_each_targets_rate_and_n_in_the_order_of_the_text(make_ma
     assert scale(mean_heatmap(mean, "normalized_logit_diff"))["domain"] == [-1, 1]
 
 
-def test_curves_mark_the_hand_over_layers(make_map):
+def test_curves_mark_the_hand_over_layers():
     mean = mean_over_pairs([make_map(pair) for pair in range(3)])
     spec = success_by_layer(mean).to_dict()
     rules = spec["datasets"][spec["layer"][0]["data"]["name"]]
@@ -175,7 +176,7 @@ def test_accuracy_without_an_interval_has_no_bar_for_it():
     assert "isValid(datum.ci_low)" in spec["layer"][1]["transform"][0]["filter"]
 
 
-def test_files_need_no_network_and_no_token_gets_out_of_its_script(make_map, tmp_path):
+def test_files_need_no_network_and_no_token_gets_out_of_its_script(tmp_path):
     causal_map = make_map(tokens=NASTY)
     causal_map = replace(causal_map, vocabulary={17: "</script><b>", 18: "<img src=x>"})
     html, png = save_chart(causal_heatmap(causal_map), tmp_path, "map")
@@ -188,7 +189,7 @@ def test_files_need_no_network_and_no_token_gets_out_of_its_script(make_map, tmp
     assert spec.count("</script>") == 1
 
 
-def test_nothing_from_data_becomes_an_expression(make_map):
+def test_nothing_from_data_becomes_an_expression():
     """Expressions and formats are the same whatever the tokens, the targets and the vocabulary say."""
 
     def code(value, key="") -> list:
@@ -214,7 +215,7 @@ def test_visible_text_prints_on_one_line_and_stays_short(text):
     json.dumps(shown).encode()
 
 
-def test_a_large_map_is_drawn_in_a_second(make_map):
+def test_a_large_map_is_drawn_in_a_second():
     causal_map = make_map(tokens=["a", " = ", "1", "\n"] * 50, n_layers=64)
     started = time.perf_counter()
     chart = causal_heatmap(causal_map)
