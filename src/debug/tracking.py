@@ -26,12 +26,14 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, overload
 from urllib.parse import unquote, urlsplit
 
 # MLflow reads these when it is imported or asked. Its usage statistics would leave the machine, and its seven retries
@@ -40,6 +42,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
+import numpy as np
+import polars as pl
 import requests
 import sqlalchemy
 from filelock import FileLock
@@ -47,9 +51,11 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from safetensors import SafetensorError, safe_open
 from sqlalchemy.exc import SQLAlchemyError
 
-from debug.programs import ProgramPair
+from debug.causal_map import CausalMap, CausalMapError, load_maps
+from debug.programs import ProgramError, ProgramPair
 
 logger = logging.getLogger(__name__)
 # The first opening of a database runs some fifty migrations and would log each; errors come back as TrackingError.
@@ -79,7 +85,15 @@ VERSIONED = {
 _PARENT = "mlflow.parentRunId"
 _MAX_PARAM, _MAX_TAG = 6000, 8000  # characters; MLflow cuts longer values off without a word
 _BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
+_PAGE = 1000  # runs in one answer of the store
 _CONNECT_SECONDS = 10
+_PART = ".part"  # ending of a file that is being written
+_RUN_COLUMNS = {
+    **dict.fromkeys(("run_id", "name", "experiment", "kind", "role", "status"), pl.String),
+    "start_time": pl.Datetime("ms", "UTC"),
+    "duration": pl.Float64,
+    "parent_run_id": pl.String,
+}
 
 
 class TrackingError(RuntimeError):
@@ -312,6 +326,142 @@ class Store:
             return str(self._database.parent / "artifacts")
         return None if self.uri.startswith("http") else str(_mlruns() / "artifacts")
 
+    # reading
+
+    def load_run(self, run_id: str) -> LoggedRun:
+        """A run by its id, the beginning of it (6 characters or more) or its name, the last two where unambiguous.
+
+        Raises:
+            TrackingError: there is no such run, or several, or it was written by a newer version of this project.
+        """
+        if not self._exists():
+            raise TrackingError(f"no run {run_id!r}: there is no store {self.uri} yet")
+        experiments = self._experiments()
+        if re.fullmatch("[0-9a-f]{32}", run_id):
+            with self._reported(f"cannot load run {run_id} from"):
+                try:
+                    found = [self.client.get_run(run_id)]
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                        raise
+                    found = []
+        else:
+            found = list(self._search(experiments, {("attributes", "run_name"): run_id}))
+            if re.fullmatch("[0-9a-f]{6,31}", run_id):
+                found += self._search(experiments, {}, also=f"attributes.run_id LIKE '{run_id}%'")
+        found = list({run.info.run_id: run for run in found}.values())
+        if not found:
+            raise TrackingError(
+                f"no run {run_id!r} in the store {_shown(self.uri)}; expected a run id, the first 6 or more characters of "
+                "one, or a run's name. find_runs() lists what is there"
+            )
+        if len(found) > 1:
+            candidates = "\n".join(
+                f"  {run.info.run_id}  {run.info.run_name} "
+                f"({experiments.get(run.info.experiment_id, '?')}, {_time(run.info.start_time):%Y-%m-%d %H:%M} UTC)"
+                for run in found[:10]
+            )
+            more = f"\n  and {len(found) - 10} more" if len(found) > 10 else ""
+            raise TrackingError(f"{run_id!r} names {len(found)} runs; give the id of one:\n{candidates}{more}")
+        return LoggedRun(self, found[0], experiments.get(found[0].info.experiment_id, ""))
+
+    def find_runs(
+        self,
+        *,
+        kind: str | None = None,
+        model: str | None = None,
+        hops: int | str | None = None,
+        seq_len: int | None = None,
+        experiment: str | None = None,
+        role: str | None = None,
+        limit: int | None = 1000,
+    ) -> pl.DataFrame:
+        """The latest runs that have all of what is named, newest first. Params are those of cells, not of studies.
+
+        Returns:
+            run_id, name, experiment, kind, role, status, start_time (UTC), duration (seconds), parent_run_id, and a
+            column ``params.*`` or ``metrics.*`` for each that one of the runs has.
+
+        Raises:
+            TrackingError: the store cannot be opened or read. One that is not there is an empty one.
+        """
+        wanted = {
+            ("tags", "debug.kind"): kind,
+            ("tags", "debug.role"): role,
+            ("params", "model"): model,
+            ("params", "hops"): hops,
+            ("params", "seq_len"): seq_len,
+        }
+        equal = {field: str(value) for field, value in wanted.items() if value is not None}
+        experiments = self._experiments()
+        searched = {key: name for key, name in experiments.items() if experiment in (None, name)}
+        runs = list(islice(self._search(searched, equal, "attributes.start_time DESC"), limit))
+        params = {f"params.{name}": pl.String for run in runs for name in sorted(run.data.params)}
+        metrics = {f"metrics.{name}": pl.Float64 for run in runs for name in sorted(run.data.metrics)}
+        rows = [
+            {
+                "run_id": run.info.run_id,
+                "name": run.info.run_name,
+                "experiment": experiments[run.info.experiment_id],
+                "kind": run.data.tags.get("debug.kind"),
+                "role": run.data.tags.get("debug.role"),
+                "status": run.info.status,
+                "start_time": _time(run.info.start_time),
+                "duration": _seconds(run),
+                "parent_run_id": run.data.tags.get(_PARENT),
+                **{f"params.{name}": value for name, value in run.data.params.items()},
+                **{f"metrics.{name}": value for name, value in run.data.metrics.items()},
+            }
+            for run in runs
+        ]
+        return pl.DataFrame(rows, schema=_RUN_COLUMNS | params | metrics)
+
+    def _experiments(self) -> dict[str, str]:
+        """Experiment id -> name, of those that are not deleted."""
+        if not self._exists():
+            return {}
+        found: dict[str, str] = {}
+        page: str | None = None
+        with self._reported("cannot read"):
+            while True:
+                experiments = self.client.search_experiments(max_results=1000, page_token=page)
+                found |= {experiment.experiment_id: experiment.name for experiment in experiments}
+                page = experiments.token
+                if not page:
+                    return found
+
+    def _search(
+        self, experiments: Mapping[str, str], equal: Mapping[_Field, str], order: str = "", also: str = ""
+    ) -> Iterator[Run]:
+        """The runs of these experiments of which every field equals its value, page by page."""
+        conditions = [also] if also else []
+        for (group, key), value in equal.items():
+            # MLflow's filter language has no escapes. It is asked for what it can quote, and all is compared again here.
+            quote = next((quote for quote in "'\"" if quote not in value and "\\" not in value), None)
+            if quote:
+                conditions.append(f"{group}.`{key}` = {quote}{value}{quote}")
+        page: str | None = None
+        while experiments:
+            with self._reported("cannot read"):
+                runs = self.client.search_runs(
+                    list(experiments),
+                    " AND ".join(conditions),
+                    max_results=_PAGE,
+                    order_by=[order] if order else None,
+                    page_token=page,
+                )
+            yield from (run for run in runs if all(_value(run, *field) == value for field, value in equal.items()))
+            page = runs.token
+            if not page:
+                return
+
+
+_Field = tuple[str, str]  # "tags", "params" or "attributes", and a name there
+
+
+def _value(run: Run, group: str, key: str) -> str | None:
+    return getattr(run.info, key) if group == "attributes" else getattr(run.data, group).get(key)
+
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
@@ -387,10 +537,10 @@ class RunWriter:
 
     def __init__(self, store: Store, run: Run, experiment: str, tags: Mapping[str, str]) -> None:
         self.run_id: str = run.info.run_id
-        self.name: str = run.info.run_name
+        self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags = store, experiment, tags
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
-        root = _local_root(run.info.artifact_uri)
+        root = _local_root(run.info.artifact_uri or "")
         self._temporary = root is None
         with store._reported(f"cannot keep artifacts of run {self.run_id} of"):
             self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
@@ -455,7 +605,7 @@ class RunWriter:
         path = self._path(name)
         text = _to_json(value, name, indent=1)
         with self._reported(name):
-            part = path.with_name(f"{path.name}.part")
+            part = path.with_name(path.name + _PART)
             part.write_text(f"{text}\n", "utf-8")
             part.replace(path)  # a reader finds the old file or the new one
 
@@ -521,3 +671,370 @@ def _inside(root: Path, name: str, what: str) -> Path:
     if not inside or not (root / path).resolve().is_relative_to(root.resolve()):
         raise TrackingError(f"{what}: {name!r} is not the name of an artifact; expected a path inside the run's folder")
     return root / path
+
+
+# --- reading runs ----------------------------------------------------------------------------------------------------
+
+
+class LoggedRun:
+    """A run as the store has it. Artifacts are read when asked for, and checked; a broken one raises TrackingError.
+
+    Artifacts that lie in a folder of this machine are read there; others are downloaded once, into a temporary folder
+    that lives as long as this object.
+    """
+
+    def __init__(self, store: Store, run: Run, experiment: str) -> None:
+        """Raises TrackingError where the run was written by a newer version of this project."""
+        tags = run.data.tags
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name or ""
+        self.experiment = experiment
+        self.status: str = run.info.status
+        self.kind: str | None = tags.get("debug.kind")
+        self.role: str | None = tags.get("debug.role")
+        self.parent_run_id: str | None = tags.get(_PARENT)
+        self.params: dict[str, str] = dict(run.data.params)
+        self.metrics: dict[str, float] = dict(run.data.metrics)
+        """The last value of each; of a stepped metric that of its highest step."""
+        self.tags: dict[str, str] = dict(tags)
+        self.start_time = _time(run.info.start_time)
+        self.duration: float | None = _seconds(run)
+        """Seconds; None while the run goes on."""
+        self._store, self._run = store, run
+        self._root = _local_root(run.info.artifact_uri or "")
+        schema = tags.get("debug.schema", str(SCHEMA))  # somebody else's run has none, and is read as far as it goes
+        if not re.fullmatch("[0-9]{1,9}", schema):
+            raise TrackingError(f"run {self.run_id}: the tag debug.schema is {schema!r:.80}; expected a number")
+        if int(schema) > SCHEMA:
+            raise TrackingError(
+                f"run {self.run_id} was written in schema {schema} of the tracking contract and this version of the "
+                f"project reads up to {SCHEMA}; update the project to read it"
+            )
+
+    def __repr__(self) -> str:
+        return f"LoggedRun({self.run_id!r}, {self.name!r}, {self.kind}, {self.status})"
+
+    @property
+    def children(self) -> list[LoggedRun]:
+        """The runs nested in this one, in the order in which they were started."""
+        ids = {self._run.info.experiment_id: self.experiment}
+        runs = self._store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
+        return [LoggedRun(self._store, run, self.experiment) for run in runs]
+
+    def curves(self, prefix: str = "") -> pl.DataFrame:
+        """Every logged value of the metrics whose names begin with ``prefix``: metric, step, value, sorted."""
+        rows = []
+        with self._store._reported(f"cannot read metrics of run {self.run_id} from"):
+            for name in sorted(name for name in self.metrics if name.startswith(prefix)):
+                history = self._store.client.get_metric_history(self.run_id, name)
+                rows += sorted((name, point.step, point.value) for point in history)
+        return pl.DataFrame(
+            rows, schema={"metric": pl.String, "step": pl.Int64, "value": pl.Float64}, orient="row", strict=False
+        )
+
+    # artifacts
+
+    def artifacts(self) -> list[str]:
+        """Names of the run's files, sorted; folders are separated by ``/``."""
+        if self._root is None:
+            with self._store._reported(f"cannot list artifacts of run {self.run_id} in"):
+                return sorted(self._listed(None))
+        files = (path for path in self._root.rglob("*") if path.is_file() and path.suffix != _PART)
+        return sorted(path.relative_to(self._root).as_posix() for path in files)
+
+    def _listed(self, folder: str | None) -> Iterator[str]:
+        for entry in self._store.client.list_artifacts(self.run_id, folder):
+            if entry.is_dir:
+                yield from self._listed(entry.path)
+            else:
+                yield entry.path
+
+    def artifact(self, name: str) -> Path:
+        """The path of an artifact on this machine: its place in the store, or a downloaded copy.
+
+        Raises:
+            TrackingError: no such artifact, or a name that leads out of the run's folder.
+        """
+        path = _inside(self._root or self._downloads, name, f"run {self.run_id}")
+        if self._root is None and not path.exists():
+            with tempfile.TemporaryDirectory(dir=self._downloads) as folder:
+                try:
+                    done = self._store.client.download_artifacts(self.run_id, name, folder)
+                except (MlflowException, OSError) as error:
+                    raise self._broken(name, f"cannot be downloaded: {_shown(str(error))}") from error
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(done, path)  # whole, or not there
+        if not path.is_file():
+            raise self._broken(name, f"no such artifact; the run has: {', '.join(self.artifacts()[:20]) or 'none'}")
+        return path
+
+    @cached_property
+    def _downloads(self) -> Path:
+        folder = tempfile.TemporaryDirectory(prefix=f"run-{self.run_id[:8]}-")
+        self._keep = folder  # removed with this object
+        return Path(folder.name)
+
+    def _shards(self, folder: str) -> list[str]:
+        return [name for name in self.artifacts() if re.fullmatch(rf"{folder}/[^/]+\.safetensors", name)]
+
+    def _broken(self, name: str, problem: str) -> TrackingError:
+        return TrackingError(f"run {self.run_id} ({self.name}), {name}: {problem}")
+
+    @cached_property
+    def samples(self) -> pl.DataFrame:
+        """samples.jsonl: seed, seq_len, hops, program, prompt, expected, raw_output, parsed, correct, chain, error; causal
+        runs add the counterfactual's counterfactual, expected_, raw_output_ and correct_counterfactual.
+
+        Answers are integers or booleans where all of the run's are, else texts.
+        """
+        records = list(self._sample_records())
+        fields = {
+            **_SAMPLE,
+            **{name: check for name, check in _SAMPLE_OF_PAIR.items() if any(name in r for r in records)},
+        }
+        values = {name: [record.get(name) for record in records] for name in fields}
+        answers = [name for name, check in fields.items() if check is _answer]
+        kinds = {type(value) for name in answers for value in values[name]} - {type(None)}
+        dtypes = {name: _DTYPES.get(check) for name, check in fields.items()}
+        for name in answers:
+            if kinds <= {int} or kinds == {bool}:
+                dtypes[name] = pl.Boolean if kinds == {bool} else pl.Int64
+            else:
+                dtypes[name] = pl.String
+                values[name] = [None if value is None else str(value) for value in values[name]]
+        return pl.DataFrame(values, schema=dtypes)
+
+    def _sample_records(self) -> Iterator[dict[str, Any]]:
+        name = "samples.jsonl"
+        with self.artifact(name).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if self.status == "RUNNING" and not line.endswith(b"\n"):
+                    return  # the run is writing it
+                try:
+                    record = _from_json(line)
+                except ValueError as error:
+                    raise self._broken(name, f"line {number} is no JSON: {error}") from error
+                if not isinstance(record, dict):
+                    raise self._broken(name, f"line {number} is {record!r:.80}; expected a JSON object")
+                skipped = record.get("error") is not None  # a sample that was not run leaves fields empty
+                for field, check in _SAMPLE.items():
+                    if field not in record:
+                        raise self._broken(name, f"line {number}: field {field!r} is missing")
+                    if record[field] is None and (skipped or field in _NULLABLE):
+                        continue
+                    self._check(name, number, field, record[field], check)
+                for field, check in _SAMPLE_OF_PAIR.items():
+                    if record.get(field) is not None:
+                        self._check(name, number, field, record[field], check)
+                yield record
+
+    def _check(self, name: str, line: int, field: str, value: Any, check: Callable[[Any], None]) -> None:
+        try:
+            check(value)
+        except ValueError as error:
+            raise self._broken(name, f"line {line}: field {field!r} is {value!r:.80}; {error}") from error
+
+    @cached_property
+    def pairs(self) -> list[ProgramPair]:
+        """programs.json: the pairs of the run, in the order in which causal maps number them."""
+        name = "programs.json"
+        content = self._json_object(name)
+        schema, records = content.get("schema"), content.get("pairs")
+        if not isinstance(schema, int) or schema > SCHEMA:
+            raise self._broken(name, f"field 'schema' is {schema!r:.80}; this version reads up to {SCHEMA}")
+        if not isinstance(records, list):
+            raise self._broken(name, f"field 'pairs' is {records!r:.80}; expected a list")
+        pairs = []
+        for index, record in enumerate(records):
+            if not isinstance(record, dict):
+                raise self._broken(name, f"pair {index} is {record!r:.80}; expected a JSON object")
+            try:
+                pairs.append(ProgramPair.from_record(record))
+            except ProgramError as error:
+                raise self._broken(name, f"pair {index}: {error}") from error
+        return pairs
+
+    @cached_property
+    def maps(self) -> Sequence[CausalMap]:
+        """The causal maps, one a pair. Lazy: one shard of causal_maps/ is in memory at a time; ``len`` reads headers."""
+        return _Maps(self)
+
+    @cached_property
+    def activations(self) -> Mapping[str, np.ndarray]:
+        """The stored activations by name. Lazy: an array is read from its memory-mapped shard when it is asked for."""
+        return _Activations(self)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self._json_object("summary.json")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self._json_object("config.json")
+
+    def _json_object(self, name: str) -> dict[str, Any]:
+        path = self.artifact(name)
+        try:
+            value = _from_json(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise self._broken(name, f"is no JSON: {error}") from error
+        if not isinstance(value, dict):
+            raise self._broken(name, f"is {value!r:.80}; expected a JSON object")
+        return value
+
+    @contextmanager
+    def _safetensors(self, name: str) -> Iterator[Any]:
+        path = self.artifact(name)
+        try:
+            with safe_open(path, framework="numpy") as file:
+                yield file
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise self._broken(name, f"is no safetensors file that can be read: {error}") from error
+
+
+class _Maps(Sequence[CausalMap]):
+    def __init__(self, run: LoggedRun) -> None:
+        self._of = run
+        self._loaded: tuple[str, list[CausalMap]] = ("", [])
+
+    @cached_property
+    def _places(self) -> list[tuple[str, int]]:
+        """Of every map, its shard and its index there. Arrays are named ``<index>/<array>``: the header is enough."""
+        places = []
+        for shard in self._of._shards("causal_maps"):
+            with self._of._safetensors(shard) as file:
+                places += [(shard, index) for index in range(len({key.partition("/")[0] for key in file.keys()}))]
+        return places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, index: int) -> CausalMap: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[CausalMap]: ...
+    def __getitem__(self, index: int | slice) -> CausalMap | list[CausalMap]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        shard, number = self._places[index]
+        loaded, maps = self._loaded
+        if loaded != shard:
+            try:
+                maps = load_maps(self._of.artifact(shard))
+            except CausalMapError as error:
+                raise self._of._broken(shard, str(error)) from error
+            self._loaded = (shard, maps)
+        if number >= len(maps):
+            raise self._of._broken(shard, f"map {number} has arrays but no entry in the header 'causal_maps'")
+        return maps[number]
+
+
+class _Activations(Mapping[str, np.ndarray]):
+    def __init__(self, run: LoggedRun) -> None:
+        self._of = run
+
+    @cached_property
+    def _places(self) -> dict[str, str]:
+        places: dict[str, str] = {}
+        for shard in self._of._shards("activations"):
+            with self._of._safetensors(shard) as file:
+                for name in file.keys():
+                    if name in places:
+                        raise self._of._broken(shard, f"{name!r} is in {places[name]} already")
+                    places[name] = shard
+        return places
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        shard = self._places[name]
+        with self._of._safetensors(shard) as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _from_json(text: bytes) -> Any:
+    """Raises ValueError for all that is no JSON: NaN, broken text and nesting without end included."""
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _integer(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise ValueError("expected an integer")
+
+
+def _text(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
+
+
+def _boolean(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+
+
+def _answer(value: Any) -> None:
+    if isinstance(value, str):
+        _text(value)
+    elif not isinstance(value, bool):
+        _integer(value)
+
+
+def _names(value: Any) -> None:
+    if not isinstance(value, list):
+        raise ValueError("expected a list of texts")
+    for name in value:
+        _text(name)
+
+
+_SAMPLE: dict[str, Callable[[Any], None]] = {
+    "seed": _integer,
+    "seq_len": _integer,
+    "hops": _integer,
+    "program": _text,
+    "prompt": _text,
+    "expected": _answer,
+    "raw_output": _text,
+    "parsed": _answer,
+    "correct": _boolean,
+    "chain": _names,
+    "error": _text,
+}
+_SAMPLE_OF_PAIR: dict[str, Callable[[Any], None]] = {
+    "counterfactual": _text,
+    "expected_counterfactual": _answer,
+    "raw_output_counterfactual": _text,
+    "correct_counterfactual": _boolean,
+}
+_NULLABLE = {"seed", "hops", "parsed", "chain", "error"}
+_DTYPES = {_integer: pl.Int64, _text: pl.String, _boolean: pl.Boolean, _names: pl.List(pl.String)}
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _seconds(run: Run) -> float | None:
+    start, end = run.info.start_time, run.info.end_time
+    return None if start is None or end is None else (end - start) / 1000
+
+
+def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:
+    """A run of a store; see :meth:`Store.load_run`."""
+    return Store(tracking_uri).load_run(run_id)
+
+
+def find_runs(*, tracking_uri: str | None = None, **filters: Any) -> pl.DataFrame:
+    """The runs of a store that have what is named; see :meth:`Store.find_runs`."""
+    return Store(tracking_uri).find_runs(**filters)
