@@ -32,6 +32,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
+from numbers import Real
 from pathlib import Path, PurePosixPath
 from typing import Any, overload
 from urllib.parse import unquote, urlsplit
@@ -201,13 +202,12 @@ class Store:
         """False only for a SQLite store that is not there (an empty file is not one)."""
         if self._database is None:
             return True
-        try:
-            with self._database.open("rb") as file:
-                head = file.read(16)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise TrackingError(f"cannot open the store {self.uri}: {error}") from error
+        with self._reported("cannot open"):
+            try:
+                with self._database.open("rb") as file:
+                    head = file.read(16)
+            except FileNotFoundError:
+                return False
         if head and head != b"SQLite format 3\0":
             raise TrackingError(f"cannot open the store {self.uri}: the file is no SQLite database; name another file")
         return bool(head)
@@ -233,8 +233,8 @@ class Store:
             reason = _shown(str(error).strip() or type(error).__name__)
             hint = ""
             if isinstance(error, ImportError):
-                hint = "; install the package that it names"
-            elif isinstance(error, requests.ConnectionError | requests.Timeout):
+                hint = "; install it, or name the driver that you have (postgresql+psycopg2://)"
+            elif isinstance(error, requests.RequestException):
                 hint = "; start the server or correct the address (--tracking-uri or MLFLOW_TRACKING_URI)"
             elif isinstance(error, OSError):
                 hint = "; choose a folder that you may write to (--tracking-uri or MLFLOW_TRACKING_URI)"
@@ -281,6 +281,7 @@ class Store:
                     logger.error("%s", problem)
                 raise
             writer.flush()
+            self._terminate(run, "FINISHED", {})
         except BaseException as error:
             if run is not None:
                 killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
@@ -290,8 +291,6 @@ class Store:
                 except TrackingError as problem:
                     logger.error("%s", problem)
             raise
-        else:
-            self._terminate(run, "FINISHED", {})
         finally:
             if writer is not None:
                 writer._remove_folder()
@@ -352,8 +351,8 @@ class Store:
         found = list({run.info.run_id: run for run in found}.values())
         if not found:
             raise TrackingError(
-                f"no run {run_id!r} in the store {_shown(self.uri)}; expected a run id, the first 6 or more characters of "
-                "one, or a run's name. find_runs() lists what is there"
+                f"no run {run_id!r} in the store {_shown(self.uri)}; expected a run id, at least the first 6 "
+                "characters of one, or a run's name; find_runs() lists what is there"
             )
         if len(found) > 1:
             candidates = "\n".join(
@@ -395,7 +394,8 @@ class Store:
         equal = {field: str(value) for field, value in wanted.items() if value is not None}
         experiments = self._experiments()
         searched = {key: name for key, name in experiments.items() if experiment in (None, name)}
-        runs = list(islice(self._search(searched, equal, "attributes.start_time DESC"), limit))
+        page = _PAGE if limit is None else max(1, min(limit, _PAGE))
+        runs = list(islice(self._search(searched, equal, "attributes.start_time DESC", page=page), limit))
         params = {f"params.{name}": pl.String for run in runs for name in sorted(run.data.params)}
         metrics = {f"metrics.{name}": pl.Float64 for run in runs for name in sorted(run.data.metrics)}
         rows = [
@@ -431,28 +431,33 @@ class Store:
                     return found
 
     def _search(
-        self, experiments: Mapping[str, str], equal: Mapping[_Field, str], order: str = "", also: str = ""
+        self,
+        experiments: Mapping[str, str],
+        equal: Mapping[_Field, str],
+        order: str = "",
+        also: str = "",
+        page: int = _PAGE,
     ) -> Iterator[Run]:
         """The runs of these experiments of which every field equals its value, page by page."""
         conditions = [also] if also else []
         for (group, key), value in equal.items():
-            # MLflow's filter language has no escapes. It is asked for what it can quote, and all is compared again here.
+            # MLflow's filters have no escapes: they get what can be quoted, and everything is compared again below
             quote = next((quote for quote in "'\"" if quote not in value and "\\" not in value), None)
             if quote:
                 conditions.append(f"{group}.`{key}` = {quote}{value}{quote}")
-        page: str | None = None
+        token: str | None = None
         while experiments:
             with self._reported("cannot read"):
                 runs = self.client.search_runs(
                     list(experiments),
                     " AND ".join(conditions),
-                    max_results=_PAGE,
+                    max_results=page,
                     order_by=[order] if order else None,
-                    page_token=page,
+                    page_token=token,
                 )
             yield from (run for run in runs if all(_value(run, *field) == value for field, value in equal.items()))
-            page = runs.token
-            if not page:
+            token = runs.token
+            if not token:
                 return
 
 
@@ -540,7 +545,7 @@ class RunWriter:
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags = store, experiment, tags
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
-        root = _local_root(run.info.artifact_uri or "")
+        root = _local_root(run)
         self._temporary = root is None
         with store._reported(f"cannot keep artifacts of run {self.run_id} of"):
             self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
@@ -586,8 +591,8 @@ class RunWriter:
         for name, value in metrics.items():
             if value is None:
                 continue
-            if not math.isfinite(value):
-                raise ValueError(f"metric {name!r} is {value}; expected a finite number, or None where there is none")
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
             values.append(Metric(name, float(value), now, step or 0))
         with self._reported("metrics"):
             for chunk in _chunks(values, _BATCH_METRICS):
@@ -622,22 +627,22 @@ class RunWriter:
 
     def flush(self) -> None:
         """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
-        if not self._temporary:
-            return
-        for path in sorted(path for path in self.folder.rglob("*") if path.is_file()):
-            status = path.stat()
-            stamp = (status.st_mtime_ns, status.st_size)
-            if self._uploaded.get(path) != stamp:
-                name = path.relative_to(self.folder)
-                folder = None if name.parent == Path() else name.parent.as_posix()
-                with self._store._reported(f"cannot upload {name} of run {self.run_id} (kept in {self.folder}) to"):
-                    self._store.client.log_artifact(self.run_id, str(path), folder)
-                self._uploaded[path] = stamp
+        for path, stamp in self._pending():
+            name = path.relative_to(self.folder)
+            folder = None if name.parent == Path() else name.parent.as_posix()
+            with self._store._reported(f"cannot upload {name} of run {self.run_id} (kept in {self.folder}) to"):
+                self._store.client.log_artifact(self.run_id, str(path), folder)
+            self._uploaded[path] = stamp
+
+    def _pending(self) -> list[tuple[Path, tuple[int, int]]]:
+        """The files that the store does not have, or not as they are now, each with its time and size."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file()) if self._temporary else []
+        stamps = [(path, (path.stat().st_mtime_ns, path.stat().st_size)) for path in files]
+        return [(path, stamp) for path, stamp in stamps if self._uploaded.get(path) != stamp]
 
     def _remove_folder(self) -> None:
         """Remove the temporary folder, unless it holds something that the store does not have."""
-        files = {path for path in self.folder.rglob("*") if path.is_file()}
-        if self._temporary and files <= self._uploaded.keys():
+        if self._temporary and not self._pending():
             shutil.rmtree(self.folder)
 
     def _path(self, name: str) -> Path:
@@ -656,12 +661,13 @@ def _to_json(value: Any, what: str, indent: int | None = None) -> str:
         raise ValueError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
 
 
-def _local_root(artifact_uri: str) -> Path | None:
+def _local_root(run: Run) -> Path | None:
     """The folder of a run's artifacts where it is one of this machine's, else None."""
-    parts = urlsplit(artifact_uri)
+    uri = run.info.artifact_uri or ""
+    parts = urlsplit(uri)
     if parts.scheme == "file":
         return Path(unquote(parts.path))
-    return None if parts.scheme else Path(artifact_uri)
+    return Path(uri) if uri and not parts.scheme else None
 
 
 def _inside(root: Path, name: str, what: str) -> Path:
@@ -701,7 +707,7 @@ class LoggedRun:
         self.duration: float | None = _seconds(run)
         """Seconds; None while the run goes on."""
         self._store, self._run = store, run
-        self._root = _local_root(run.info.artifact_uri or "")
+        self._root = _local_root(run)
         schema = tags.get("debug.schema", str(SCHEMA))  # somebody else's run has none, and is read as far as it goes
         if not re.fullmatch("[0-9]{1,9}", schema):
             raise TrackingError(f"run {self.run_id}: the tag debug.schema is {schema!r:.80}; expected a number")
@@ -727,7 +733,8 @@ class LoggedRun:
         with self._store._reported(f"cannot read metrics of run {self.run_id} from"):
             for name in sorted(name for name in self.metrics if name.startswith(prefix)):
                 history = self._store.client.get_metric_history(self.run_id, name)
-                rows += sorted((name, point.step, point.value) for point in history)
+                history.sort(key=lambda point: (point.step, point.timestamp))
+                rows += [(name, point.step, point.value) for point in history]
         return pl.DataFrame(
             rows, schema={"metric": pl.String, "step": pl.Int64, "value": pl.Float64}, orient="row", strict=False
         )
@@ -765,7 +772,10 @@ class LoggedRun:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(done, path)  # whole, or not there
         if not path.is_file():
-            raise self._broken(name, f"no such artifact; the run has: {', '.join(self.artifacts()[:20]) or 'none'}")
+            where = self._root or _shown(self._store.uri)
+            raise self._broken(
+                name, f"no such file in {where}; there are: {', '.join(self.artifacts()[:20]) or 'none'}"
+            )
         return path
 
     @cached_property
@@ -782,16 +792,14 @@ class LoggedRun:
 
     @cached_property
     def samples(self) -> pl.DataFrame:
-        """samples.jsonl: seed, seq_len, hops, program, prompt, expected, raw_output, parsed, correct, chain, error; causal
-        runs add the counterfactual's counterfactual, expected_, raw_output_ and correct_counterfactual.
+        """samples.jsonl, a row a sample: seed, seq_len, hops, program, prompt, expected, raw_output, parsed, correct,
+        chain, error; those of pairs have counterfactual and {expected,raw_output,correct}_counterfactual beside them.
 
-        Answers are integers or booleans where all of the run's are, else texts.
+        Answers are integers, or booleans, where all of the run's are; else texts.
         """
         records = list(self._sample_records())
-        fields = {
-            **_SAMPLE,
-            **{name: check for name, check in _SAMPLE_OF_PAIR.items() if any(name in r for r in records)},
-        }
+        of_pairs = any(not record.keys().isdisjoint(_SAMPLE_OF_PAIR) for record in records)
+        fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
         values = {name: [record.get(name) for record in records] for name in fields}
         answers = [name for name, check in fields.items() if check is _answer]
         kinds = {type(value) for name in answers for value in values[name]} - {type(None)}
@@ -828,7 +836,7 @@ class LoggedRun:
                         self._check(name, number, field, record[field], check)
                 yield record
 
-    def _check(self, name: str, line: int, field: str, value: Any, check: Callable[[Any], None]) -> None:
+    def _check(self, name: str, line: int, field: str, value: Any, check: _Check) -> None:
         try:
             check(value)
         except ValueError as error:
@@ -856,7 +864,7 @@ class LoggedRun:
 
     @cached_property
     def maps(self) -> Sequence[CausalMap]:
-        """The causal maps, one a pair. Lazy: one shard of causal_maps/ is in memory at a time; ``len`` reads headers."""
+        """The causal maps, one a pair. Lazy: one shard is in memory at a time; ``len`` reads the headers."""
         return _Maps(self)
 
     @cached_property
@@ -903,7 +911,8 @@ class _Maps(Sequence[CausalMap]):
         places = []
         for shard in self._of._shards("causal_maps"):
             with self._of._safetensors(shard) as file:
-                places += [(shard, index) for index in range(len({key.partition("/")[0] for key in file.keys()}))]
+                names = file.keys()
+            places += [(shard, index) for index in range(len({name.partition("/")[0] for name in names}))]
         return places
 
     def __len__(self) -> int:
@@ -938,10 +947,11 @@ class _Activations(Mapping[str, np.ndarray]):
         places: dict[str, str] = {}
         for shard in self._of._shards("activations"):
             with self._of._safetensors(shard) as file:
-                for name in file.keys():
-                    if name in places:
-                        raise self._of._broken(shard, f"{name!r} is in {places[name]} already")
-                    places[name] = shard
+                names = file.keys()
+            for name in names:
+                if name in places:
+                    raise self._of._broken(shard, f"{name!r} is in {places[name]} already")
+                places[name] = shard
         return places
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -998,7 +1008,8 @@ def _names(value: Any) -> None:
         _text(name)
 
 
-_SAMPLE: dict[str, Callable[[Any], None]] = {
+_Check = Callable[[Any], None]
+_SAMPLE: dict[str, _Check] = {
     "seed": _integer,
     "seq_len": _integer,
     "hops": _integer,
@@ -1011,14 +1022,14 @@ _SAMPLE: dict[str, Callable[[Any], None]] = {
     "chain": _names,
     "error": _text,
 }
-_SAMPLE_OF_PAIR: dict[str, Callable[[Any], None]] = {
+_SAMPLE_OF_PAIR: dict[str, _Check] = {
     "counterfactual": _text,
     "expected_counterfactual": _answer,
     "raw_output_counterfactual": _text,
     "correct_counterfactual": _boolean,
 }
 _NULLABLE = {"seed", "hops", "parsed", "chain", "error"}
-_DTYPES = {_integer: pl.Int64, _text: pl.String, _boolean: pl.Boolean, _names: pl.List(pl.String)}
+_DTYPES: dict[_Check, Any] = {_integer: pl.Int64, _text: pl.String, _boolean: pl.Boolean, _names: pl.List(pl.String)}
 
 
 def _time(milliseconds: int | None) -> datetime | None:
