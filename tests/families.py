@@ -1,7 +1,7 @@
-"""Random-weight models of every family that ``debug.models`` lists, with the bundled tokenizer, small enough for a test.
+"""Random-weight models of every family that ``debug.models`` lists, with the bundled tokenizer, small enough to test.
 
 Weights are scaled up: with ordinary initialization the two programs of a pair differ by hundredths of a logit, and a
-patch that does nothing would pass for one that is right. Scale factors were chosen for a whole effect of at least 1.
+patch that does nothing would pass for one that is right. The tests check that the whole effect is at least 1.
 """
 
 import torch
@@ -48,7 +48,9 @@ CONFIGS = {
     "gemma2": Gemma2Config(
         **_GATED, head_dim=16, query_pre_attn_scalar=16, sliding_window=9, layer_types=_SLIDING
     ),  # soft caps, post-norms
-    "gemma3_text": Gemma3TextConfig(**_GATED, head_dim=16, sliding_window=9, layer_types=_SLIDING),
+    "gemma3_text": Gemma3TextConfig(
+        **_GATED, head_dim=16, sliding_window=9, layer_types=_SLIDING, tie_word_embeddings=False
+    ),
     "gpt2": GPT2Config(
         vocab_size=41, n_embd=48, n_layer=4, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=0
     ),
@@ -58,16 +60,18 @@ CONFIGS = {
 }
 
 
-def family(name: str, scale: float = 4.0) -> models.LoadedModel:
-    """A model of this family with random weights (seeded), its matrices ``scale`` times the usual size."""
+def family(name: str) -> models.LoadedModel:
+    """A model of this family with random weights (seeded): matrices of gain / sqrt(fan in), norms and biases too."""
     torch.manual_seed(0)
-    config = CONFIGS[name]
+    config, gain = CONFIGS[name], 2.5
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
     hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in hf.parameters():
             if parameter.ndim == 2:
-                parameter.mul_(scale)
+                parameter.copy_(torch.randn_like(parameter) * gain / config.hidden_size**0.5)
             else:
-                parameter.add_(0.1 * torch.randn_like(parameter))  # biases and norms that are not their defaults
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        if not config.tie_word_embeddings:
+            hf.get_output_embeddings().weight.mul_(2)
     return models.wrap(hf, AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny"), model_id=name)

@@ -22,7 +22,7 @@ from huggingface_hub import HfApi, try_to_load_from_cache
 from jaxtyping import Bool, Float, Int
 from nnsight import TransformersModel
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -186,20 +186,21 @@ class LoadedModel:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
         for prompt in prompts:
             self.check_vocabulary(prompt)
+        # A configuration of its own: the one that comes with a model may sample, or penalize repetition.
+        greedy = GenerationConfig(
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=self.hf.generation_config.eos_token_id,
+            bos_token_id=self.hf.generation_config.bos_token_id,
+        )
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(order), batch_size):
             chosen = order[start : start + batch_size]
             batch = self.tokenizer([prompts[i] for i in chosen], return_tensors="pt", padding=True).to(self.device)
             with torch.inference_mode():
                 output = self.hf.generate(  # type: ignore[operator]
-                    input_ids=batch["input_ids"],
-                    attention_mask=batch["attention_mask"],
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    temperature=None,
-                    top_p=None,
-                    top_k=None,
-                    pad_token_id=self.tokenizer.pad_token_id,
+                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], generation_config=greedy
                 )
             completions = output[:, batch["input_ids"].shape[1] :]
             texts = self.tokenizer.batch_decode(completions, skip_special_tokens=True)
