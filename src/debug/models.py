@@ -9,6 +9,7 @@ Architecture differences end here: the engine asks a :class:`LoadedModel` for ``
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib.util
 from collections.abc import Iterator, Sequence
@@ -340,6 +341,7 @@ def wrap(hf: torch.nn.Module, tokenizer: Any, *, model_id: str, path: str = "", 
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     device = str(next(hf.parameters()).device)
-    return LoadedModel(
-        model_id, path, dtype, device, TransformersModel(hf, tokenizer=tokenizer), tokenizer, architecture
-    )
+    generation = copy.deepcopy(hf.generation_config)
+    wrapped = TransformersModel(hf, tokenizer=tokenizer)
+    hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
+    return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture)
