@@ -9,6 +9,7 @@ Samples are stored as they come, so that what is done stays, however the run end
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,7 +62,8 @@ class ExperimentResult:
             rows.append(row)
         widths = [max(len(str(entry)) for entry in column) for column in zip(*rows, strict=True)]
         return "\n".join(
-            "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=True)) for row in rows
+            "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
         )
 
 
@@ -231,29 +233,29 @@ class ExperimentRunner:
         """The samples of an experiment's latest run that were not answered correctly, commonest wrong answers first.
 
         Returns:
-            One row a sample: model, hops, seq_len, seed, program, expected, parsed, raw_output, outcome ("wrong" or
-            "no answer") and times_given: how often that answer was wrong in the same model, hops and seq_len.
+            One row a sample: run_id of its cell, model, hops, seq_len, seed, program, expected, parsed, raw_output,
+            outcome ("wrong" or "no answer"), and times_given: in how many samples of the cell that answer was wrong.
 
         Raises:
-            ValueError: no accuracy run of that name.
+            ValueError: no accuracy run of that name, or no sample in it.
         """
         frames = [
-            cell.samples.with_columns(model=pl.lit(cell.params["model"]))
+            cell.samples.filter(~pl.col("correct"))
+            .with_columns(
+                run_id=pl.lit(cell.run_id),
+                model=pl.lit(cell.params["model"]),
+                outcome=pl.when(pl.col("parsed").is_null()).then(pl.lit("no answer")).otherwise(pl.lit("wrong")),
+                times_given=pl.len().over("parsed"),
+            )
+            .sort("outcome", "times_given", "parsed", "seed", descending=[True, True, False, False])
             for cell in self._latest_cells(name)
             if "samples.jsonl" in cell.artifacts()
         ]
         if not frames:
             raise ValueError(f"the latest accuracy run of experiment {name!r} has no samples")
-        cell = ["model", "hops", "seq_len"]
-        return (
-            pl.concat(frames, how="vertical_relaxed")
-            .filter(~pl.col("correct"))
-            .with_columns(
-                outcome=pl.when(pl.col("parsed").is_null()).then(pl.lit("no answer")).otherwise(pl.lit("wrong")),
-                times_given=pl.len().over([*cell, "parsed"]),
-            )
-            .sort([*cell, "times_given", "parsed", "seed"], descending=[False, False, False, True, False, False])
-            .select(*cell, "seed", "program", "expected", "parsed", "raw_output", "outcome", "times_given")
+        return pl.concat(frames, how="vertical_relaxed").select(
+            *["run_id", "model", "hops", "seq_len", "seed", "program"],
+            *["expected", "parsed", "raw_output", "outcome", "times_given"],
         )
 
     def _latest_cells(self, name: str) -> list[tracking.LoggedRun]:
@@ -352,7 +354,7 @@ def _chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
 
 def _name(model_id: str) -> str:
     """The id as a param: a folder by its own name."""
-    return Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
+    return Path(os.path.abspath(model_id)).name if Path(model_id).is_dir() else model_id
 
 
 def _hops(hops: int | None) -> str:

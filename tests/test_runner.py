@@ -1,0 +1,374 @@
+"""Accuracy runs: what is measured, what the store then holds, and how a run ends that cannot go on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from debug import ExperimentRunner, generators, models, prompts, quick_experiment, runner
+from debug.core import ExperimentConfig
+from debug.generators import GeneratorError
+from debug.programs import Program
+from debug.runner import TooFewPrograms
+from debug.tracking import LoggedRun, Store
+
+SCRIPT = Path(__file__).parents[1] / "runs" / "accuracy.py"
+
+
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory) -> Path:
+    """A new database: MLflow takes seconds to make one, so it is made once."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    assert Store(f"sqlite:///{path}").client
+    return path
+
+
+@pytest.fixture
+def uri(empty_store, tmp_path) -> str:
+    return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
+
+
+def depth(**fields: Any) -> ExperimentConfig:
+    """A small experiment on the published task; ``fields`` replace what it has."""
+    defaults: dict[str, Any] = {
+        "name": "depth",
+        "prompt_template": prompts.VARIABLE_BINDING,
+        "program_generator": generators.make_variable_binding_program,
+        "models": ["tiny"],
+        "num_seqs": 6,
+        "seq_lens": [5],
+        "max_new_tokens": 2,
+    }
+    return quick_experiment(**defaults | fields)
+
+
+def study(uri: str, name: str = "depth") -> LoggedRun:
+    """The one study of an experiment."""
+    found = Store(uri).find_runs(experiment=name, role="study")
+    assert len(found) == 1
+    return Store(uri).load_run(found["run_id"][0])
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """In the place of a model: completions as a function of the prompt."""
+
+    answer: Callable[[str], str]
+    id: str = "scripted"
+    path: str = "nowhere"
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def generate(
+        self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32
+    ) -> Iterator[tuple[int, str]]:
+        for index, prompt in enumerate(prompts):
+            yield index, self.answer(prompt)
+
+
+@pytest.fixture
+def scripted(monkeypatch) -> Callable[[Callable[[str], str]], None]:
+    """Answer with a function where a model would be loaded."""
+
+    def use(answer: Callable[[str], str]) -> None:
+        monkeypatch.setattr(models, "locate", lambda model_id: (model_id, {}))
+        monkeypatch.setattr(models, "load", lambda model_id, **_: Scripted(answer, model_id))
+
+    return use
+
+
+# What is measured
+
+
+def test_completions_are_those_of_the_model_asked_one_prompt_at_a_time(uri):
+    def make_binding_of_any_length(seq_len, rng):
+        return generators.make_variable_binding_program(rng.randint(1, seq_len + 1), rng)
+
+    config = depth(program_generator=make_binding_of_any_length, num_seqs=12, seq_lens=[12])
+    samples = ExperimentRunner(uri, batch_size=5).run(config).samples
+    assert samples["prompt"].str.len_chars().n_unique() > 3  # so that batches are padded
+    model = models.load("tiny")
+    for sample in samples.iter_rows(named=True):
+        [(_, alone)] = model.generate([sample["prompt"]], max_new_tokens=2)
+        assert alone == sample["raw_output"]
+
+
+def test_each_sample_records_its_own_seed_and_passed_over_seeds_are_counted(uri):
+    result = ExperimentRunner(uri).run(depth(hops=[3], seed=100))
+    seeds = sorted(result.samples["seed"])
+    for sample in result.samples.iter_rows(named=True):
+        program = generators.generate(generators.make_variable_binding_program, 5, sample["seed"])
+        assert (sample["program"], sample["expected"], sample["hops"]) == (program.program, program.answer, 3)
+        assert sample["chain"] == list(Program.parse(sample["program"]).chain.names)
+    assert result.summary["cells"][0]["seeds_passed_over"] == seeds[-1] - 100 + 1 - 6 > 0
+
+
+def test_no_answer_is_counted_apart_from_a_wrong_answer(uri, scripted):
+    answers = iter(["right", "right", "right", "7000", "x = 3", ""])
+
+    def answer(prompt: str) -> str:
+        planned = next(answers)
+        return f" {Program.parse(prompt).answer}\n#b: 9" if planned == "right" else planned
+
+    scripted(answer)
+    result = ExperimentRunner(uri).run(depth(models=["scripted"]))
+    cell = result.summary["cells"][0]
+    assert (cell["correct"], cell["wrong"], cell["no_answer"], cell["accuracy"]) == (3, 1, 2, 0.5)
+    assert result.samples["parsed"].null_count() == 2
+    assert "50.0% [18.8, 81.2] (n=6)" in str(result)
+
+
+def test_an_answer_of_another_type_is_wrong_though_python_calls_it_equal(uri, scripted):
+    scripted(lambda prompt: "1")
+    config = depth(models=["scripted"], program_generator=lambda seq_len, rng: ("print(1 < 2)", True))
+    assert ExperimentRunner(uri).run(config).summary["cells"][0]["wrong"] == 6
+
+
+def test_programs_that_repeat_are_counted_and_warned_of(uri, scripted, caplog):
+    scripted(lambda prompt: "6")
+    config = depth(models=["scripted"], program_generator="range", num_seqs=40, seq_lens=[2])
+    cell = ExperimentRunner(uri).run(config).summary["cells"][0]
+    assert cell["distinct_programs"] == 9
+    assert "9 different programs among 40 samples" in caplog.text
+
+
+def test_a_program_that_the_prompt_solves_is_never_tested(uri, scripted):
+    scripted(lambda prompt: "1")
+    template = prompts.few_shot("variable_binding", seq_len=2, n=3, seed=0)
+    config = depth(models=["scripted"], prompt_template=template, seq_lens=[2])
+    result = ExperimentRunner(uri).run(config)
+    assert min(result.samples["seed"]) >= 3
+    assert result.summary["cells"][0]["seeds_passed_over"] >= 3
+    assert not any(program in template for program in result.samples["program"])
+
+
+# What the store holds
+
+
+def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
+    result = ExperimentRunner(uri).run(depth(hops=[1, None], seq_lens=[3, 5]))
+    logged = study(uri)
+    assert (logged.run_id, logged.status, logged.kind) == (result.run_id, "FINISHED", "accuracy")
+    assert {"config.json", "summary.json", "accuracy.html", "accuracy.png"} <= set(logged.artifacts())
+    assert logged.config["prompt_text"] == "{code}"
+    assert logged.summary == result.summary
+    assert {cell.run_id for cell in logged.children} == set(result.cell_run_ids.values())
+    assert len(logged.children) == 4
+
+    cell = Store(uri).load_run(result.cell_run_ids["tiny", None, 3])
+    assert cell.name == "tiny · any hops · 3 lines"
+    assert cell.params == {
+        "model": "tiny",
+        "hops": "any",
+        "seq_len": "3",
+        "seed": "0",
+        "num_seqs": "6",
+        "generator": "variable_binding",
+        "prompt_template": "VARIABLE_BINDING",
+        "answer_parser": "variable_binding",
+        "backend": "transformers",
+        "dtype": "float32",
+        "device": models.load("tiny").device,
+    }
+    row = next(row for row in result.summary["cells"] if row["run_id"] == cell.run_id)
+    expected = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "num_samples", "samples_per_second")
+    assert cell.metrics == pytest.approx({name: row[name] for name in expected})
+    assert Path(cell.tags["debug.model_path"]).name == "tiny"
+    assert sorted(cell.samples["seed"]) == list(range(6))
+    assert len(result.samples) == 24
+
+
+def test_a_model_in_a_folder_is_named_by_the_folder(uri, tmp_path):
+    folder = tmp_path / "mine"
+    folder.symlink_to(models.locate("tiny")[0])
+    result = ExperimentRunner(uri).run(depth(models=[str(folder)], num_seqs=1))
+    models.unload(str(folder))
+    cell = Store(uri).load_run(result.cell_run_ids[str(folder), None, 5])
+    assert cell.params["model"] == "mine"
+
+
+def test_plot_and_errors_are_those_of_the_latest_run_in_the_store(uri, scripted):
+    scripted(lambda prompt: str(Program.parse(prompt).answer))
+    ExperimentRunner(uri).run(depth(models=["scripted"]))
+    wrong = iter(["11", "22", "22", "", "33", "right"])
+    scripted(lambda prompt: next(wrong))
+    ExperimentRunner(uri).run(depth(models=["scripted"]))
+
+    fresh = ExperimentRunner(uri)
+    chart = fresh.plot("depth").to_dict()
+    [rows] = chart["datasets"].values()
+    assert [row["accuracy"] for row in rows] == [0.0]
+    errors = fresh.analyze_errors("depth")
+    assert errors["times_given"].to_list()[:2] == [2, 2]
+    assert errors["parsed"].to_list()[:2] == [22, 22]
+    assert sorted(errors["outcome"]) == ["no answer"] * 2 + ["wrong"] * 4
+    for name in ("plot", "analyze_errors"):
+        with pytest.raises(ValueError, match="no accuracy run of experiment 'breadth'"):
+            getattr(fresh, name)("breadth")
+
+
+# How a run ends that cannot go on
+
+
+def statuses(uri: str) -> dict[str, str]:
+    logged = study(uri)
+    return {run.name: run.status for run in [logged, *logged.children]}
+
+
+def test_a_generator_that_raises_fails_the_run_and_leaves_the_cells_before_it(uri, scripted):
+    def make_short_program(seq_len, rng):
+        if seq_len > 2:
+            raise RuntimeError("no idea")
+        return "#a: ", 1
+
+    scripted(lambda prompt: "1")
+    with pytest.raises(GeneratorError, match="generator failed at seed 0, seq_len 3: RuntimeError: no idea"):
+        ExperimentRunner(uri).run(depth(models=["scripted"], program_generator=make_short_program, seq_lens=[2, 3]))
+    assert sorted(statuses(uri).values()) == ["FAILED", "FINISHED"]
+    assert "no idea" in study(uri).tags["debug.error"]
+    assert ExperimentRunner(uri).plot("depth") is not None
+
+
+def test_a_search_that_finds_too_few_programs_says_how_many(uri, scripted, monkeypatch):
+    monkeypatch.setattr(generators, "MAX_SEEDS", 10)
+    monkeypatch.setattr(runner, "MAX_SEEDS", 10)
+    scripted(lambda prompt: "1")
+    with pytest.raises(TooFewPrograms, match=r"found \d of 6 programs with 5 hops on 5 lines in 10 seeds from 0 on"):
+        ExperimentRunner(uri).run(depth(models=["scripted"], hops=[None, 5]))
+    assert sorted(statuses(uri).values()) == ["FAILED", "FINISHED"]
+
+
+def test_a_run_that_is_interrupted_keeps_the_samples_so_far(uri, scripted):
+    answers = iter(range(8))
+
+    def answer(prompt: str) -> str:
+        try:
+            return str(next(answers))
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    scripted(answer)
+    with pytest.raises(KeyboardInterrupt):
+        ExperimentRunner(uri).run(depth(models=["scripted"], seq_lens=[2, 3]))
+    assert sorted(statuses(uri).values()) == ["FINISHED", "KILLED", "KILLED"]
+    assert sorted(len(cell.samples) for cell in study(uri).children) == [2, 6]
+    assert len(study(uri).summary["cells"]) == 1
+
+
+def test_a_parser_that_raises_fails_the_run(uri, scripted):
+    scripted(lambda prompt: "one")
+    with pytest.raises(ValueError, match="answer parser failed on 'one'"):
+        ExperimentRunner(uri).run(depth(models=["scripted"], answer_parser=int))
+    assert set(statuses(uri).values()) == {"FAILED"}
+
+
+def test_a_prompt_that_the_model_has_no_words_for_is_an_error(uri):
+    config = depth(program_generator=generators.make_range_program, prompt_template=prompts.RANGE_TRACKING)
+    with pytest.raises(ValueError, match="model 'tiny' has no token for part of this prompt"):
+        ExperimentRunner(uri).run(config)
+    assert set(statuses(uri).values()) == {"FAILED"}
+
+
+def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        ExperimentRunner(uri, batch_size=0)
+    with pytest.raises(models.ModelNotFound, match="no_such_folder"):
+        ExperimentRunner(uri).run(depth(models=["tiny", "./no_such_folder"]))
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+# Public calls and the script
+
+
+def test_models_stay_until_they_are_unloaded(uri):
+    experiments = ExperimentRunner(uri)
+    experiments.preload_models(["tiny"])
+    assert "tiny" in experiments.list_loaded_models()
+    experiments.run(depth(num_seqs=1))
+    assert "tiny" in experiments.list_loaded_models()
+    experiments.run(depth(num_seqs=1), no_cache=True)
+    assert "tiny" not in experiments.list_loaded_models()
+    experiments.unload_model("tiny")
+    experiments.unload_all_models()
+
+
+def test_the_public_calls_run_as_written_on_a_real_model(uri, monkeypatch):
+    try:
+        models.locate("smollm2")
+    except models.ModelNotFound as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    config = quick_experiment(
+        name="experiment_name",
+        prompt_template=prompts.RANGE_TRACKING,
+        program_generator=generators.make_range_program,
+        models=["smollm2"],
+        num_seqs=2,
+        seq_lens=[2, 3],
+    )
+    experiments = ExperimentRunner()
+    experiments.preload_models(["smollm2"])
+    result = experiments.run(config)
+    assert result.samples["parsed"].null_count() == 0  # it answers, if rarely rightly
+    assert experiments.plot("experiment_name") is not None
+    assert len(experiments.analyze_errors("experiment_name")) == 4 - result.samples["correct"].sum()
+
+    few_shot = depth(models=["smollm2"], prompt_template=prompts.FEW_SHOT_BINDING, hops=[2], seq_lens=[2], num_seqs=5)
+    assert experiments.run(few_shot).summary["cells"][0]["correct"] >= 4
+
+
+def call(uri: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--tracking-uri", uri, *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_script_prints_intervals_run_ids_and_where_to_look(uri):
+    done = call(uri, "--hops", "1", "2", "--num-seqs", "5", "--name", "depth")
+    assert done.returncode == 0, done.stderr
+    logged = study(uri)
+    for text in ("(n=5)", logged.run_id, uri, "make dashboard", *(cell.run_id for cell in logged.children)):
+        assert text in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--seq-lens", "3", "--hops", "4"], "a program of 3 lines has 1 to 3 hops"),
+        (["--generator", "no_such"], "unknown generator 'no_such'"),
+        (["--prompt", "no code"], "exactly once"),
+    ],
+)
+def test_the_script_answers_a_mistake_with_one_line(uri, options, message):
+    done = call(uri, *options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_ctrl_c_leaves_a_valid_store(uri, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--tracking-uri", uri, "--num-seqs", "1000", "--name", "depth"]
+    process = subprocess.Popen([*command, "--seq-lens", "8"], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("artifacts/*/artifacts/samples.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Stopped" in errors.strip().splitlines()[-1]
+    assert "Traceback" not in errors
+    assert set(statuses(uri).values()) == {"KILLED"}
+    [cell] = study(uri).children
+    assert len(cell.samples) > 0
+    for line in cell.artifact("samples.jsonl").read_text().splitlines():
+        json.loads(line)
