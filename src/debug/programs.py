@@ -17,8 +17,10 @@ from typing import Any
 
 Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
 
-_ASSIGNMENT = re.compile(r"(?P<lhs>[A-Za-z_]\w*)(?P<equals>\s*=\s*)(?P<rhs>-?[0-9]{1,18}|[A-Za-z_]\w*)[ \t]*")
-_QUERY = re.compile(r"(?P<hash>#)(?P<var>[A-Za-z_]\w*)(?P<colon>:)[ \t]*")
+_NAME = r"[A-Za-z_][A-Za-z_0-9]*"
+_NUMBER = r"0|-?[1-9][0-9]{0,17}"  # one way to write each, so that a pair can be told from the numbers alone
+_ASSIGNMENT = re.compile(rf"(?P<lhs>{_NAME})[ \t]*(?P<equals>=)[ \t]*(?P<rhs>{_NUMBER}|{_NAME})[ \t]*")
+_QUERY = re.compile(rf"(?P<hash>#)(?P<var>{_NAME})(?P<colon>:)[ \t]*")
 
 
 class ProgramError(ValueError):
@@ -102,9 +104,9 @@ class Program:
                     f"line {number + 1} is {line[:80]!r}; expected an assignment such as 'a = 3' or 'b = a'"
                 )
             lhs, rhs = match["lhs"], match["rhs"]
-            source = None if rhs.lstrip("-").isdigit() else last.get(rhs, -1)
+            source = None if rhs[0] in "-0123456789" else last.get(rhs, -1)
             if source == -1:
-                raise ProgramError(f"line {number + 1} is {line!r}, but {rhs!r} is not assigned above it")
+                raise ProgramError(f"line {number + 1} is {line[:80]!r}, but {rhs[:80]!r} is not assigned above it")
             lhs_span, equals_span, rhs_span = (_shift(match.span(part), offset) for part in ("lhs", "equals", "rhs"))
             newline = offset + len(line)
             depth = 1 if source is None else assignments[source].ref_depth + 1
@@ -117,7 +119,7 @@ class Program:
         if match is None:
             raise ProgramError(f"the last line is {query_line[:80]!r}; expected a query line such as '#a: '")
         if match["var"] not in last:
-            raise ProgramError(f"the query line asks for {match['var']!r}, which no line assigns")
+            raise ProgramError(f"the query line asks for {match['var'][:80]!r}, which no line assigns")
         spans = (_shift(match.span(part), offset) for part in ("hash", "var", "colon"))
         return cls(text, tuple(assignments), match["var"], *spans)
 
@@ -213,10 +215,12 @@ class ProgramPair:
         Raises:
             ProgramError: a field is missing, has another type, or contradicts the programs.
         """
+        if not isinstance(record, dict):
+            raise ProgramError(f"a pair is a record of fields, given: {record!r:.80}")
         texts = [record.get(field) for field in ("original", "counterfactual")]
         if not all(isinstance(text, str) for text in texts):
             raise ProgramError(
-                f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(record)}"
+                f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(map(str, record))}"
             )
         seed = record.get("seed")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
@@ -227,6 +231,6 @@ class ProgramPair:
             given = record[field]
             if isinstance(given, tuple):
                 given = list(given)
-            if given is not None and given != derived[field]:
+            if given is not None and (given != derived[field] or isinstance(given, bool)):
                 raise ProgramError(f"'{field}' is {given!r}, but the programs say {derived[field]!r}")
         return pair
