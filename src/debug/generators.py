@@ -153,18 +153,17 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
             f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
         ) from error
     match made:
-        case (str(program), int() | str() | bool() | np.integer() as answer):
+        case (str(program), int() | str() | np.integer() | np.bool_() as answer):
             metadata: dict[str, Any] = {}
-        case (str(program), int() | str() | bool() | np.integer() as answer, dict(metadata)):
+        case (str(program), int() | str() | np.integer() | np.bool_() as answer, dict(metadata)):
             pass
         case _:
             raise GeneratorError(
                 f"generator returned {made!r:.200} at seed {seed}; "
                 "expected (program, answer) or (program, answer, metadata)"
             )
-    return GeneratedProgram(
-        seed, seq_len, program, answer.item() if isinstance(answer, np.integer) else answer, dict(metadata)
-    )
+    answer = answer.item() if isinstance(answer, np.generic) else answer
+    return GeneratedProgram(seed, seq_len, program, answer, dict(metadata))
 
 
 def search(generator: Generator, seq_len: int, seed: int, num_hops: int | None = None) -> Iterator[GeneratedProgram]:
