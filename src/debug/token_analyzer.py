@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from debug.programs import Program, ProgramPair, Span
@@ -26,7 +27,9 @@ class TokenizedProgram:
     prompt: str
     token_ids: list[int]
     tokens: list[str]
-    """Text of each token; joined they give the prompt, but for special tokens, which show their name."""
+    """Text of each token; joined they give the prompt. A token without a character of its own shows its name: a
+    special token, the space that some tokenizers put before the text, a byte of a character that ends in a later one.
+    """
     roles: dict[str, list[int]]
     """Every role -> its token positions: ``ref_depth_k_{lhs,equals,rhs,newline}``, ``query_*`` and ``final``."""
 
@@ -80,14 +83,14 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
         raise ValueError(f"prompt template {prompt_template[:80]!r} must have exactly one {CODE}")
     prompt = prompt_template.replace(CODE, program.text)
     encoding = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
-    token_ids, special = encoding["input_ids"], encoding["special_tokens_mask"]
-    spans, texts, read = [], [], 0
-    for token, (start, end), is_special in zip(token_ids, encoding["offset_mapping"], special, strict=True):
-        # Some tokenizers leave white space out of the offsets of the token that it belongs to.
-        spans.append((start, end) if is_special else (min(start, read), end))
-        # A token that adds no character is special, or one of several that make up a character.
-        texts.append(prompt[read:end] or str(tokenizer.convert_ids_to_tokens(token)))
-        read = max(read, end)
+    token_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
+    read = [position for position, special in enumerate(encoding["special_tokens_mask"]) if not special]
+    # Every character belongs to one token. White space that the offsets leave out goes to the token that follows it, at
+    # the end to the last; a character that two tokens claim (one is the space put before the text) to the later one.
+    ends = [min(offsets[position][1], offsets[following][0]) for position, following in pairwise(read)]
+    spans = dict(zip(read, pairwise([0, *ends, len(prompt)]), strict=True))
+    names = tokenizer.convert_ids_to_tokens(token_ids)
+    texts = [prompt[slice(*spans.get(position, (0, 0)))] or name for position, name in enumerate(names)]
     shift = prompt_template.index(CODE)
     roles = {role: _positions(spans, span, shift) for role, span in _role_spans(program).items()}
     if missing := [role for role, positions in roles.items() if not positions]:
@@ -105,9 +108,9 @@ def _role_spans(program: Program) -> dict[str, Span]:
     return spans | {f"query_{part}": getattr(program, f"query_{part}_span") for part in ("hash", "var", "colon")}
 
 
-def _positions(spans: Sequence[Span], role: Span, shift: int) -> list[int]:
+def _positions(spans: dict[int, Span], role: Span, shift: int) -> list[int]:
     start, end = role[0] + shift, role[1] + shift
-    return [position for position, span in enumerate(spans) if span[0] < end and start < span[1]]
+    return [position for position, span in spans.items() if max(start, span[0]) < min(end, span[1])]
 
 
 def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE) -> TokenizedPair:
@@ -140,9 +143,9 @@ def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram
     continued = [
         tokenizer(f"{original.prompt}{a}")["input_ids"] for a in (pair.expected_counterfactual, pair.expected_original)
     ]
-    if any(ids[:length] != original.token_ids or len(ids) == length for ids in continued):
+    if changed := [ids for ids in continued if ids[:length] != original.token_ids or len(ids) == length]:
         raise PairError(
-            f"the prompt's tokens change when the answer follows: {tokenizer.convert_ids_to_tokens(continued[1])[-4:]} "
+            f"the prompt's tokens change when the answer follows: {tokenizer.convert_ids_to_tokens(changed[0])[-4:]} "
             f"after {original.tokens[-4:]}; a prompt template whose end does not merge with a number would do"
         )
     c, o = (ids[length] for ids in continued)
