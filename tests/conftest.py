@@ -5,7 +5,9 @@ import os
 # Few cores and several processes: threads that wait for one another cost more than they bring. Before torch's import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import shutil
 from collections.abc import Generator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,3 +38,20 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     report = yield
     _refuse_skip(report)
     return report
+
+
+@pytest.fixture(scope="session")
+def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: building one runs all its migrations, which takes seconds."""
+    from debug.tracking import Store
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    assert Store(f"sqlite:///{path}").client
+    return path
+
+
+@pytest.fixture
+def uri(tmp_path: Path, _empty_store: Path) -> str:
+    """A store of the test's own."""
+    shutil.copy(_empty_store, tmp_path / "mlflow.db")
+    return f"sqlite:///{tmp_path}/mlflow.db"

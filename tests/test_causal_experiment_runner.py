@@ -1,0 +1,179 @@
+"""Causal runs in a real store: what the tracking contract promises is there, and nothing is left half done."""
+
+import math
+from itertools import islice
+
+import numpy as np
+import polars as pl
+import pytest
+
+from debug import causal_experiment_runner, models, tracking
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
+from debug.causal_tracing import COMPONENTS, SelfCheckError, run_causal_tracing_experiment
+from debug.counterfactual import make_pair
+from debug.generators import make_variable_binding_program, search
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
+    config = CausalConfig(models=["tiny"], hops=[2, 3], seq_lens=[5], num_seqs=12, name="causal", targets="roles")
+    return CausalExperimentRunner(uri).run(config), uri
+
+
+def test_a_study_has_a_cell_for_each_hops_and_length(study):
+    result, uri = study
+    parent = tracking.load_run(result.run_id, uri)
+    assert (parent.status, parent.kind, parent.role) == ("FINISHED", "causal_tracing", "study")
+    assert sorted(child.params["hops"] for child in parent.children) == ["2", "3"]
+    for child in parent.children:
+        assert (child.status, child.role) == ("FINISHED", "cell")
+        assert child.name == f"tiny · {child.params['hops']} hops · 5 lines · residual_stream"
+        assert {"model", "hops", "seq_len", "seed", "num_seqs", "generator", "prompt_template", "backend", "dtype"} | {
+            "device",
+            "intervention_type",
+            "positions",
+            "layers",
+            "require_correct",
+            "exclude_shallow",
+        } <= child.params.keys()
+
+
+def test_metrics_are_those_of_the_maps(study):
+    result, _ = study
+    run = result.logged(1)
+    n = len(run.maps)
+    assert run.metrics["pairs_used"] == n == len(run.pairs) == 12
+    rates = [np.mean([m.at_target(t)[:-1] for t in m.targets]) for m in run.maps]
+    assert run.metrics["patch_success_rate"] == pytest.approx(np.mean(rates))
+    normalized = [np.mean([m.at_target(t, "normalized_logit_diff")[:-1] for t in m.targets]) for m in run.maps]
+    assert run.metrics["normalized_logit_diff"] == pytest.approx(np.mean(normalized))
+    by_layer = run.curves("patch_success_rate_by_layer/final").filter(
+        pl.col("metric") == "patch_success_rate_by_layer/final"
+    )
+    assert by_layer["step"].to_list() == list(range(models.load("tiny").n_layers + 1))
+    assert by_layer["value"].to_list() == pytest.approx(
+        np.mean([m.at_target("final") for m in run.maps], axis=0).tolist()
+    )
+    for name in ("accuracy", "accuracy_counterfactual", "patch_success_rate", "peak_patch_success_rate"):
+        assert run.metrics[f"{name}_ci_low"] <= run.metrics[name] <= run.metrics[f"{name}_ci_high"]
+    assert run.metrics["check_identity_max_abs"] <= 1e-4
+    assert run.metrics["check_full_patch_max_abs"] <= 1e-4
+    assert run.metrics["check_full_patch_without"] > 1e-4
+    assert all(math.isfinite(value) for value in run.metrics.values())
+
+
+def test_pairs_and_maps_that_are_read_back_are_those_that_ran(study):
+    result, _ = study
+    run = result.logged(1)
+    again = run_causal_tracing_experiment("tiny", run.pairs, targets="roles")
+    for logged, fresh in zip(run.maps, again.maps, strict=True):
+        assert (logged.tokens, logged.targets, logged.pair) == (fresh.tokens, fresh.targets, fresh.pair)
+        np.testing.assert_allclose(logged.z_patched, fresh.z_patched, atol=1e-4)
+        np.testing.assert_array_equal(logged.success, fresh.success)
+    for pair in run.pairs:
+        assert make_pair(make_variable_binding_program(5, np.random.RandomState(pair.seed))[0], pair.seed) == pair
+
+
+def test_activations_are_those_of_the_model(study):
+    result, _ = study
+    run = result.logged(1)
+    positions = run.activations["0/positions"]
+    recorded = run.activations["0/clean/residual_stream"]
+    assert recorded.shape == (7, len(positions), models.load("tiny").config.hidden_size)
+    root = list(positions).index(run.maps[0].targets["ref_depth_1_rhs"][0])
+    assert np.abs(recorded[0, root] - run.activations["0/counterfactual/residual_stream"][0, root]).max() > 0
+
+
+def test_pictures_and_summary_are_artifacts(study):
+    result, _ = study
+    artifacts = result.logged(0).artifacts()
+    for stem in ("causal_map_first_pair", "causal_map_mean", "success_by_layer"):
+        assert {f"{stem}.html", f"{stem}.png"} <= set(artifacts)
+    assert {"summary.json", "programs.json", "samples.jsonl", "causal_maps/00000.safetensors"} <= set(artifacts)
+    run = result.logged(0)
+    assert run.samples.height == run.metrics["pairs_used"] + run.metrics["pairs_skipped"]
+
+
+@pytest.mark.parametrize("component", sorted(set(COMPONENTS) - {"residual_stream"}))
+def test_every_component_is_logged(uri, component):
+    pairs = [make_pair(p.program, p.seed) for p in islice(search(make_variable_binding_program, 5, 0, 3), 4)]
+    result = CausalExperimentRunner(uri).run_intervention_experiment("tiny", pairs, intervention_type=component)
+    run = result.logged()
+    assert run.params["intervention_type"] == component
+    assert run.metrics["check_full_patch_without"] > 1 > 1e-4 >= run.metrics["check_full_patch_max_abs"]
+    assert len(run.maps) == 4
+
+
+def test_skipped_pairs_are_recorded_with_their_reason(uri):
+    shallow, deep = "b = 2\na = 1\nc = b\n#c: ", "z = 1\nx = z\ns = 0\na = 4\nd = 5\n#a: "
+    runner = CausalExperimentRunner(uri)
+    result = runner.run_intervention_experiment("tiny", [shallow, "no program", deep], exclude_shallow=True)
+    run = result.logged()
+    assert (run.metrics["pairs_used"], run.metrics["pairs_skipped"]) == (1, 2)
+    assert [pair.original.text for pair in run.pairs] == [deep]
+    first, second, third = run.samples["error"].to_list()
+    assert "shallow: the root value is assigned on line 1" in first
+    assert "expected a query line" in second
+    assert third is None
+
+
+def test_a_filter_that_leaves_nothing_fails_loudly(uri):
+    runner = CausalExperimentRunner(uri)
+    with pytest.raises(ValueError, match=r"no pair .* was left to patch: .* shallow"):
+        runner.run_intervention_experiment("tiny", ["a = 1\n#a: ", "b = 2\n#b: "], exclude_shallow=True)
+    assert_nothing_runs(uri, "FAILED")
+
+
+def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):
+    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    with pytest.raises(SelfCheckError):
+        CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["a = 1\nb = a\n#b: "])
+    assert_nothing_runs(uri, "FAILED")
+    runs = tracking.find_runs(role="cell", tracking_uri=uri)
+    assert runs["metrics.check_identity_max_abs"][0] > 1e-12
+
+
+def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
+    trace_pairs = causal_experiment_runner.trace_pairs
+
+    def interrupted(*arguments):
+        for number, result in enumerate(trace_pairs(*arguments)):
+            if number == 3:
+                raise KeyboardInterrupt
+            yield result
+
+    monkeypatch.setattr(causal_experiment_runner, "trace_pairs", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        CausalExperimentRunner(uri).run(CausalConfig(models=["tiny"], num_seqs=10))
+    assert_nothing_runs(uri, "KILLED")
+    cell = tracking.load_run(tracking.find_runs(role="cell", tracking_uri=uri)["run_id"][0], uri)
+    assert cell.metrics["pairs_used"] == len(cell.maps) == len(cell.pairs) == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": ["./nowhere"]}, "there is none at"),
+        ({"models": []}, "models is empty"),
+        ({"seq_lens": [0]}, "seq_len is 0"),
+        ({"hops": [6], "seq_lens": [5]}, "1 to 5 hops"),
+        ({"num_seqs": 0}, "num_seqs is 0"),
+        ({"generator": "nonsense"}, "unknown generator 'nonsense'; there are: variable_binding"),
+        ({"prompt_template": "no place"}, "{code}"),
+        ({"intervention_type": "nonsense"}, "expected one of"),
+        ({"layers": [99]}, "out of range"),
+        ({"positions": ["somewhere"]}, "no target"),
+    ],
+)
+def test_bad_input_is_refused_and_leaves_nothing_running(uri, change, message):
+    with pytest.raises(ValueError, match=message.replace("{", r"\{")):
+        CausalExperimentRunner(uri).run(CausalConfig(**({"models": ["tiny"], "num_seqs": 2} | change)))
+    assert_nothing_runs(uri, None)
+
+
+def assert_nothing_runs(uri, status):
+    runs = tracking.find_runs(tracking_uri=uri)
+    assert "RUNNING" not in runs["status"].to_list()
+    if status is not None:
+        assert set(runs["status"]) == {status}
