@@ -185,7 +185,17 @@ def test_a_relative_sqlite_path_stays_what_it_was_when_the_folder_changes(in_a_f
     assert uri == f"sqlite:///{in_a_folder}/sub/x.db" == store_uri(uri)
 
 
-@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "ftp://host/x", "sqlite://", "sqlite:///:memory:"])
+NO_STORES = [
+    "mlruns",
+    "file:///tmp/mlruns",
+    "ftp://host/x",
+    "sqlite://",
+    "sqlite:///:memory:",
+    "sqlite:///x.db?timeout=9",
+]
+
+
+@pytest.mark.parametrize("uri", NO_STORES)
 def test_what_names_no_store_is_refused_with_what_was_expected(uri):
     with pytest.raises(TrackingError, match="expected") as raised:
         Store(uri)

@@ -113,9 +113,7 @@ def store_uri(tracking_uri: str | None = None) -> str:
     Raises:
         TrackingError: the scheme is none that MLflow can open.
     """
-    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if not given:
-        return f"sqlite:///{_mlruns() / 'mlflow.db'}"
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_mlruns() / 'mlflow.db'}"
     scheme = given.split("://", 1)[0].split("+", 1)[0] if "://" in given else ""
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https"):
         raise TrackingError(
@@ -125,9 +123,9 @@ def store_uri(tracking_uri: str | None = None) -> str:
     if scheme != "sqlite":
         return given
     database = _sqlite_path(given)
-    if database is None:
+    if database is None or "?" in given:  # what follows a question mark would not be part of the path
         raise TrackingError(
-            f"the tracking URI is {given!r}, a store in memory; expected a file: sqlite:///folder/mlflow.db"
+            f"the tracking URI is {given!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
         )
     return f"sqlite:///{database}"
 
