@@ -80,7 +80,9 @@ def test_a_prompt_outside_the_vocabulary_names_the_characters():
 
 def test_completions_do_not_depend_on_the_batch():
     model = models.load("tiny")
-    prompts = [f"a = {digit}\n{'b = a' if digit % 2 else 'c = 5'}\n#{'b' if digit % 2 else 'a'}: " for digit in range(10)]
+    prompts = [
+        f"a = {digit}\n{'b = a' if digit % 2 else 'c = 5'}\n#{'b' if digit % 2 else 'a'}: " for digit in range(10)
+    ]
     together, alone = (
         dict(model.generate(prompts + ["z = 3\n#z: "], max_new_tokens=3, batch_size=size)) for size in (11, 1)
     )

@@ -16,12 +16,11 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps
+from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, Plan, SelfChecks, trace_pairs
 from debug.counterfactual import make_pair
 from debug.generators import Generator, check_lengths, get_generator, search
@@ -285,8 +284,8 @@ class CausalExperimentRunner:
             try:
                 for result in results:
                     writer.add(result)
+                    cell.seconds = time.monotonic() - started
             finally:  # what is done is kept, also when the run is interrupted
-                cell.seconds = time.monotonic() - started
                 writer.close()
             if cell.checks is None:
                 reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
@@ -330,9 +329,7 @@ class _CellWriter:
     def _write_shard(self) -> None:
         save_maps(self.run.folder / "causal_maps" / f"{self.shards:05d}.safetensors", self.maps)
         if self.activations:
-            path = self.run.folder / "activations" / f"{self.shards:05d}.safetensors"
-            path.parent.mkdir(exist_ok=True)
-            save_file(self.activations, path)
+            save_tensors(self.run.folder / "activations" / f"{self.shards:05d}.safetensors", self.activations)
         self.run.log_programs(self.pairs)
         self.run.flush()
         self.maps, self.activations = [], {}

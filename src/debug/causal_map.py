@@ -186,8 +186,15 @@ def save_maps(path: Path, maps: Sequence[CausalMap]) -> None:
         own, header = causal_map.to_tensors()
         arrays |= {f"{index}/{name}": np.ascontiguousarray(array) for name, array in own.items()}
         headers.append(header)
+    save_tensors(path, arrays, {"causal_maps": json.dumps(headers)})
+
+
+def save_tensors(path: Path, arrays: dict[str, np.ndarray], header: dict[str, str] | None = None) -> None:
+    """Write a safetensors file; whoever reads meanwhile finds all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(arrays, path, metadata={"causal_maps": json.dumps(headers)})
+    part = path.with_name(f"{path.name}.part")
+    save_file(arrays, part, metadata=header)
+    part.replace(path)
 
 
 def load_maps(path: Path) -> list[CausalMap]:

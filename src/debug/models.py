@@ -70,7 +70,10 @@ ARCHITECTURES: dict[str, Architecture] = {
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model in memory with its tokenizer. ``nnsight`` is for interventions, ``hf`` the plain transformers module."""
+    """A model in memory with its tokenizer. ``nnsight`` is for interventions, ``hf`` the plain transformers module.
+
+    ``id`` is what runs call it: a folder's own name, else the id it was loaded by.
+    """
 
     id: str
     path: str
@@ -242,6 +245,11 @@ def load(
     return _cache[key]
 
 
+def name_of(model_id: str) -> str:
+    """The id as a run's param has it: a folder by its own name, whatever its path."""
+    return Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
+
+
 def loaded() -> list[str]:
     """Ids of the models in memory, in the order in which they were loaded."""
     return list(dict.fromkeys(model_id for model_id, _, _ in _cache))
@@ -299,7 +307,7 @@ def _load(model_id: str, dtype: str, device: str, trust_remote_code: bool) -> Lo
         hf = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
-    return wrap(hf.to(device).eval(), tokenizer, model_id=model_id, path=path, dtype=dtype)
+    return wrap(hf.to(device).eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
 
 
 def _not_found(model_id: str, path: str, error: Exception) -> str:

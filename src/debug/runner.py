@@ -9,12 +9,10 @@ Samples are stored as they come, so that what is done stays, however the run end
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import altair as alt
@@ -127,7 +125,7 @@ class ExperimentRunner:
         """
         for model_id in config.models:
             models.locate(model_id)
-        names = [_name(model_id) for model_id in config.models]
+        names = [models.name_of(model_id) for model_id in config.models]
         cells = list(product(config.hops, config.seq_lens))
         programs: dict[tuple[int | None, int], Drawn] = {}
         summary: dict[str, Any] = {"experiment": config.name, "cells": []}
@@ -172,11 +170,10 @@ class ExperimentRunner:
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """One cell as a run: its row of the summary, and its samples."""
         seq_len = drawn.programs[0].seq_len
-        model_name = _name(model.id)
-        name = f"{model_name} · {_hops(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
+        name = f"{model.id} · {_hops(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
         bar.set_description(name)
         params = {
-            "model": model_name,
+            "model": model.id,
             "hops": _hops(hops),
             "seq_len": seq_len,
             "dtype": model.dtype,
@@ -193,7 +190,7 @@ class ExperimentRunner:
             metrics = _score(records, time.perf_counter() - started)
             cell.log_metrics(metrics)
             row: dict[str, Any] = {
-                "model": model_name,
+                "model": model.id,
                 "hops": hops,
                 "seq_len": seq_len,
                 "run_id": cell.run_id,
@@ -350,11 +347,6 @@ def _chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """The columns that the accuracy chart reads, from rows with a cell's coordinates and metrics."""
     frame = pl.DataFrame(rows, infer_schema_length=None).rename(_CHARTED)
     return frame.select("model", "hops", "seq_len", *_CHARTED.values())
-
-
-def _name(model_id: str) -> str:
-    """The id as a param: a folder by its own name."""
-    return Path(os.path.abspath(model_id)).name if Path(model_id).is_dir() else model_id
 
 
 def _hops(hops: int | None) -> str:

