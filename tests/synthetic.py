@@ -1,10 +1,18 @@
-"""A causal map made by hand, for tests of what is done with maps: no model runs."""
+"""Causal maps and a tracking store made by hand, for tests of what is done with them: no model runs."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
-from debug.causal_map import CausalMap
+from debug.causal_map import CausalMap, save_maps
+from debug.counterfactual import make_pair
+from debug.tracking import Store
+
+PROGRAM = "i = 8\nx = i\nh = x\ny = 4\nw = x\n#h: "
+NASTY = "<script>alert(1)</script> **bold** $x$ `code` :red[no] [link](http://127.0.0.1)\x00 " + "long " * 50
 
 TOKENS = ["i", " = ", "8", "\n", "x", " = ", "i", "\n", "h", " = ", "x", "\n", "y", " = ", "4", "\n"]
 TOKENS += ["w", " = ", "x", "\n", "#", "h", ": "]
@@ -51,3 +59,35 @@ def make_map(
         z_patched=z,
         top=np.where(z[..., 0] > z[..., 1], 17, 18).astype(np.int64),
     )
+
+
+def make_samples(n: int, raw_output: str = "8") -> list[dict[str, Any]]:
+    """Samples of the published three-hop program, all answered with ``raw_output``."""
+    known = {"seq_len": 5, "hops": 3, "program": PROGRAM, "prompt": PROGRAM, "expected": 8, "error": None}
+    parsed = int(raw_output) if raw_output.isdecimal() else None
+    said = {"raw_output": raw_output, "parsed": parsed, "correct": parsed == 8, "chain": ["h", "x", "i"]}
+    return [{"seed": seed, **known, **said} for seed in range(n)]
+
+
+def log_accuracy(store: Store, raw_output: str = "8", hops: Iterable[int] = (1, 2, 3)) -> list[str]:
+    """An accuracy study; the run ids of the study and of its cells."""
+    with store.start("accuracy", "tiny · accuracy", kind="accuracy") as study:
+        ids = [study.run_id]
+        for number in hops:
+            with study.cell(f"tiny · {number} hops · 5 lines", {"model": "tiny", "hops": number, "seq_len": 5}) as cell:
+                ids.append(cell.run_id)
+                cell.log_metrics({"accuracy": 0.9, "accuracy_ci_low": 0.8, "accuracy_ci_high": 0.95, "num_samples": 60})
+                cell.append_jsonl("samples.jsonl", make_samples(60, raw_output))
+    return ids
+
+
+def log_causal(store: Store, maps: list[CausalMap]) -> str:
+    """A causal study of one cell; the run id of the cell."""
+    with store.start("causal", "tiny · residual_stream", kind="causal_tracing") as study:
+        params = {"model": "tiny", "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
+        with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
+            save_maps(cell.folder / "causal_maps" / "00000.safetensors", maps)
+            cell.log_programs([make_pair(PROGRAM, seed) for seed in range(len(maps))])
+            cell.append_jsonl("samples.jsonl", make_samples(len(maps)))
+            cell.log_metrics({"patch_success_rate": 0.31, "patch_success_rate_ci_low": 0.28, "pairs_used": len(maps)})
+    return cell.run_id

@@ -22,7 +22,7 @@ from debug.causal_map import CausalMap, MeanCausalMap
 
 Picture = alt.LayerChart | alt.FacetChart
 Metric = Literal["normalized_logit_diff", "success", "logit_diff"]
-METRICS: dict[str, str] = {
+METRICS: dict[Metric, str] = {
     "normalized_logit_diff": "normalized logit difference",
     "success": "success",
     "logit_diff": "logit difference",
@@ -33,7 +33,7 @@ METRICS: dict[str, str] = {
 _CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#b8a800"]
 _GREY = "#7a7a7a"  # as far from white as from the dark theme's background
 _TARGET, _LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
-_INK = "#22222a"  # text on a chip
+_INK, _NAME = "#22222a", "#9a7000"  # text on a chip; a target's name, on paper of either theme
 _LONGEST_LABEL = 40
 
 alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
@@ -250,7 +250,7 @@ def _labels(frame: pl.DataFrame) -> list[str]:
     return frame["label"].unique(maintain_order=True).to_list()
 
 
-def _grid(frame: pl.DataFrame, metric: str, x: alt.X, of: CausalMap | MeanCausalMap) -> list[alt.Chart]:
+def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, of: CausalMap | MeanCausalMap) -> list[alt.Chart]:
     """The coloured cells, and a cross where a cell has no value."""
     base = alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
     base = base.encode(x=x, y=_layer_axis(of), tooltip=_tooltip(frame))
@@ -261,7 +261,7 @@ def _grid(frame: pl.DataFrame, metric: str, x: alt.X, of: CausalMap | MeanCausal
     ]
 
 
-def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
+def _colour(frame: pl.DataFrame, metric: Metric) -> alt.Color:
     """Orange: towards the counterfactual's answer. Purple: away from it."""
     legend = alt.Legend(
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
@@ -324,7 +324,7 @@ def _title(
 ) -> alt.TitleParams:
     """What the picture is of; the subtitle says what colours hide."""
     if isinstance(of, MeanCausalMap):
-        which = f"mean over {of.n_pairs} pairs"
+        which = f"mean over {of.n_pairs} {'pair' if of.n_pairs == 1 else 'pairs'}"
     else:
         answers = [visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens]
         which = f"pair {of.pair} · {answers[0]} patched into a program whose answer is {answers[1]}"
@@ -377,6 +377,6 @@ def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
             limit=0 if upright else height - 4,
         ),
         alt.Chart(targets)
-        .mark_text(color=_GREY, fontSize=11, align="left", baseline="middle", angle=45, yOffset=12 + height)
+        .mark_text(color=_NAME, fontSize=11, align="left", baseline="middle", angle=45, yOffset=12 + height)
         .encode(x=x, y=bottom, text="target:N"),
     ]
