@@ -43,8 +43,8 @@ def scale(chart) -> dict:
 
 def tokens_drawn(chart) -> list[str]:
     spec = chart.to_dict()
-    layer = next(layer for layer in spec["layer"] if layer["encoding"].get("text", {}).get("field") == "token")
-    return [row["token"] for row in spec["datasets"][layer["data"]["name"]]]
+    layer = next(layer for layer in spec["layer"] if layer["encoding"].get("text", {}).get("field") == "label")
+    return [row["label"] for row in spec["datasets"][layer["data"]["name"]]]
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -118,6 +118,12 @@ def test_a_map_of_some_positions_and_layers_is_drawn():
     assert {(row["layer"], row["position"]) for row in coloured(causal_heatmap(some))} == {
         (layer, position) for layer in (0, 3) for position in (2, 22)
     }
+
+
+def test_a_map_without_targets_is_drawn():
+    chart = causal_heatmap(replace(make_map(), targets={}))
+    assert len(coloured(chart)) == 161
+    assert {row["target"] for row in coloured(chart)} == {None}
 
 
 def test_heads_are_drawn_as_layers_by_heads_at_a_target():

@@ -34,17 +34,16 @@ _CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 _GREY = "#7a7a7a"  # as far from white as from the dark theme's background
 _TARGET, _LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
 _INK, _NAME = "#22222a", "#9a7000"  # text on a chip; a target's name, on paper of either theme
-_LONGEST_LABEL = 40
 
 alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
 
 
-def visible(text: str) -> str:
+def visible(text: str, longest: int = 40) -> str:
     """A token as text that can be seen: ``·`` for a space, ``⏎`` for a newline, escapes for what does not print."""
     shown = "".join(
         {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
     )
-    return shown if len(shown) <= _LONGEST_LABEL else shown[: _LONGEST_LABEL - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
 def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
@@ -152,7 +151,7 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric = "normalized_logit_dif
         scale=alt.Scale(domain=causal_map.positions),
         axis=_axis(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
-    cell_width = 24 if len(causal_map.positions) <= 60 else 18
+    cell_width = min(24, max(14, 1000 // len(causal_map.positions)))  # seventeen lines fit on a page of 1280 pixels
     layers = [*_grid(frame, metric, x, causal_map), *_token_strip(causal_map, cell_width)]
     chart = alt.layer(*layers).properties(title=_title(causal_map, frame, metric))
     return _sized(chart, causal_map, cell_width=cell_width)
@@ -347,6 +346,7 @@ def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
         {
             "position": causal_map.positions,
             "token": [visible(causal_map.tokens[p]) for p in causal_map.positions],
+            "label": [visible(causal_map.tokens[p], 12) for p in causal_map.positions],
             "chip": [_TARGET if p in in_target else _LINES[line_of[p] % 2] for p in causal_map.positions],
             "ends_line": [line_of[p + 1] > line_of[p] for p in causal_map.positions],
         }
@@ -357,24 +357,19 @@ def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
     targets = pl.DataFrame({"position": names.keys(), "target": [" = ".join(of) for of in names.values()]})
     targets = targets.filter(pl.col("position").is_in(causal_map.positions))
 
-    longest = int(strip["token"].str.len_chars().max() or 1)  # type: ignore[arg-type]
-    font_size = 11 if cell_width > 20 else 10
-    upright = longest * 0.6 * font_size <= cell_width + 1
-    height = 20 if upright else 8 + 7 * min(longest, 12)
+    width = pl.col("label").str.len_chars() * 6  # pixels, in a monospaced font of size 10
+    strip = strip.with_columns(angle=pl.when(width <= cell_width).then(0).otherwise(270))
+    height = max([20, *strip.filter(pl.col("angle") > 0).select(width + 8).to_series()])
     bottom = alt.value("height")
     x = alt.X("position:O")
-    chips = alt.Chart(strip).encode(x=x, y=bottom, y2=bottom, tooltip=["token:N", "position:O"])
-    text = alt.Chart(strip).encode(x=x, y=bottom, text="token:N", tooltip=["token:N", "position:O"])
+    base = alt.Chart(strip).encode(
+        x=x, y=bottom, tooltip=["token:N", alt.Tooltip("position:O", title="token position")]
+    )
     return [
         alt.Chart(strip.filter("ends_line")).mark_rule(color=_GREY).encode(x=alt.X("position:O", bandPosition=1)),
-        chips.mark_rect(yOffset=5, y2Offset=5 + height).encode(fill=alt.Fill("chip:N", scale=None)),
-        text.mark_text(
-            font="monospace",
-            fontSize=font_size,
-            color=_INK,
-            yOffset=5 + height / 2,
-            angle=0 if upright else 270,
-            limit=0 if upright else height - 4,
+        base.mark_rect(yOffset=5, y2Offset=5 + height).encode(y2=bottom, fill=alt.Fill("chip:N", scale=None)),
+        base.mark_text(font="monospace", fontSize=10, color=_INK, yOffset=5 + height / 2).encode(
+            text="label:N", angle=alt.Angle("angle:Q", scale=None)
         ),
         alt.Chart(targets)
         .mark_text(color=_NAME, fontSize=11, align="left", baseline="middle", angle=45, yOffset=12 + height)
