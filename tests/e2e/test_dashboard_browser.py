@@ -121,7 +121,7 @@ def test_a_shared_link_opens_the_same_view(page, runs):
     expect(chart).to_contain_text("final norm")
     expect(chart).to_contain_text("·=·")
     expect(chart).to_contain_text("ref_depth_2_rhs")
-    expect(page.get_by_text("#h: 8")).to_be_visible()
+    expect(page.get_by_test_id("stCode").filter(has_text="#h: 8")).to_be_visible()
 
 
 def test_a_choice_goes_into_the_url(page, runs):
