@@ -30,6 +30,7 @@ def hops(text: str) -> int | None:
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
     """Run a script's main function and end as scripts here do."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `command &` has it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         main(arguments)
