@@ -45,7 +45,7 @@ def arguments() -> argparse.Namespace:
 def main(options: argparse.Namespace) -> None:
     from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 
-    positions = [int(p) if p.lstrip("-").isdigit() else p for p in options.positions]
+    positions: list[str | int] = [int(p) if p.lstrip("-").isdigit() else p for p in options.positions]
     config = CausalConfig(
         models=options.models,
         intervention_type=options.intervention_type,
@@ -57,7 +57,7 @@ def main(options: argparse.Namespace) -> None:
         generator=options.generator,
         prompt_template=options.prompt,
         layers=options.layers,
-        positions=positions[0] if positions in (["all"], ["targets"]) else positions,
+        positions=options.positions[0] if positions in (["all"], ["targets"]) else positions,
         targets="roles" if options.targets == ["roles"] else options.targets,
         require_correct=not options.keep_wrong,
         exclude_shallow=options.exclude_shallow,

@@ -2,11 +2,11 @@
 
 import shutil
 
-import families
 import pytest
 import torch
 from transformers import AutoTokenizer, BertConfig, BertLMHeadModel
 
+import families
 from debug import models
 
 
@@ -62,7 +62,7 @@ def test_an_unknown_dtype_is_refused():
 def test_an_architecture_that_is_not_listed_says_how_to_add_it():
     tokenizer = AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny")
     bert = BertLMHeadModel(BertConfig(vocab_size=41, hidden_size=8, num_hidden_layers=1, num_attention_heads=1))
-    with pytest.raises(models.UnsupportedArchitecture, match="'bert'.*ARCHITECTURES"):
+    with pytest.raises(models.UnsupportedArchitecture, match=r"'bert'.*ARCHITECTURES"):
         models.wrap(bert, tokenizer, model_id="bert")
 
 
@@ -84,7 +84,7 @@ def test_completions_do_not_depend_on_the_batch():
         f"a = {digit}\n{'b = a' if digit % 2 else 'c = 5'}\n#{'b' if digit % 2 else 'a'}: " for digit in range(10)
     ]
     together, alone = (
-        dict(model.generate(prompts + ["z = 3\n#z: "], max_new_tokens=3, batch_size=size)) for size in (11, 1)
+        dict(model.generate([*prompts, "z = 3\n#z: "], max_new_tokens=3, batch_size=size)) for size in (11, 1)
     )
     assert together == alone
     assert sorted(together) == list(range(11))

@@ -131,7 +131,8 @@ class CausalMap:
                 values[name] = check(header[name])
             except (TypeError, ValueError, AttributeError) as error:
                 raise CausalMapError(f"field {name!r} is {header[name]!r:.80}: {error}") from error
-        return cls(**values, **arrays)
+        values.update(arrays)
+        return cls(**values)
 
 
 def _int(value: Any) -> int:

@@ -153,9 +153,9 @@ def record(model: LoadedModel, token_ids: Int[Tensor, "pair token"], components:
     """Run programs unpatched, in one forward pass, and keep the residual stream and ``components`` at every layer."""
     wanted = [name for name in COMPONENTS if name in {"residual_stream", *components}]
     token_ids = token_ids.to(model.device)
-    cache = DynamicCache()
+    cache: Any = DynamicCache()
     with model.trace(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1):
-        kept = {name: [] for name in wanted}
+        kept: Any = {name: [] for name in wanted}
         for layer in range(model.n_layers):
             for name in wanted:
                 kept[name].append(COMPONENTS[name].read(model, layer))
@@ -163,7 +163,7 @@ def record(model: LoadedModel, token_ids: Int[Tensor, "pair token"], components:
         kept.save()
         logits = model.nnsight.output.logits.save()
     kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
-    return Runs(token_ids, logits[:, -1].float(), kept, [(layer.keys, layer.values) for layer in cache.layers])
+    return Runs(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
 
 
 @torch.no_grad()
@@ -562,10 +562,11 @@ def _trace_group(
         shape = (len(layers), *([len(heads)] if COMPONENTS[component].per_head else []), len(columns))
         answers = torch.tensor(tokenized.answer_tokens)
         grids.append((clean.logits[number, answers].cpu().expand(*shape, 2).clone(), torch.full(shape, tops[row][0])))
-        for (i, layer), (j, head), (k, column) in product(*map(enumerate, (layers, heads, columns))):
+        for (i, layer), (k, column) in product(enumerate(layers), enumerate(columns)):
             if _can_matter(component, layer, column, tokenized.first_difference, clean.length, model.n_layers):
-                cells.append(Cell(number, (Site(component, layer, tuple(column), head),)))
-                where.append((number, i, k) if head is None else (number, i, j, k))
+                for j, head in enumerate(heads):
+                    cells.append(Cell(number, (Site(component, layer, tuple(column), head),)))
+                    where.append((number, i, k) if head is None else (number, i, j, k))
     with tqdm(total=len(cells), desc="cells", leave=False, disable=None) as bar:
         for indices, logits in patched_logits(model, clean, source, cells, batch_tokens):
             tokens = torch.tensor([group[used[cells[index].pair]][1].answer_tokens for index in indices])

@@ -11,6 +11,7 @@ to top, so that information flows to the right and upwards; row ``n_layers`` is 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -196,8 +197,14 @@ def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_log
 
 
 def success_by_layer(mean: MeanCausalMap) -> Picture:
-    """Patch success rate over layers: for each target a curve with its interval; dashed lines at hand-over layers."""
-    frame = _curves(mean, "success")
+    """Patch success rate over layers: for each target a curve with its interval; dashed lines at hand-over layers.
+
+    Of more targets than there are colours to tell them apart, those with the highest rates are drawn, and the subtitle
+    says so.
+    """
+    highest = sorted(mean.curves, key=lambda curve: -max(rate.estimate for rate in curve.success))
+    drawn = {curve.target for curve in highest[: len(_CATEGORIES)]}
+    frame = _curves(replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn]), "success")
     x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=_layer_label(mean), labelOverlap="greedy")).title(
         "layer"
     )
@@ -221,9 +228,13 @@ def success_by_layer(mean: MeanCausalMap) -> Picture:
         bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y.title("patch success rate")),
     )
-    title = _title(mean, frame, "success")
+    title, notes = _title(mean, frame, "success"), []
     if not moves.is_empty():
-        title.subtitle = "dashed: a hand-over layer, the first where the next target's rate passes the previous one's"
+        notes.append("dashed: a hand-over layer, the first where the next target's rate passes the previous one's")
+    if left_out := highest[len(drawn) :]:
+        most = max(rate.estimate for curve in left_out for rate in curve.success)
+        notes.append(f"not drawn: {len(left_out)} targets whose rate stays at or below {most:.0%}")
+    title.subtitle = notes or alt.Undefined
     return chart.properties(width=alt.Step(min(60, max(14, 560 // len(mean.layers)))), height=260, title=title)
 
 
@@ -234,15 +245,16 @@ def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
             "target": visible(curve.target),
             "label": f"{visible(curve.target)} (n={curve.n})",
             "layer": layer,
-            metric: value.estimate,
-            "ci_low": value.low,
-            "ci_high": value.high,
-            "interval": str(value),
+            metric: value and value.estimate,
+            "ci_low": value and value.low,
+            "ci_high": value and value.high,
+            "interval": str(value) if value else "no value",
         }
         for curve in mean.curves
         for layer, value in zip(mean.layers, getattr(curve, metric), strict=True)
     ]
-    return pl.DataFrame(rows, schema_overrides={"ci_low": pl.Float64, "ci_high": pl.Float64}).fill_nan(None)
+    numbers = dict.fromkeys((metric, "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
+    return pl.DataFrame(rows, schema_overrides=numbers).fill_nan(None)
 
 
 def _labels(frame: pl.DataFrame) -> list[str]:

@@ -84,7 +84,7 @@ class LoadedModel:
     architecture: Architecture
 
     @property
-    def hf(self) -> torch.nn.Module:
+    def hf(self) -> Any:
         return self.nnsight._module
 
     @property
@@ -304,7 +304,9 @@ def _load(model_id: str, dtype: str, device: str, trust_remote_code: bool) -> Lo
         # Only the eager attention of transformers applies soft caps to attention logits (Gemma 2).
         attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
-        hf = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
+        hf: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=DTYPES[dtype], attn_implementation=attention, **options
+        )
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
     return wrap(hf.to(device).eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
@@ -319,7 +321,7 @@ def _not_found(model_id: str, path: str, error: Exception) -> str:
     )
 
 
-def wrap(hf: torch.nn.Module, tokenizer: Any, *, model_id: str, path: str = "", dtype: str = "float32") -> LoadedModel:
+def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str = "float32") -> LoadedModel:
     """A transformers model that is in memory already (a training step's, a test's), as a :class:`LoadedModel`.
 
     Raises:
