@@ -407,7 +407,7 @@ class Settings:
     """What decides a training run, beside this file; kept in the run's folder."""
 
     seed: int = 0
-    steps: int = 4500
+    steps: int = 3600
     tokens_per_step: int = 3072
     learning_rate: float = 1e-3
     warmup_steps: int = 100
