@@ -84,6 +84,7 @@ VERSIONED = {
 """Name in the tag debug.versions -> distribution."""
 
 _PARENT = "mlflow.parentRunId"
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
 _MAX_PARAM, _MAX_TAG = 6000, 8000  # characters; MLflow cuts longer values off without a word
 _BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
 _PAGE = 1000  # runs in one answer of the store
@@ -304,7 +305,7 @@ class Store:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             try:
-                return self.client.create_experiment(name, artifact_location=self._artifact_location())
+                return self.client.create_experiment(name, self._artifact_location(), _EXPERIMENT_TAGS)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
-import socket
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,11 +14,6 @@ from synthetic import NASTY, log_accuracy, log_causal, make_map
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
 expect = playwright.expect
 
-ROOT = Path(__file__).parents[2]
-CHROMIUM = shutil.which("chromium")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH (Debian: apt-get install chromium)")
-FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-FLAGS += " --disable-component-update --disable-sync"
 SECONDS = 60
 expect.set_options(timeout=SECONDS * 1000)
 
@@ -48,38 +36,16 @@ def runs(store) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def address(store, runs, tmp_path_factory) -> Iterator[str]:
+def address(store, runs, serve) -> Iterator[str]:
     """The dashboard on the store, as `streamlit run` serves it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", "--server.headless=true"]
-    command += [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-    command += ["--", "--tracking-uri", store.uri]
-    log = tmp_path_factory.mktemp("server") / "log"
-    with log.open("w") as file:
-        server = subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-        try:
-            for _ in range(SECONDS * 4):
-                assert server.poll() is None, log.read_text()
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/_stcore/health", timeout=1)
-                    break
-                except (urllib.error.URLError, TimeoutError, ConnectionError):
-                    time.sleep(0.25)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(SECONDS)
-    assert "Traceback" not in log.read_text()
 
+    def command(port: int) -> list[str]:
+        options = [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
+        streamlit = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", "--server.headless=true"]
+        return [*streamlit, *options, "--", "--tracking-uri", store.uri]
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
-        yield browser
-        browser.close()
+    with serve(command, "/_stcore/health") as address:
+        yield address
 
 
 @pytest.fixture

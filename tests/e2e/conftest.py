@@ -1,0 +1,61 @@
+"""A real browser, and servers for it to look at."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CHROMIUM = shutil.which("chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+SECONDS = 60
+
+
+@pytest.fixture(scope="session")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def serve(tmp_path_factory):
+    """A context that runs ``command(port)`` until the address answers at ``health``, and ends it afterwards."""
+
+    @contextmanager
+    def served(command: Callable[[int], list[str]], health: str) -> Iterator[str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        log = tmp_path_factory.mktemp("server") / "log"
+        with log.open("w") as file:
+            server = subprocess.Popen(command(port), cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+            try:
+                for _ in range(SECONDS * 4):
+                    assert server.poll() is None, log.read_text()
+                    try:
+                        urllib.request.urlopen(f"http://127.0.0.1:{port}{health}", timeout=1)
+                        break
+                    except (urllib.error.URLError, TimeoutError, ConnectionError):
+                        time.sleep(0.25)
+                yield f"http://127.0.0.1:{port}"
+            finally:
+                server.terminate()
+                server.wait(SECONDS)
+        assert "Traceback" not in log.read_text()
+
+    return served

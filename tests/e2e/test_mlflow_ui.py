@@ -1,0 +1,26 @@
+"""The MLflow UI on a store of ours, in a real browser: the heatmap shows among the artifacts."""
+
+import sys
+from pathlib import Path
+
+from debug.causal_experiment_runner import CausalExperimentRunner
+from debug.tracking import Store
+
+
+def test_the_heatmap_is_shown_as_an_artifact(browser, serve, uri):
+    result = CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["i = 8\nx = i\nh = x\n#h: "])
+    run_id = result.cells[0].run_id
+    experiment_id = Store(uri).client.get_run(run_id).info.experiment_id
+
+    def command(port: int) -> list[str]:
+        mlflow = str(Path(sys.executable).with_name("mlflow"))
+        return [mlflow, "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+
+    with serve(command, "/health") as address:
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.goto(f"{address}/#/experiments/{experiment_id}/runs/{run_id}/artifacts/causal_map_mean.png")
+        picture = page.locator("img[src*='blob:'], img[alt*='causal_map_mean'], img[src*='causal_map_mean']").first
+        picture.wait_for(timeout=90_000)
+        assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 200
+        assert page.get_by_text("success_by_layer.html").is_visible()
+        page.close()
