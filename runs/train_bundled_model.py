@@ -86,9 +86,7 @@ def train(options: argparse.Namespace) -> None:
             for step, metrics in training.train(settings, folder, held_out):
                 run.log_metrics(metrics, step)
         finally:
-            for name in ("settings.json", "metrics.jsonl"):
-                shutil.copy(folder / name, run.folder / name)
-            shutil.copytree(folder / "checkpoints", run.folder / "checkpoints", dirs_exist_ok=True)
+            shutil.copytree(folder, run.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state.safetensors*"))
         last = training.checkpoint_folder(folder, settings.steps)
         accuracies = training.evaluate(training.load_weights(last), held_out)
         for cell, (program, pair) in accuracies.items():

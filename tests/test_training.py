@@ -1,6 +1,8 @@
 """The training programs, the packing of queries, and a run that goes on where it stopped."""
 
+import argparse
 import json
+import runpy
 import signal
 import string
 import subprocess
@@ -20,7 +22,10 @@ from scipy import stats
 from debug import training
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program
+from debug.tracking import find_runs, load_run
 from debug.training import Settings, State
+
+SCRIPT = Path(__file__).parents[1] / "runs" / "train_bundled_model.py"
 
 SMALL = Settings(
     steps=6,
@@ -265,12 +270,31 @@ def test_learning_rate_warms_up_stays_and_ends_at_zero() -> None:
     assert rates[700:] == sorted(rates[700:], reverse=True)
 
 
+def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = runpy.run_path(str(SCRIPT))
+    monkeypatch.setattr(training, "HELD_OUT", {(None, 5): 20, (2, 5): 20})
+    monkeypatch.setattr(training, "Settings", lambda **given: replace(SMALL, **given))
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options = argparse.Namespace(out=tmp_path / "run", steps=4, seed=None, resume=False, threads=1, tracking_uri=store)
+    script["train"](options)
+    script["train"](argparse.Namespace(**{**vars(options), "steps": 6, "resume": True}))
+    runs = find_runs(kind="training", tracking_uri=store)
+    assert runs.height == 2
+    run = max((load_run(run_id, store) for run_id in runs["run_id"]), key=lambda run: int(run.params["steps"]))
+    assert run.status == "FINISHED"
+    assert run.curves("loss/answer")["step"].to_list() == [1, 2, 3, 4, 5, 6]
+    assert {"accuracy/lines_5", "accuracy/lines_5_hops_2", "held_out_accuracy/lines_5_ci_low"} <= run.metrics.keys()
+    assert "checkpoints/step_000000/model.safetensors" in run.artifacts()
+    assert "checkpoints/step_000006/model.safetensors" in run.artifacts()
+
+
 def test_the_script_refuses_to_write_over_a_run(tmp_path: Path) -> None:
     (tmp_path / "settings.json").write_text(json.dumps({"seed": 0}))
-    script = Path(__file__).parents[1] / "runs" / "train_bundled_model.py"
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
     done = subprocess.run(
-        [sys.executable, str(script), "--out", str(tmp_path), "--tracking-uri", store], capture_output=True, text=True
+        [sys.executable, str(SCRIPT), "--out", str(tmp_path), "--tracking-uri", store], capture_output=True, text=True
     )
     assert done.returncode == 2
     assert "--resume" in done.stderr

@@ -472,7 +472,7 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 def train(
     settings: Settings, folder: Path, held_out: dict[Cell, list[ProgramPair]]
 ) -> Iterator[tuple[int, dict[str, float]]]:
-    """Train, or go on training, in ``folder``; yields (step, metrics) as they are appended to its ``metrics.jsonl``.
+    """Train, or go on training, in ``folder``; yields all (step, metrics) of its ``metrics.jsonl``, old and new.
 
     The folder holds ``settings.json``, ``metrics.jsonl``, ``state.safetensors`` (weights, optimizer moments, where the
     run stands) and ``checkpoints/step_000000`` and on, each a Hugging Face folder. A run that was killed goes on from
@@ -489,8 +489,11 @@ def train(
     )
     state = load_state(folder, model, optimizer) if (folder / "state.safetensors").exists() else State()
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    kept = [{"step": step, **metrics} for step, metrics in history(folder) if step <= state.step]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in kept))
+    kept = [(step, metrics) for step, metrics in history(folder) if step <= state.step]
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps({"step": step, **metrics}) + "\n" for step, metrics in kept)
+    )
+    yield from kept
 
     with (
         (folder / "metrics.jsonl").open("a", buffering=1) as log,
