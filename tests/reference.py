@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from debug.causal_tracing import COMPONENTS, Site
+from debug.causal_tracing import COMPONENTS, Cut, Site
 from debug.models import LoadedModel
 
 
@@ -44,3 +44,24 @@ def patch(
                         component.write(model, layer, value.view_as(original))
         logits = model.nnsight.output.logits[0, -1].save()
     return logits  # noqa: RET504 (what a trace saves exists after it)
+
+
+def knock_out(model: LoadedModel, token_ids: Int[Tensor, "token"], cuts: list[Cut]) -> Float[Tensor, "vocabulary"]:
+    """Logits of the last position with the attention edges cut, one at a time, in a mask of the whole prompt."""
+    length = len(token_ids)
+    position = torch.arange(length)
+    distance = (position[:, None] - position[None])[None]
+    lowest = torch.finfo(torch.float32).min
+    mask = model.attention_mask(distance >= 0, distance)
+    with torch.no_grad(), model.trace(token_ids[None], attention_mask=mask, position_ids=position[None]):
+        for layer in range(model.n_layers):
+            arguments, keywords = model.attention(layer).inputs
+            mask = keywords["attention_mask"].repeat(1, model.n_heads, 1, 1)
+            for cut in cuts:
+                for query in cut.queries if cut.layer == layer else ():
+                    for key in cut.keys:
+                        for head in range(model.n_heads) if cut.head is None else [cut.head]:
+                            mask[0, head, query, key] = lowest
+            model.attention(layer).inputs = (arguments, {**keywords, "attention_mask": mask})
+        logits = model.nnsight.output.logits[0, -1].save()
+    return logits  # noqa: RET504

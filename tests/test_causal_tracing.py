@@ -12,6 +12,7 @@ from debug import causal_tracing, models
 from debug.causal_tracing import (
     COMPONENTS,
     Cell,
+    Cut,
     Plan,
     SelfCheckError,
     Site,
@@ -122,6 +123,28 @@ def test_cells_of_many_sites_equal_one_trace(random_model):
         Cell(0, (Site("attention_heads", 1, (12, 13)),)),
     ]
     assert (fast(random_model, clean, source, cells) - slow(random_model, clean, source, cells)).abs().max() < 1e-4
+
+
+def test_cut_edges_equal_one_trace(random_model):
+    """Some layers, some heads, queries far behind the first, keys in the clean prefix and in the cell's own tokens."""
+    clean, source = runs_with_an_effect(random_model, 1)
+    cells = [
+        Cell(0, tuple(Cut(layer, (20, 21, 22), (2, 3)) for layer in range(4))),
+        Cell(0, (Cut(2, (22,), tuple(range(15, 22))),)),
+        Cell(0, (Cut(1, (6, 10, 22), (2, 5)), Cut(3, (22,), (10,), head=1))),
+        Cell(0, (Cut(0, (12,), (12, 11), head=0), Cut(0, (12,), (3,), head=3))),
+    ]
+    fast_ones = fast(random_model, clean, source, cells)
+    slow_ones = torch.stack([reference.knock_out(random_model, clean.token_ids[0], list(cell.sites)) for cell in cells])
+    assert (fast_ones - slow_ones).abs().max() < 1e-4
+    assert (slow_ones[1] - clean.logits[0]).abs().max() > 0.1
+
+
+def test_a_query_left_without_keys_is_refused():
+    model = families.family("qwen3")
+    clean, source = runs(model, pairs(1))
+    with pytest.raises(ValueError, match="leaves a query without any key"):
+        fast(model, clean, source, [Cell(0, (Cut(1, (3,), (0, 1, 2, 3)),))])
 
 
 @pytest.mark.parametrize("component", COMPONENTS)

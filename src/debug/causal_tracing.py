@@ -103,11 +103,26 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Attention edges of a layer, removed before the softmax: from every query to every key, of one head or of all."""
+
+    layer: int
+    queries: tuple[int, ...]
+    keys: tuple[int, ...]
+    head: int | None = None
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where something changes: at the queries."""
+        return self.queries
+
+
+@dataclass(frozen=True)
 class Cell:
-    """One intervention: the sites patched together in one pair of the batch (``pair``: its row in :class:`Runs`)."""
+    """One intervention: what is patched or cut together in a pair of the batch (``pair``: its row in :class:`Runs`)."""
 
     pair: int
-    sites: tuple[Site, ...]
+    sites: tuple[Site | Cut, ...]
 
     @property
     def layer(self) -> int:
@@ -234,6 +249,7 @@ def _run_batch(
     segments = np.full(shape, -1)  # which cell a token belongs to; -1 is padding, which sees only itself
     lasts: list[tuple[int, int]] = []
     writes: dict[tuple[str, int], list[tuple[int, int, int, int, int]]] = defaultdict(list)
+    cuts: dict[int, list[tuple[int, int, Cell, Cut]]] = defaultdict(list)
     for r, row in enumerate(rows):
         offset = 0
         for index in row:
@@ -244,6 +260,9 @@ def _run_batch(
             segments[r, offset:end] = index
             lasts.append((r, end - 1))
             for site in cell.sites:
+                if isinstance(site, Cut):
+                    cuts[site.layer].append((r, offset, cell, site))
+                    continue
                 heads = (
                     range(model.n_heads) if site.head is None and COMPONENTS[site.component].per_head else [site.head]
                 )
@@ -280,6 +299,23 @@ def _run_batch(
             tokens[list(row), list(token)] = values
         return tokens.view_as(value)
 
+    def without_edges(at: int, mask: Tensor) -> Tensor:
+        """The layer's mask less the edges that are cut in it."""
+        lowest = torch.finfo(mask.dtype).min
+        mask = mask.expand(-1, model.n_heads, -1, -1).clone()
+        for row, offset, cell, cut in cuts[at]:
+            queries = torch.tensor([offset + p - cell.start for p in cut.queries], device=device)
+            keys = [prefix + offset + p - cell.start if p >= cell.start else p for p in cut.keys]
+            heads = slice(None) if cut.head is None else slice(cut.head, cut.head + 1)
+            mask[row, heads, queries[:, None], torch.tensor(keys, device=device)] = lowest
+            if (mask[row, heads, queries] == lowest).all(-1).any():
+                raise ValueError(f"cutting these edges of layer {at} leaves a query without any key: {cut}")
+        return mask
+
+    def patch(component: str, at: int) -> None:
+        if (component, at) in writes:
+            COMPONENTS[component].write(model, at, written(component, at, COMPONENTS[component].read(model, at)))
+
     if ("residual_stream", layer) in writes:
         hidden = written("residual_stream", layer, hidden)
     with model.trace(
@@ -290,9 +326,14 @@ def _run_batch(
         if layer == 0:
             model.layer(0).input = hidden
         for at in range(layer, model.n_layers):
-            for name, component in COMPONENTS.items():
-                if (name, at) in writes and (name, at) != ("residual_stream", layer):
-                    component.write(model, at, written(name, at, component.read(model, at)))
+            if at > layer:
+                patch("residual_stream", at)
+            if at in cuts:
+                arguments, keywords = model.attention(at).inputs
+                keywords = keywords | {"attention_mask": without_edges(at, keywords["attention_mask"])}
+                model.attention(at).inputs = (arguments, keywords)
+            for component in ("attention_heads", "attention", "mlp"):
+                patch(component, at)
         if ("residual_stream", model.n_layers) in writes and layer < model.n_layers:
             model.final_norm.input = written("residual_stream", model.n_layers, model.final_norm.input)
         model.unembedding.input = model.unembedding.input[last][None]  # only the tokens that predict
