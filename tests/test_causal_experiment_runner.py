@@ -155,7 +155,10 @@ def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
     ("change", "message"),
     [
         ({"models": ["./nowhere"]}, "there is none at"),
-        ({"models": []}, "models is empty"),
+        ({"models": []}, r"models is \[\]"),
+        ({"models": "tiny"}, "models is 'tiny'; expected a list"),
+        ({"hops": []}, r"hops is \[\]"),
+        ({"generator": "range"}, "takes no num_hops"),
         ({"seq_lens": [0]}, "seq_len is 0"),
         ({"hops": [6], "seq_lens": [5]}, "1 to 5 hops"),
         ({"num_seqs": 0}, "num_seqs is 0"),

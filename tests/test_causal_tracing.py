@@ -105,9 +105,20 @@ def test_every_family_passes_the_self_checks_and_fails_them_without_the_patch(ra
         assert checks.identity_max_abs <= 1e-4
         assert checks.full_patch_max_abs <= 1e-4
         assert checks.full_patch_without > 1
+    run_batch = causal_tracing._run_batch
+
+    def patched_in_layer_0_only(model, clean, source, cells, layer, rows):
+        return run_batch(model, clean, source if layer == 0 else clean, cells, layer, rows)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(causal_tracing, "_run_batch", patched_in_layer_0_only)
+        with pytest.raises(SelfCheckError, match="full"):
+            self_checks(random_model, clean, source, "residual_stream").require()
     for name, component in COMPONENTS.items():
         monkeypatch.setitem(COMPONENTS, name, component._replace(write=lambda *_: None))
-    for component in set(COMPONENTS) - {"residual_stream"}:  # layer 0 of the residual stream is written by the restart
+    for component in set(COMPONENTS) - {
+        "residual_stream"
+    }:  # the residual stream's first layer is written at the restart
         with pytest.raises(SelfCheckError, match="full"):
             self_checks(random_model, clean, source, component).require()
 
@@ -148,9 +159,12 @@ def test_a_query_left_without_keys_is_refused():
 
 
 @pytest.mark.parametrize("component", COMPONENTS)
-def test_cells_that_are_not_run_have_no_effect(component):
+@pytest.mark.parametrize(
+    "load", [lambda: families.family("qwen3"), lambda: models.load("tiny")], ids=["random", "tiny"]
+)
+def test_cells_that_are_not_run_have_no_effect(component, load):
     """Before the first difference, and above the last attention off the last token, the effect is exactly zero."""
-    model = families.family("qwen3")
+    model = load()
     clean, source = runs(model, pairs(1, seed=40))
     first = analyze_pair(model.tokenizer, pairs(1, seed=40)[0]).first_difference
     skipped = [
@@ -238,6 +252,7 @@ def test_memory_that_runs_out_halves_the_batch(monkeypatch):
 def test_bfloat16_runs_within_its_own_tolerance():
     result = run_causal_tracing_experiment("tiny", pairs(3), dtype="bfloat16")
     assert result.checks.tolerance == models.SELF_CHECK_TOLERANCE["bfloat16"]
+    assert result.mean.normalized_logit_diff.n == 3
     models.unload("tiny")
 
 
@@ -247,6 +262,47 @@ def test_an_effect_too_small_to_divide_by_is_null():
     object.__setattr__(causal_map, "min_effect", 1e9)
     assert np.isnan(causal_map.normalized_logit_diff).all()
     assert result.mean.normalized_logit_diff is None
+
+
+def test_positions_by_number_are_known_by_their_role():
+    positions = [2, 22, "final", "ref_depth_1_rhs", 5]
+    result = run_causal_tracing_experiment("tiny", pairs(2), positions=positions)
+    assert result.maps[0].targets == {"ref_depth_1_rhs": [2], "final": [22], "ref_depth_2_equals": [5]}
+    assert result.mean.peak()[0] == "ref_depth_2_equals"
+
+
+def test_the_top_row_alone_has_a_mean():
+    mean = run_causal_tracing_experiment("tiny", pairs(2), intervention_layers=[6]).mean
+    assert mean.patch_success_rate is None
+    assert mean["final"].success[0].estimate == 1
+
+
+def test_a_program_outside_the_vocabulary_is_skipped_and_the_rest_go_on():
+    result = run_causal_tracing_experiment("tiny", ["A = 1\nb = A\n#b: ", *pairs(1)])
+    assert "no token" in result.skipped[0].skipped
+    assert len(result.maps) == 1
+
+
+def test_a_measurement_that_is_no_number_fails_the_checks():
+    good = causal_tracing.SelfChecks(1e-6, 1e-6, 5, 1e-4)
+    for checks in (good | causal_tracing.SelfChecks(float("nan"), 0, 5, 1e-4),):
+        with pytest.raises(SelfCheckError):
+            checks.require()
+
+
+def test_rates_are_successes_over_interventions_where_pairs_have_different_targets():
+    maps = run_causal_tracing_experiment("tiny", [*pairs(3, hops=1), *pairs(3, hops=4, seq_len=9)]).maps
+    mean = causal_tracing.mean_over_pairs(maps)
+    each = np.concatenate([m.at_target(target)[:-1] for m in maps for target in m.targets])
+    assert mean.patch_success_rate.estimate == pytest.approx(each.mean())
+    assert [c.target for c in mean.curves] == [f"ref_depth_{k}_rhs" for k in (1, 2, 3, 4)] + ["query_var", "final"]
+
+
+def test_every_head_has_a_curve_of_its_own():
+    result = run_causal_tracing_experiment("tiny", pairs(3), "attention_heads", positions=["final"])
+    assert [curve.target for curve in result.mean.curves] == [f"final/head_{head}" for head in range(4)]
+    by_hand = np.mean([m.at_target("final") for m in result.maps], axis=0)
+    assert [rate.estimate for rate in result.mean["final/head_2"].success] == by_hand[:, 2].tolist()
 
 
 def test_broken_weights_are_refused():
@@ -266,6 +322,8 @@ def test_broken_weights_are_refused():
         ({"intervention_layers": [6], "intervention_type": "mlp"}, "0 to 5"),
         ({"positions": "nonsense"}, "no target"),
         ({"positions": []}, "empty"),
+        ({"positions": ["final"], "targets": ["final"]}, "names the targets already"),
+        ({"prompt_template": "Hello! {code}"}, "has no token for part of this prompt"),
         ({"positions": [99]}, "tokens 0 to 22"),
         ({"positions": ["ref_depth_4_rhs"]}, "no target 'ref_depth_4_rhs' in this program; it has: ref_depth_1_lhs"),
         ({"programs": []}, "empty"),

@@ -8,11 +8,13 @@ The method is in ``causal_tracing``, the formats are in ``tracking``; this file 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,11 @@ from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, Plan, SelfChecks, trace_pairs
-from debug.counterfactual import make_pair
-from debug.generators import Generator, check_lengths, get_generator, search
+from debug.core import ExperimentConfig
+from debug.counterfactual import as_pair, make_pair
+from debug.generators import Generator, search
 from debug.models import LoadedModel
-from debug.programs import ProgramPair
+from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.statistics import Interval, wilson
 from debug.tracking import LoggedRun, RunWriter, Store
@@ -60,15 +63,23 @@ class CausalConfig:
     save_activations: str = "targets"
 
     def __post_init__(self) -> None:
-        if self.num_seqs < 1:
-            raise ValueError(f"num_seqs is {self.num_seqs}; expected 1 pair or more")
-        if not self.models:
-            raise ValueError("models is empty; expected at least one model id")
-        for hops in self.hops:
-            for seq_len in self.seq_lens:
-                check_lengths(seq_len, hops)
-        get_generator(self.generator)
+        checked = self.programs()
+        for name in ("models", "hops", "seq_lens"):
+            object.__setattr__(self, name, getattr(checked, name))
         self.plan()
+
+    def programs(self) -> ExperimentConfig:
+        """Which programs, in which prompt, to which models: what causal and accuracy studies have in common."""
+        return ExperimentConfig(
+            self.name,
+            self.prompt_template,
+            self.generator,
+            self.models,
+            self.num_seqs,
+            self.seq_lens,
+            self.hops,
+            self.seed,
+        )
 
     @property
     def max_tries(self) -> int:
@@ -80,7 +91,7 @@ class CausalConfig:
             self.layers,
             self.positions,
             self.targets,
-            get_prompt(self.prompt_template)[1],
+            self.prompt_template,
             self.require_correct,
             self.exclude_shallow,
             self.save_activations,
@@ -103,14 +114,19 @@ class CellResult:
     """Reason -> number of pairs."""
     interventions: int = 0
     seconds: float = 0.0
+    seeds_passed_over: int | None = None
+    """Seeds without the hops asked for, or whose program the prompt solves; None where the programs were given."""
+    error: str | None = None
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.pairs_used} pairs used, {self.skipped.total()} skipped"]
+        lines += [f"  FAILED: {self.error}"] if self.error else []
         lines += [f"  skipped {n} x {reason}" for reason, n in self.skipped.most_common(5)]
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
-            lines.append(f"  patch success rate at the targets, over layers: {self.mean.patch_success_rate}")
+            if self.mean.patch_success_rate is not None:
+                lines.append(f"  patch success rate at the targets, over layers: {self.mean.patch_success_rate}")
             if (peak := self.mean.peak()) is not None:
                 lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
             lines += [
@@ -144,6 +160,10 @@ class CausalExperimentResult:
         return self.logged().maps
 
 
+class NoPairLeft(ValueError):
+    """Every pair of a cell was skipped."""
+
+
 class CausalExperimentRunner:
     """Runs causal experiments and logs them. ``tracking_uri`` None: the project's own store under mlruns/."""
 
@@ -155,39 +175,46 @@ class CausalExperimentRunner:
         device: str | None = None,
         batch_tokens: int | None = None,
     ) -> None:
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; expected 1 token or more, or None for a default")
         self.store = Store(tracking_uri)
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
 
     def run(self, config: CausalConfig) -> CausalExperimentResult:
         """Generate pairs and patch them, for each model, hops and length.
 
+        A cell of which no pair is left to patch is a FAILED run with its reasons; the others go on.
+
         Raises:
-            ValueError: an argument cannot be, or no pair of a cell was left to patch.
+            ValueError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        name, generator = get_generator(config.generator)
-        settings = asdict(config) | {"generator": name}
-        title = f"{', '.join(config.models)} · {config.intervention_type}"
+        programs = config.programs()
+        (name, generator), (prompt_name, template) = programs.generator, programs.prompt
+        for model_id in config.models:
+            models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
+        title = f"{', '.join(map(models.name_of, config.models))} · {config.intervention_type}"
         with self.store.start(config.name, title, kind="causal_tracing") as study:
-            study.log_json("config.json", settings)
-            cells = []
-            for model_id in config.models:
+            study.log_json("config.json", programs.to_record() | asdict(config.plan()))
+            cells: list[CellResult] = []
+            for model_id, hops, seq_len in product(config.models, config.hops, config.seq_lens):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
-                for hops in config.hops:
-                    for seq_len in config.seq_lens:
-                        made = search(generator, seq_len, config.seed, hops)
-                        pairs = (make_pair(program.program, program.seed) for program in made)
-                        params = {
-                            "hops": "any" if hops is None else hops,
-                            "seq_len": seq_len,
-                            "seed": config.seed,
-                            "num_seqs": config.num_seqs,
-                            "generator": name,
-                            "prompt_template": config.prompt_template,
-                        }
-                        results = self._results(model, pairs, config.plan(), config.num_seqs, config.max_tries)
-                        cells.append(self._cell(study, model, config.plan(), results, params))
-            study.log_json("summary.json", {"cells": [_summary(cell) for cell in cells]})
+                made = search(generator, seq_len, config.seed, hops, template)
+                pairs = (make_pair(program.program, program.seed) for program in made)
+                params = {
+                    "hops": "any" if hops is None else hops,
+                    "seq_len": seq_len,
+                    "seed": config.seed,
+                    "num_seqs": config.num_seqs,
+                    "generator": name,
+                    "prompt_template": prompt_name,
+                }
+                results = self._results(model, pairs, config.plan(), config.num_seqs, config.max_tries)
+                cells.append(self._cell(study, model, config.plan(), results, params))
+                study.log_json("summary.json", {"cells": [_summary(cell) for cell in cells]})
+                study.flush()
+            if all(cell.error for cell in cells):
+                raise ValueError(cells[0].error)
             return CausalExperimentResult(study.run_id, cells, self.store.uri)
 
     def run_intervention_experiment(
@@ -214,13 +241,12 @@ class CausalExperimentRunner:
         """
         if not programs:
             raise ValueError("programs is empty; expected at least one pair")
-        template_name, template = get_prompt(prompt_template)
         plan = Plan(
             intervention_type,
             layers,
             positions,
             targets,
-            template,
+            prompt_template,
             require_correct,
             exclude_shallow,
             save_activations,
@@ -228,13 +254,18 @@ class CausalExperimentRunner:
         model = model_id
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
-        settings = asdict(plan) | {"name": name, "prompt_template": prompt_template, "models": [model.id]}
         with self.store.start(name, f"{model.id} · {intervention_type}", kind="causal_tracing", tags=tags) as study:
-            study.log_json("config.json", settings)
-            params = {"num_seqs": len(programs), "generator": "given", "prompt_template": template_name}
+            study.log_json("config.json", asdict(plan) | {"name": name, "models": [model.id]})
+            params = _common_params(programs) | {
+                "num_seqs": len(programs),
+                "generator": "given",
+                "prompt_template": get_prompt(prompt_template)[0],
+            }
             results = self._results(model, iter(programs), plan, len(programs), len(programs))
             cell = self._cell(study, model, plan, results, params)
             study.log_json("summary.json", {"cells": [_summary(cell)]})
+            if cell.error:
+                raise ValueError(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(
@@ -275,41 +306,48 @@ class CausalExperimentRunner:
             "require_correct": plan.require_correct,
             "exclude_shallow": plan.exclude_shallow,
         }
-        with study.cell(cell.name, params) as run:
-            cell.run_id = run.run_id
-            if model.path != model.id:
-                run.set_tags({"debug.model_path": model.path})
-            writer = _CellWriter(run, cell)
-            started = time.monotonic()
-            try:
-                for result in results:
-                    writer.add(result)
-                    cell.seconds = time.monotonic() - started
-            finally:  # what is done is kept, also when the run is interrupted
-                writer.close()
-            if cell.checks is None:
-                reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
-                raise ValueError(f"no pair of {cell.name!r} was left to patch: {reasons or 'no program was found'}")
-            cell.checks.require()
+        try:
+            with study.cell(cell.name, params) as run:
+                cell.run_id = run.run_id
+                if model.path != model.id:
+                    run.set_tags({"debug.model_path": model.path})
+                writer = _CellWriter(run, cell, params)
+                started = time.monotonic()
+                try:
+                    for result in results:
+                        writer.add(result)
+                        cell.seconds = time.monotonic() - started
+                finally:  # what is done is kept, also when the run is interrupted or a self-check failed
+                    writer.close()
+                if cell.checks is None:
+                    reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
+                    raise NoPairLeft(f"no pair of {cell.name!r} was left to patch: {reasons or 'none was found'}")
+        except NoPairLeft as error:
+            logger.error("%s", error)
+            cell.error = str(error)
         return cell
 
 
 class _CellWriter:
     """Adds results to a cell's run as they come: maps and activations in shards, metrics and pictures at the end."""
 
-    def __init__(self, run: RunWriter, cell: CellResult) -> None:
-        self.run, self.cell = run, cell
+    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Any]) -> None:
+        self.run, self.cell, self.params = run, cell, params
         self.mean = MeanOverPairs()
         self.pairs: list[ProgramPair] = []
         self.first: CausalMap | None = None
         self.correct: list[tuple[bool, bool]] = []
         self.maps: list[CausalMap] = []
         self.activations: dict[str, np.ndarray] = {}
-        self.shards = 0
+        self.shards = self.tried = 0
 
     def add(self, result: PairResult) -> None:
-        if result.correct is not None:
+        # Drawing goes on until enough pairs are used; to count those drawn in place of skipped ones would bias the rate.
+        if result.correct is not None and len(self.correct) < self.params["num_seqs"]:
             self.correct.append(result.correct)
+        if result.pair is not None and result.pair.seed is not None and self.params["generator"] != "given":
+            self.tried += 1
+            self.cell.seeds_passed_over = result.pair.seed - self.params["seed"] + 1 - self.tried
         self.run.append_jsonl("samples.jsonl", [_sample(result)])
         if result.causal_map is None or result.pair is None:
             self.cell.skipped[_kind_of_reason(result.skipped)] += 1
@@ -400,7 +438,9 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "run_id": cell.run_id,
         "metrics": metrics,
         "by_layer": {str(layer): values for layer, values in curves.items()},
-        "n": {curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {},
+        "n": ({"accuracy": cell.accuracy.n} if cell.accuracy else {})
+        | ({curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {}),
+        "seeds_passed_over": cell.seeds_passed_over,
         "peak": peak and {"target": peak[0], "layer": peak[1]},
         "hand_overs": [list(hand_over) for hand_over in cell.mean.hand_overs()] if cell.mean else [],
         "skipped": dict(cell.skipped),
@@ -419,7 +459,7 @@ def _sample(result: PairResult) -> dict[str, Any]:
         "prompt": result.prompt,
         "expected": pair and pair.expected_original,
         "raw_output": answers and answers[0],
-        "parsed": answers and _integer(answers[0]),
+        "parsed": pair and answers and _parsed(answers[0], pair.expected_original),
         "correct": correct and correct[0],
         "chain": pair and list(pair.variable_chain.names),
         "error": result.skipped,
@@ -430,13 +470,29 @@ def _sample(result: PairResult) -> dict[str, Any]:
     }
 
 
-def _integer(text: str) -> int | None:
-    return int(text) if text.strip().isdecimal() else None
+def _parsed(top_token: str, expected: int) -> int | None:
+    """The top token as an answer; null where an answer has more tokens than the one that was asked for."""
+    text = top_token.strip()
+    return int(text) if text.isdecimal() and len(text) >= len(str(expected)) else None
 
 
 def _kind_of_reason(reason: str | None) -> str:
-    """The first line without what is particular to a pair, so that reasons can be counted."""
-    return (reason or "").split("\n")[0][:200]
+    """The first line without the texts and numbers of a pair, so that reasons can be counted."""
+    return re.sub(r"'[^']*'|\[[^\]]*\]|\d+", "…", (reason or "").split("\n")[0])[:200]
+
+
+def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> dict[str, Any]:
+    """hops and seq_len of programs that were given, where all have the same, else ``any``; the first one's seed."""
+    pairs = []
+    for program in programs:
+        with suppress(ProgramError):  # it will be skipped, with its reason
+            pairs.append(as_pair(program))
+    hops, seq_lens = ({getattr(pair.original, name) for pair in pairs} for name in ("hops", "seq_len"))
+    return {
+        "hops": hops.pop() if len(hops) == 1 else "any",
+        "seq_len": seq_lens.pop() if len(seq_lens) == 1 else "any",
+        "seed": pairs[0].seed if pairs else None,
+    }
 
 
 def _listed(values: str | Sequence[Any]) -> str:

@@ -21,7 +21,9 @@ from debug.statistics import Interval, bootstrap_mean, wilson
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 HELD_BY_CONSTRUCTION = ("ref_depth_1_rhs", "final")
-"""Targets left out of peaks: the root's tokens are the counterfactual's input, `final` becomes its output."""
+"""Targets of the residual stream left out of its peak: the root's tokens are the counterfactual's input, `final`
+becomes its output."""
+_PARTS = ("lhs", "equals", "rhs", "newline", "hash", "var", "colon")
 
 
 class CausalMapError(ValueError):
@@ -54,7 +56,7 @@ class CausalMap:
     top_tokens: tuple[int, int]
     """Top token of the clean and of the counterfactual run."""
     min_effect: float
-    """Smallest |z_cf[c] - z_clean[c]| by which a difference is normalized."""
+    """Smallest |z_cf[c] - z_clean[c]| by which a difference is normalized; see models.SMALLEST_EFFECT."""
     vocabulary: dict[int, str]
     """Text of every token id that occurs in this map as a top token or as an answer."""
     z_clean: Answer
@@ -243,7 +245,10 @@ class TargetCurve:
 
 @dataclass(frozen=True)
 class MeanCausalMap:
-    """Causal maps of many pairs, aligned by target: layers x targets, n for each; a layer's heads are averaged."""
+    """Causal maps of many pairs, aligned by target: layers x targets, with n for each.
+
+    Of a map with heads each head of a target has a curve of its own, called ``<target>/head_<h>``.
+    """
 
     intervention_type: str
     layers: list[int]
@@ -251,8 +256,8 @@ class MeanCausalMap:
     n_pairs: int
     curves: list[TargetCurve]
     """In the order of the program's text."""
-    patch_success_rate: Interval
-    """Over the interventions at the targets, all layers but row n_layers."""
+    patch_success_rate: Interval | None
+    """Over the interventions at the targets, all layers but row n_layers; None where there are no others."""
     normalized_logit_diff: Interval | None
 
     def __getitem__(self, target: str) -> TargetCurve:
@@ -268,7 +273,8 @@ class MeanCausalMap:
 
     def peak(self) -> tuple[str, int, Interval] | None:
         """The best layer and target, leaving out the targets that hold by construction; None where nothing is left."""
-        peaks = [(t, *peak) for t, peak in self.peaks().items() if t not in HELD_BY_CONSTRUCTION]
+        held = HELD_BY_CONSTRUCTION if self.intervention_type == "residual_stream" else ()
+        peaks = [(t, *peak) for t, peak in self.peaks().items() if t not in held]
         return max(peaks, key=lambda item: item[2].estimate) if peaks else None
 
     def hand_overs(self) -> list[tuple[str, str, int]]:
@@ -296,60 +302,76 @@ class MeanOverPairs:
 
     def __init__(self) -> None:
         self._first: CausalMap | None = None
-        self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [2, layer]: success, normalized difference
-        self._order: dict[str, float] = {}  # target -> its last position: the order of the text
-        self._overall: list[tuple[float, float]] = []
+        self._n = 0
+        self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]: success, normalized effect
+        self._overall: list[tuple[float, float, int]] = []  # per pair: both means, and of how many interventions
 
     def add(self, causal_map: CausalMap) -> None:
         self._first = self._first or causal_map
         if causal_map.layers != self._first.layers:
             raise CausalMapError(f"maps over layers {self._first.layers} and {causal_map.layers} cannot be averaged")
+        self._n += 1
         below_top = [layer < causal_map.n_layers for layer in causal_map.layers]
         parts = []
-        for target, positions in causal_map.targets.items():
+        for target in causal_map.targets:
             both = np.stack([causal_map.at_target(target, m) for m in ("success", "normalized_logit_diff")])
-            both = both.mean(axis=2) if both.ndim == 3 else both  # heads: the mean over the heads of a layer
-            self._rows.setdefault(target, []).append(both)
-            self._order[target] = max(self._order.get(target, 0), positions[-1])
-            parts.append(both[:, below_top])
+            heads = {f"{target}/head_{h}": both[:, :, h] for h in range(both.shape[2])} if both.ndim == 3 else None
+            for name, values in (heads or {target: both}).items():
+                self._rows.setdefault(name, []).append(values)
+                parts.append(values[:, below_top])
         if parts and any(below_top):
-            success, normalized = np.concatenate(parts, axis=1).mean(axis=1)
-            self._overall.append((float(success), float(normalized)))
+            interventions = np.concatenate(parts, axis=1)
+            success, normalized = interventions.mean(axis=1)
+            self._overall.append((float(success), float(normalized), interventions.shape[1]))
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
-        if self._first is None or not self._overall:
+        if self._first is None or not self._rows:
             raise CausalMapError("no causal map with a target to average over")
         curves = []
-        for target in sorted(self._rows, key=lambda target: self._order[target]):
+        for target in sorted(self._rows, key=_text_order):
             values = np.stack(self._rows[target])  # pair, metric, layer
             rows = range(values.shape[2])
             success = [_rate(values[:, 0, row]) for row in rows]
             normalized = [_mean(values[:, 1, row]) for row in rows]
             curves.append(TargetCurve(target, success, normalized))
-        overall = np.array(self._overall)
+        overall = np.array(self._overall).reshape(-1, 3)
         return MeanCausalMap(
             self._first.intervention_type,
             self._first.layers,
             self._first.n_layers,
-            len(self._overall),
+            self._n,
             curves,
-            _rate(overall[:, 0]),
-            _mean(overall[:, 1]),
+            _rate(overall[:, 0], overall[:, 2]) if len(overall) else None,
+            _mean(overall[:, 1], overall[:, 2]),
         )
 
 
-def _rate(values: Float[np.ndarray, "pair"]) -> Interval:
+def _text_order(target: str) -> tuple:
+    """Where a target stands in any program: chain lines by referential depth, the query line, ``final``; then heads.
+
+    Positions by number come first, in theirs.
+    """
+    name, _, head = target.partition("/head_")
+    kind, *rest = name.split("_")
+    line = {"position": 0, "ref": 1, "query": 2}.get(kind, 3)
+    numbers = [int(part) for part in rest if part.isdecimal()]
+    return line, numbers, _PARTS.index(rest[-1]) if rest and rest[-1] in _PARTS else 0, int(head or 0)
+
+
+def _rate(values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None) -> Interval:
     """Of one intervention a pair, Wilson's interval: resampling 50 successes of 50 would claim certainty."""
-    if np.isin(values, (0, 1)).all():
+    if interventions is None and np.isin(values, (0, 1)).all():
         return wilson(int(values.sum()), len(values))
-    return bootstrap_mean(values, is_rate=True)
+    return bootstrap_mean(values, is_rate=True, weights=interventions)
 
 
-def _mean(values: Float[np.ndarray, "pair"]) -> Interval | None:
+def _mean(values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None) -> Interval | None:
     """Nulls (NaN: the pair's own effect is too small to divide by) are left out, and n says so."""
-    known = values[~np.isnan(values)]
-    return bootstrap_mean(known) if known.size else None
+    known = ~np.isnan(values)
+    if not known.any():
+        return None
+    return bootstrap_mean(values[known], weights=None if interventions is None else interventions[known])
 
 
 def mean_over_pairs(maps: Iterable[CausalMap]) -> MeanCausalMap:

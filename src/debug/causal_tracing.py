@@ -20,7 +20,7 @@ import logging
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -35,8 +35,9 @@ from transformers import DynamicCache
 from debug import models
 from debug.causal_map import CausalMap, MeanCausalMap, mean_over_pairs
 from debug.counterfactual import as_pair
-from debug.models import LoadedModel
+from debug.models import LoadedModel, VocabularyError
 from debug.programs import ProgramError, ProgramPair
+from debug.prompts import get_prompt
 from debug.token_analyzer import CODE, PairError, TokenizedPair, analyze_pair
 
 logger = logging.getLogger(__name__)
@@ -52,11 +53,14 @@ class SelfCheckError(RuntimeError):
 
 
 class Component(NamedTuple):
-    """How nnsight reads and writes a component of a layer inside a trace; ``per_head``: its width is n_heads slices."""
+    """How nnsight reads and writes a component of a layer inside a trace."""
 
     read: Callable[[LoadedModel, int], Tensor]
     write: Callable[[LoadedModel, int, Tensor], None]
+    full_patch: tuple[str, ...]
+    """Components that, patched together in all layers, leave nothing of the original; see :func:`self_checks`."""
     per_head: bool = False
+    """Its width is n_heads slices, each of which can be patched alone."""
 
 
 def _write_residual(model: LoadedModel, layer: int, value: Tensor) -> None:
@@ -82,14 +86,18 @@ def _write_mlp(model: LoadedModel, layer: int, value: Tensor) -> None:
 
 
 COMPONENTS: dict[str, Component] = {
-    "residual_stream": Component(lambda model, layer: model.layer(layer).input, _write_residual),
+    "residual_stream": Component(lambda model, layer: model.layer(layer).input, _write_residual, ("residual_stream",)),
     "attention_heads": Component(
-        lambda model, layer: model.output_projection(layer).input, _write_heads, per_head=True
+        lambda model, layer: model.output_projection(layer).input,
+        _write_heads,
+        ("attention_heads", "mlp"),
+        per_head=True,
     ),
-    "attention": Component(_read_attention, _write_attention),
-    "mlp": Component(lambda model, layer: model.mlp(layer).output, _write_mlp),
+    "attention": Component(_read_attention, _write_attention, ("attention", "mlp")),
+    "mlp": Component(lambda model, layer: model.mlp(layer).output, _write_mlp, ("attention", "mlp")),
 }
-"""Every intervention_type of the patching engine. The residual stream has one row more: what the final norm reads."""
+"""Every intervention_type of the patching engine, in the order in which a layer runs them; the residual stream is
+first, and has one row more: what the final norm reads."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +217,10 @@ def patched_logits(
                 logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)
                 rows = batch + rows
                 continue
+            if not logits.isfinite().all():
+                raise SelfCheckError(
+                    f"patched logits of model {model.id!r} ({model.dtype}) at layer {layer} are not finite"
+                )
             yield [index for row in batch for index in row], logits
 
 
@@ -246,7 +258,7 @@ def _run_batch(
     shape = (len(rows), max(_row_length(row, cells, length) for row in rows))
     positions = np.zeros(shape, dtype=np.int64)
     starts = np.zeros(shape, dtype=np.int64)
-    segments = np.full(shape, -1)  # which cell a token belongs to; -1 is padding, which sees only itself
+    segments = np.full(shape, -1)  # which cell a token belongs to; -1 is padding, which sees padding only
     lasts: list[tuple[int, int]] = []
     writes: dict[tuple[str, int], list[tuple[int, int, int, int, int]]] = defaultdict(list)
     cuts: dict[int, list[tuple[int, int, Cell, Cut]]] = defaultdict(list)
@@ -332,7 +344,7 @@ def _run_batch(
                 arguments, keywords = model.attention(at).inputs
                 keywords = keywords | {"attention_mask": without_edges(at, keywords["attention_mask"])}
                 model.attention(at).inputs = (arguments, keywords)
-            for component in ("attention_heads", "attention", "mlp"):
+            for component in [name for name in COMPONENTS if name != "residual_stream"]:
                 patch(component, at)
         if ("residual_stream", model.n_layers) in writes and layer < model.n_layers:
             model.final_norm.input = written("residual_stream", model.n_layers, model.final_norm.input)
@@ -357,12 +369,12 @@ class SelfChecks:
     tolerance: float
 
     def __or__(self, other: SelfChecks) -> SelfChecks:
-        return SelfChecks(
-            max(self.identity_max_abs, other.identity_max_abs),
-            max(self.full_patch_max_abs, other.full_patch_max_abs),
-            max(self.full_patch_without, other.full_patch_without),
-            self.tolerance,
-        )
+        """The worst of both; what is not a number stays so."""
+        worst = {
+            name: float(np.maximum(getattr(self, name), getattr(other, name)))  # NaN is the worst
+            for name in ("identity_max_abs", "full_patch_max_abs", "full_patch_without")
+        }
+        return replace(self, **worst)
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -386,18 +398,12 @@ class SelfChecks:
             )
 
 
-def _recorded_for(component: str) -> tuple[str, ...]:
-    """What a full patch through this component moves: the residual stream, or what all layers add to it."""
-    return {
-        "residual_stream": ("residual_stream",),
-        "attention_heads": ("attention_heads", "mlp"),
-        "attention": ("attention", "mlp"),
-        "mlp": ("attention", "mlp"),
-    }[component]
-
-
 def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, first_difference: int = 0) -> SelfChecks:
-    """Measure the engine on these runs. Costs about (layers + 2) cells per program."""
+    """Measure the engine on these runs. Costs about (layers + 2) cells a program, and as many more for the first.
+
+    A full patch of the residual stream is all positions at one layer; the first program has it at every layer, the
+    others at one each.
+    """
     n, length = clean.token_ids.shape
     own, full = [], []
     for pair in range(n):
@@ -406,18 +412,19 @@ def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, f
             head = layer % model.n_heads if COMPONENTS[component].per_head else None
             own.append(Cell(pair, (Site(component, layer, (position,), head),)))
         if component == "residual_stream":
-            sites = [Site(component, 0, tuple(range(length)))]
+            layers = range(model.n_layers + 1) if pair == 0 else [pair % (model.n_layers + 1)]
+            full += [Cell(pair, (Site(component, layer, tuple(range(length))),)) for layer in layers]
         else:
             # At the last token the embedding is the same in both programs, so all that is left is what layers add.
-            sites = [Site(c, at, (length - 1,)) for at in range(model.n_layers) for c in _recorded_for(component)]
-        full.append(Cell(pair, tuple(sites)))
+            parts = product(range(model.n_layers), COMPONENTS[component].full_patch)
+            full.append(Cell(pair, tuple(Site(part, layer, (length - 1,)) for layer, part in parts)))
 
     def worst(patched_from: Runs, cells: list[Cell], expected: Tensor) -> float:
         distances = [
-            (logits - expected[[cells[index].pair for index in indices]]).abs().max().item()
+            (logits - expected[[cells[index].pair for index in indices]]).abs().max()
             for indices, logits in patched_logits(model, clean, patched_from, cells)
         ]
-        return max(distances)
+        return torch.stack(distances).max().item()
 
     return SelfChecks(
         worst(clean, own, clean.logits),
@@ -475,6 +482,7 @@ class Plan:
                 f"intervention_type is {self.intervention_type!r}; expected one of {', '.join(COMPONENTS)} "
                 "('attention_knockout' is not there yet)"
             )
+        object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
         if self.save_activations not in ("none", "targets", "all"):
             raise ValueError(f"save_activations is {self.save_activations!r}; expected 'none', 'targets' or 'all'")
         if isinstance(self.positions, str):
@@ -482,8 +490,12 @@ class Plan:
                 object.__setattr__(self, "positions", [self.positions])
         elif not self.positions:
             raise ValueError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
-        if self.layers is not None and not self.layers:
-            raise ValueError("layers is an empty list; expected layer numbers, or None for all")
+        if self.layers is not None:
+            object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
+            if not self.layers:
+                raise ValueError("layers is an empty list; expected layer numbers, or None for all")
+        if self.targets is not None and not isinstance(self.positions, str):
+            raise ValueError("positions names the targets already; give targets only with positions 'all' or 'targets'")
         if isinstance(self.targets, str) and self.targets != "roles":
             object.__setattr__(self, "targets", [self.targets])
         for name in [
@@ -509,11 +521,16 @@ class Plan:
         """Single positions of the grid, all columns (joint ones for targets of several tokens too), the targets."""
         original, length = tokenized.original, len(tokenized.original.token_ids)
         if not isinstance(self.positions, str):
-            names = [name for name in self.positions if isinstance(name, str)]
             numbers = [number for number in self.positions if not isinstance(number, str)]
             if bad := [number for number in numbers if not 0 <= number < length]:
                 raise PairError(f"positions {bad} are out of range; the prompt has tokens 0 to {length - 1}")
-            targets = original.targets(names) | {f"position_{number}": [number] for number in numbers}
+            # A position that is a role's is known by that name: what holds by construction there is known with it.
+            role_at = {tuple(positions): role for role, positions in original.roles.items()}
+            named = [
+                role_at.get((name,), f"position_{name}") if isinstance(name, int) else name for name in self.positions
+            ]
+            targets = original.targets([name for name in named if not name.startswith("position_")])
+            targets |= {name: [int(name.removeprefix("position_"))] for name in named if name.startswith("position_")}
         elif self.targets == "roles":
             first = tokenized.first_difference
             targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
@@ -538,7 +555,7 @@ def trace_pairs(
 
     Raises:
         ValueError: the plan does not fit the model.
-        SelfCheckError: the model's logits are not finite, or a self-check failed.
+        SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
     """
     layers = plan.layers_of(model)
     batch_tokens = batch_tokens or default_batch_tokens(model)
@@ -550,20 +567,29 @@ def trace_pairs(
             pair = None
             try:
                 pair = as_pair(given)
+                for program in (pair.original, pair.counterfactual):
+                    model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
                 tokenized = analyze_pair(model.tokenizer, pair, plan.prompt_template)
                 plan.columns_of(tokenized)
-            except (ProgramError, PairError) as error:
+            except (ProgramError, PairError, VocabularyError) as error:
                 done[index] = PairResult(index, pair, skipped=str(error))
             else:
                 by_length[len(tokenized.original.token_ids)].append((index, tokenized))
         pending = [index for index, _ in window]
         for length, group in by_length.items():
-            size = max(1, batch_tokens // (2 * length))
+            columns = plan.columns_of(group[0][1])[1]
+            heads = model.n_heads if COMPONENTS[plan.intervention_type].per_head else 1
+            work = len(layers) * len(columns) * heads * length // 2  # tokens that a pair's cells run, about
+            # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
+            size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // work))
             for start in range(0, len(group), size):
                 for result in _trace_group(model, group[start : start + size], plan, layers, batch_tokens):
                     done[result.index] = result
+                checks = [result.checks for result in done.values() if result.checks]
                 while pending and pending[0] in done:
                     yield done.pop(pending.pop(0))
+                for check in checks:
+                    check.require()
         for index in pending:
             yield done.pop(index)
 
@@ -574,7 +600,7 @@ def _trace_group(
     """Pairs whose prompts have one length: a clean and a counterfactual run of all, then all cells of all."""
     component = plan.intervention_type
     programs = [t.original for _, t in group] + [t.counterfactual for _, t in group]
-    runs = record(model, torch.tensor([program.token_ids for program in programs]), _recorded_for(component))
+    runs = record(model, torch.tensor([program.token_ids for program in programs]), COMPONENTS[component].full_patch)
     if not runs.logits.isfinite().all():
         raise SelfCheckError(f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken")
     tops = runs.logits.argmax(-1).view(2, -1).T.tolist()
@@ -638,7 +664,7 @@ def _trace_group(
             tokenized.first_difference,
             tokenized.answer_tokens,
             (tops[row][0], tops[row][1]),
-            100 * model.tolerance,
+            models.SMALLEST_EFFECT[model.dtype],
             {token: model.tokenizer.decode([token]) for token in sorted(seen)},
             clean.logits[number, answers].cpu().numpy(),
             source.logits[number, answers].cpu().numpy(),

@@ -166,13 +166,18 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
     return GeneratedProgram(seed, seq_len, program, answer, dict(metadata))
 
 
-def search(generator: Generator, seq_len: int, seed: int, num_hops: int | None = None) -> Iterator[GeneratedProgram]:
-    """Programs of ``seed``, ``seed + 1``, ...; seeds without ``num_hops`` are passed over, at most MAX_SEEDS in all.
+def search(
+    generator: Generator, seq_len: int, seed: int, num_hops: int | None = None, prompt_template: str = ""
+) -> Iterator[GeneratedProgram]:
+    """Programs of ``seed``, ``seed + 1``, ..., at most MAX_SEEDS seeds in all.
 
+    Passed over are seeds without ``num_hops``, and programs that stand in ``prompt_template`` as a solved example.
     ``seed`` of each result less ``seed`` of the one before, less 1, is how many were passed over.
     """
     for candidate in range(seed, seed + MAX_SEEDS):
         try:
-            yield generate(generator, seq_len, candidate, num_hops)
+            generated = generate(generator, seq_len, candidate, num_hops)
         except HopsNotAvailable:
             continue
+        if generated.program not in prompt_template:
+            yield generated

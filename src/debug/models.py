@@ -29,13 +29,18 @@ from transformers.utils.logging import disable_progress_bar
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SELF_CHECK_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.03}
+SMALLEST_EFFECT = {"float32": 1e-2, "bfloat16": 2.5, "float16": 0.3}
 """Largest change of a logit that rounding alone may cause, by dtype: logits of magnitude 10 to 30 carry 8 bits in
-bfloat16, 11 in float16, 24 in float32. Self-checks compare with it; 100 times it is the smallest whole effect
-|z_cf - z_clean| by which a difference is normalized."""
+bfloat16, 11 in float16, 24 in float32. Self-checks compare with it. SMALLEST_EFFECT is the smallest whole effect
+|z_cf - z_clean| by which a difference is normalized: there rounding moves it by 1% in float32, by 10% elsewhere."""
 
 
 class ModelNotFound(ValueError):
     """No weights under this id; the message says where was looked and how to get them."""
+
+
+class VocabularyError(ValueError):
+    """A prompt with characters for which the model has no token."""
 
 
 class UnsupportedArchitecture(ValueError):
@@ -65,7 +70,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "model.decoder.layers", "model.decoder.final_layer_norm", output_projection="self_attn.out_proj", mlp="fc2"
     ),
 }
-"""By ``config.model_type``. A new family is one line here; tests/test_architectures.py then checks it."""
+"""By ``config.model_type``. A new family is one line here; tests/families.py and the engine's tests then check it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,13 +165,13 @@ class LoadedModel:
         """Refuse a text that the tokenizer would lose part of.
 
         Raises:
-            ValueError: names the characters for which the model has no token.
+            VocabularyError: names the characters for which the model has no token.
         """
         lost = f"model {self.id!r} has no token for part of this prompt: "
         try:
             encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
         except Exception as error:  # tokenizers raises bare Exception where a vocabulary has no unknown token
-            raise ValueError(f"{lost}{error}; the prompt begins {text[:80]!r}") from error
+            raise VocabularyError(f"{lost}{error}; the prompt begins {text[:80]!r}") from error
         unknown = self.tokenizer.unk_token_id
         kept = bytearray(len(text))
         for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
@@ -174,7 +179,7 @@ class LoadedModel:
                 kept[start:end] = b"\1" * (end - start)
         missing = sorted({c for c, is_kept in zip(text, kept, strict=True) if not is_kept and not c.isspace()})
         if missing:
-            raise ValueError(f"{lost}{' '.join(map(repr, missing[:20]))}; the prompt begins {text[:80]!r}")
+            raise VocabularyError(f"{lost}{' '.join(map(repr, missing[:20]))}; the prompt begins {text[:80]!r}")
 
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32
@@ -237,6 +242,10 @@ def load(
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {device!r}, but torch {torch.__version__} sees no GPU here; leave it out, or say 'cpu'"
+        )
     if dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     key = (model_id, dtype, device)

@@ -277,12 +277,9 @@ def _params(config: ExperimentConfig) -> dict[str, Any]:
 
 def _draw(config: ExperimentConfig, hops: int | None, seq_len: int) -> Drawn:
     """The first programs that have the hops, and that the prompt does not solve as an example."""
-    template = config.prompt[1]
     programs = []
     with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
-        for candidate in search(config.generator[1], seq_len, config.seed, hops):
-            if candidate.program in template:
-                continue
+        for candidate in search(config.generator[1], seq_len, config.seed, hops, config.prompt[1]):
             programs.append(candidate)
             bar.update()
             if len(programs) == config.num_seqs:

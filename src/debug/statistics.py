@@ -49,7 +49,13 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
 
 
 def bootstrap_mean(
-    values: ArrayLike, confidence: float = 0.95, resamples: int = 2000, seed: int = 0, *, is_rate: bool = False
+    values: ArrayLike,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    *,
+    is_rate: bool = False,
+    weights: ArrayLike | None = None,
 ) -> Interval:
     """A mean with its percentile bootstrap interval.
 
@@ -57,6 +63,7 @@ def bootstrap_mean(
         values: shape [n], one value for each thing that was drawn independently (a pair, never an intervention: those
             of one pair are not independent).
         is_rate: the values are shares, and their mean is printed in percent.
+        weights: shape [n], how many interventions each value is the mean of; None where that is the same for all.
 
     Returns:
         Constant values give an interval of no width; a single value gives no interval (both ends None).
@@ -67,14 +74,16 @@ def bootstrap_mean(
     sample: Float[np.ndarray, " n"] = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
         raise ValueError(f"values have shape {sample.shape}; expected [n] with n of 1 or more, all of them finite")
-    mean = float(sample.mean())
+    weight: Float[np.ndarray, " n"] = np.ones_like(sample) if weights is None else np.asarray(weights, dtype=float)
+    mean = float(np.average(sample, weights=weight))
     if sample.size == 1:
         return Interval(mean, None, None, 1, is_rate)
     if (sample == sample[0]).all():
         return Interval(mean, mean, mean, sample.size, is_rate)
     ends = stats.bootstrap(
-        (sample,),
-        np.mean,
+        (sample, weight),
+        lambda x, w, axis: (x * w).sum(axis) / w.sum(axis),
+        paired=True,
         n_resamples=resamples,
         confidence_level=confidence,
         method="percentile",
