@@ -342,7 +342,7 @@ class _CellWriter:
         self.shards = self.tried = 0
 
     def add(self, result: PairResult) -> None:
-        # Drawing goes on until enough pairs are used; to count those drawn in place of skipped ones would bias the rate.
+        # Drawing goes on until enough pairs are used: counting those that replace skipped ones would bias the rate.
         if result.correct is not None and len(self.correct) < self.params["num_seqs"]:
             self.correct.append(result.correct)
         if result.pair is not None and result.pair.seed is not None and self.params["generator"] != "given":
