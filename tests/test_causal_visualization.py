@@ -25,6 +25,7 @@ from debug.causal_visualization import (
     success_by_layer,
     visible,
 )
+from debug.statistics import Interval
 from synthetic import make_map
 
 NASTY = ["<s>", "<script>alert(1)</script>", "$x$", '"', "\n", "'", "🐙", "\x00", "datum.x", "\ud800", "a" * 10_000]
@@ -158,6 +159,18 @@ def test_curves_mark_the_hand_over_layers():
         {"layer": 4, "hand_over": "ref_depth_2_rhs → ref_depth_3_rhs"},
         {"layer": 5, "hand_over": "ref_depth_3_rhs → final"},
     ]
+
+
+def test_of_more_targets_than_colours_those_that_matter_are_drawn():
+    mean = mean_over_pairs([make_map()])
+    flat = replace(mean.curves[0], success=[Interval(0.0, 0.0, 0.1, 1, is_rate=True)] * len(mean.layers))
+    crowd = [replace(flat, target=f"position_{number}") for number in range(9)]
+    chart = success_by_layer(replace(mean, curves=[*crowd, *mean.curves])).to_dict()
+    domain = next(layer for layer in chart["layer"] if "color" in layer["encoding"])["encoding"]["color"]["scale"][
+        "domain"
+    ]
+    assert not any(label.startswith("position_") for label in domain)
+    assert "not drawn: " in " ".join(chart["title"]["subtitle"])
 
 
 def accuracies(**columns) -> pl.DataFrame:

@@ -199,11 +199,13 @@ def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_log
 def success_by_layer(mean: MeanCausalMap) -> Picture:
     """Patch success rate over layers: for each target a curve with its interval; dashed lines at hand-over layers.
 
-    Of more targets than there are colours to tell them apart, those with the highest rates are drawn, and the subtitle
-    says so.
+    Of more targets than there are colours to tell them apart, those with the highest rates are drawn, none that is zero
+    throughout, and the subtitle says so.
     """
-    highest = sorted(mean.curves, key=lambda curve: -max(rate.estimate for rate in curve.success))
-    drawn = {curve.target for curve in highest[: len(_CATEGORIES)]}
+    peaks = {curve.target: max(rate.estimate for rate in curve.success) for curve in mean.curves}
+    drawn = list(peaks)
+    if len(drawn) > len(_CATEGORIES):
+        drawn = sorted(filter(peaks.get, peaks), key=lambda target: -peaks[target])[: len(_CATEGORIES)] or drawn
     frame = _curves(replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn]), "success")
     x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=_layer_label(mean), labelOverlap="greedy")).title(
         "layer"
@@ -231,9 +233,8 @@ def success_by_layer(mean: MeanCausalMap) -> Picture:
     title, notes = _title(mean, frame, "success"), []
     if not moves.is_empty():
         notes.append("dashed: a hand-over layer, the first where the next target's rate passes the previous one's")
-    if left_out := highest[len(drawn) :]:
-        most = max(rate.estimate for curve in left_out for rate in curve.success)
-        notes.append(f"not drawn: {len(left_out)} targets whose rate stays at or below {most:.0%}")
+    if left_out := [peak for target, peak in peaks.items() if target not in drawn]:
+        notes.append(f"not drawn: {len(left_out)} targets whose rate is nowhere above {max(left_out):.0%}")
     title.subtitle = notes or alt.Undefined
     return chart.properties(width=alt.Step(min(60, max(14, 560 // len(mean.layers)))), height=260, title=title)
 
