@@ -98,8 +98,9 @@ def test_readme_snippets_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     snippets = re.findall(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)
     assert snippets
+    names = {"__name__": "readme"}  # a reader goes from top to bottom
     for number, snippet in enumerate(snippets):
         # nnsight reads the source of a trace back, so what runs must lie in a file
         path = tmp_path / f"snippet_{number}.py"
         path.write_text(snippet, "utf-8")
-        exec(compile(snippet, str(path), "exec"), {"__name__": "snippet"})
+        exec(compile(snippet, str(path), "exec"), names)

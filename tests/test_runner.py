@@ -303,31 +303,6 @@ def test_models_stay_until_they_are_unloaded(uri):
     experiments.unload_all_models()
 
 
-def test_the_public_calls_run_as_written_on_a_real_model(uri, monkeypatch):
-    try:
-        models.locate("smollm2")
-    except models.ModelNotFound as error:
-        pytest.skip(str(error))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-    config = quick_experiment(
-        name="experiment_name",
-        prompt_template=prompts.RANGE_TRACKING,
-        program_generator=generators.make_range_program,
-        models=["smollm2"],
-        num_seqs=2,
-        seq_lens=[2, 3],
-    )
-    experiments = ExperimentRunner()
-    experiments.preload_models(["smollm2"])
-    result = experiments.run(config)
-    assert result.samples["parsed"].null_count() == 0  # it answers, if rarely rightly
-    assert experiments.plot("experiment_name") is not None
-    assert len(experiments.analyze_errors("experiment_name")) == 4 - result.samples["correct"].sum()
-
-    few_shot = depth(models=["smollm2"], prompt_template=prompts.FEW_SHOT_BINDING, hops=[2], seq_lens=[2], num_seqs=5)
-    assert experiments.run(few_shot).summary["cells"][0]["correct"] >= 4
-
-
 def call(uri: str, *options: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--tracking-uri", uri, *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import gc
 import importlib.util
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -256,7 +257,7 @@ def load(
 
 def name_of(model_id: str) -> str:
     """The id as a run's param has it: a folder by its own name, whatever its path."""
-    return Path(model_id).resolve().name if Path(model_id).is_dir() else model_id
+    return Path(os.path.abspath(model_id)).name if Path(model_id).is_dir() else model_id
 
 
 def loaded() -> list[str]:
