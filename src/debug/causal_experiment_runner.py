@@ -292,7 +292,11 @@ class CausalExperimentRunner:
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         hops, seq_len = params.get("hops"), params.get("seq_len")
-        shape = [f"{hops} hops" if hops else "", f"{seq_len} lines" if seq_len else "", plan.intervention_type]
+        shape = [
+            f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
+            f"{seq_len} lines" if seq_len else "",
+            plan.intervention_type,
+        ]
         cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
         params |= {
             "model": model.id,
