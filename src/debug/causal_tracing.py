@@ -399,10 +399,10 @@ class SelfChecks:
 
 
 def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, first_difference: int = 0) -> SelfChecks:
-    """Measure the engine on these runs. Costs about (layers + 2) cells a program, and as many more for the first.
+    """Measure the engine on these runs. Costs some (layers + 2) cells a program, and for the first as many rows of a map.
 
-    A full patch of the residual stream is all positions at one layer; the first program has it at every layer, the
-    others at one each.
+    A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
+    at one layer; the first program has it at every layer, the others at one each.
     """
     n, length = clean.token_ids.shape
     own, full = [], []
@@ -413,7 +413,8 @@ def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, f
             own.append(Cell(pair, (Site(component, layer, (position,), head),)))
         if component == "residual_stream":
             layers = range(model.n_layers + 1) if pair == 0 else [pair % (model.n_layers + 1)]
-            full += [Cell(pair, (Site(component, layer, tuple(range(length))),)) for layer in layers]
+            changed = tuple(range(first_difference, length))
+            full += [Cell(pair, (Site(component, layer, changed),)) for layer in layers]
         else:
             # At the last token the embedding is the same in both programs, so all that is left is what layers add.
             parts = product(range(model.n_layers), COMPONENTS[component].full_patch)
