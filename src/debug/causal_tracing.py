@@ -399,7 +399,7 @@ class SelfChecks:
 
 
 def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, first_difference: int = 0) -> SelfChecks:
-    """Measure the engine on these runs. Costs some (layers + 2) cells a program, and for the first as many rows of a map.
+    """Measure the engine on these runs. Costs some (layers + 2) cells a program, for the first as many rows of a map.
 
     A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
     at one layer; the first program has it at every layer, the others at one each.
