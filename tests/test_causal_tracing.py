@@ -212,7 +212,8 @@ def test_the_value_leaves_the_root_and_arrives_at_the_last_token(fifty_pairs):
     mean = fifty_pairs.mean
     root, final = mean["ref_depth_1_rhs"].success, mean["final"].success
     assert root[-1].estimate == 0 == final[0].estimate
-    assert mean.hand_overs()[-1][1] == "final"
+    _, target, layer = mean.hand_overs()[-1]
+    assert (target, layer < mean.n_layers) == ("final", True), "the top row alone would be so by construction"
     assert all(rate.n == len(fifty_pairs.maps) and rate.low is not None for rate in root)
 
 
@@ -285,9 +286,8 @@ def test_a_program_outside_the_vocabulary_is_skipped_and_the_rest_go_on():
 
 def test_a_measurement_that_is_no_number_fails_the_checks():
     good = causal_tracing.SelfChecks(1e-6, 1e-6, 5, 1e-4)
-    for checks in (good | causal_tracing.SelfChecks(float("nan"), 0, 5, 1e-4),):
-        with pytest.raises(SelfCheckError):
-            checks.require()
+    with pytest.raises(SelfCheckError):
+        (good | causal_tracing.SelfChecks(float("nan"), 0, 5, 1e-4)).require()
 
 
 def test_rates_are_successes_over_interventions_where_pairs_have_different_targets():
@@ -303,6 +303,12 @@ def test_every_head_has_a_curve_of_its_own():
     assert [curve.target for curve in result.mean.curves] == [f"final/head_{head}" for head in range(4)]
     by_hand = np.mean([m.at_target("final") for m in result.maps], axis=0)
     assert [rate.estimate for rate in result.mean["final/head_2"].success] == by_hand[:, 2].tolist()
+
+
+def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch):
+    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    with pytest.raises(SelfCheckError):
+        run_causal_tracing_experiment("tiny", pairs(1))
 
 
 def test_broken_weights_are_refused():
