@@ -39,7 +39,7 @@ from debug.models import LoadedModel
 
 logger = logging.getLogger(__name__)
 
-ROW_TOKENS = 128  # attention costs tokens x row length, so rows of packed cells are short
+ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells are short
 MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
 
 
@@ -281,23 +281,37 @@ def default_batch_tokens(model: LoadedModel) -> int:
 
 
 def _pack(cells: Sequence[Cell], indices: Iterable[int], length: int) -> list[list[int]]:
-    """Cells into rows of at most ROW_TOKENS tokens, first fit, the longest first; a row belongs to one run."""
-    open_rows: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    full: list[tuple[int, list[int]]] = []
+    """Cells into rows; a row belongs to one run. The longest rows first."""
+    by_run: dict[int, list[int]] = defaultdict(list)
     for index in sorted(indices, key=lambda index: cells[index].start):
-        tokens = length - cells[index].start
-        rows = open_rows[cells[index].run]
-        for number, (used, row) in enumerate(rows):
-            if used + tokens <= ROW_TOKENS:
-                row.append(index)
-                rows[number] = (used + tokens, row)
-                if used + tokens == ROW_TOKENS:
-                    full.append(rows.pop(number))
-                break
-        else:
-            rows.append((tokens, [index]))
-    every = sorted([*full, *(row for rows in open_rows.values() for row in rows)], key=lambda item: -item[0])
-    return [row for _, row in every]
+        by_run[cells[index].run].append(index)
+    rows = []
+    for chosen in by_run.values():
+        tokens = [length - cells[index].start for index in chosen]
+        most = max(ROW_TOKENS, tokens[0])
+        # Rows of like length have no padding: as many as are needed, each as short as that allows, give or take some.
+        even = max(tokens[0], -(-sum(tokens) // -(-sum(tokens) // most)))
+        tries = [_first_fit(tokens, capacity) for capacity in sorted({even, even + 1, even + 3, even + 6, most})]
+        best = min(tries, key=lambda packed: len(packed) * max(sum(tokens[i] for i in row) for row in packed))
+        rows += [[chosen[i] for i in row] for row in best]
+    return sorted(rows, key=lambda row: -_row_length(row, cells, length))
+
+
+def _first_fit(tokens: Sequence[int], capacity: int) -> list[list[int]]:
+    """Numbers of things, given longest first, in rows of no more than ``capacity``."""
+    free: list[int] = []  # of each row
+    rows: list[list[int]] = []
+    first_open = 0
+    for number, size in enumerate(tokens):
+        row = next((row for row in range(first_open, len(rows)) if free[row] >= size), len(rows))
+        if row == len(rows):
+            free.append(capacity)
+            rows.append([])
+        free[row] -= size
+        rows[row].append(number)
+        while first_open < len(rows) and free[first_open] == 0:
+            first_open += 1
+    return rows
 
 
 def _row_length(row: Sequence[int], cells: Sequence[Cell], length: int) -> int:
