@@ -17,10 +17,8 @@ import logging
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -30,7 +28,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from numbers import Real
 from pathlib import Path, PurePosixPath
@@ -48,15 +45,18 @@ import polars as pl
 import requests
 import sqlalchemy
 from filelock import FileLock
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from sqlalchemy.exc import SQLAlchemyError
 
+from debug import provenance
 from debug.causal_map import CausalMap, CausalMapError, load_maps
+from debug.counterfactual import make_pair
 from debug.programs import ProgramError, ProgramPair
+from debug.provenance import without_passwords as _shown
 
 logger = logging.getLogger(__name__)
 # The first opening of a database runs some fifty migrations and would log each; errors come back as TrackingError.
@@ -64,6 +64,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SCHEMA = 1
+ARTIFACTS = "artifacts"
+"""Name of the folder beside a SQLite store that holds the artifacts of its runs."""
 KINDS = (
     "accuracy",
     "causal_tracing",
@@ -74,18 +76,9 @@ KINDS = (
     "training",
     "imported",
 )
-VERSIONED = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "nnsight": "nnsight",
-    "mlflow": "mlflow",
-    "debug": "debug-lm",
-}
-"""Name in the tag debug.versions -> distribution."""
-
 _PARENT = "mlflow.parentRunId"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
-_MAX_PARAM, _MAX_TAG = 6000, 8000  # characters; MLflow cuts longer values off without a word
+_MAX_PARAM, _MAX_TAG, _MAX_DIGEST = 6000, 8000, 36  # characters; MLflow cuts longer values off without a word
 _BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
 _PAGE = 1000  # runs in one answer of the store
 _CONNECT_SECONDS = 10
@@ -140,7 +133,7 @@ def _mlruns() -> Path:
                 project = tomllib.loads(pyproject.read_text("utf-8")).get("project", {})
             except (OSError, ValueError):
                 continue  # somebody else's, and broken
-            if project.get("name") == VERSIONED["debug"]:
+            if project.get("name") == provenance.DISTRIBUTION:
                 return folder / "mlruns"
     return working / "mlruns"
 
@@ -150,11 +143,6 @@ def _sqlite_path(uri: str) -> Path | None:
         return None
     database = uri.partition(":///")[2]
     return Path(database).absolute() if database not in ("", ":memory:") else None
-
-
-def _shown(text: str) -> str:
-    """The text without the passwords of the URIs in it."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
@@ -220,7 +208,7 @@ class Store:
             logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
-                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / "artifacts")).engine.dispose()
+                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / ARTIFACTS)).engine.dispose()
                 os.replace(new, database)
 
     @contextmanager
@@ -267,6 +255,8 @@ class Store:
         writer: RunWriter | None = None
         try:
             with self._reported("cannot start a run in"):
+                if role == "study":
+                    self.relocate()
                 experiment_id = self._experiment_id(experiment)
                 with _uninterrupted():
                     run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
@@ -321,8 +311,85 @@ class Store:
     def _artifact_location(self) -> str | None:
         """Beside a SQLite file; in ``mlruns/`` for another database; None where a server decides."""
         if self._database is not None:
-            return str(self._database.parent / "artifacts")
-        return None if self.uri.startswith("http") else str(_mlruns() / "artifacts")
+            return str(self._database.parent / ARTIFACTS)
+        return None if self.uri.startswith("http") else str(_mlruns() / ARTIFACTS)
+
+    def _root_of(self, run: Run) -> Path | None:
+        """The folder of a run's artifacts where it is one of this machine's, else None.
+
+        The artifacts of a SQLite store are those in its own folder. MLflow records absolute paths; one from where the
+        store was before it was moved or copied means the same place in the folder where it is now.
+
+        Raises:
+            TrackingError: the artifacts are recorded elsewhere, or lead there through a symbolic link.
+        """
+        recorded = _local_path(run.info.artifact_uri)
+        if self._database is None or recorded is None:
+            return recorded
+        home, run_id = self._database.parent, run.info.run_id
+        tail = _tail(recorded, run.info.experiment_id, run_id)
+        root = home.joinpath(*tail) if tail else recorded
+        if not any(root.resolve().is_relative_to(folder.resolve()) for folder in (home, home / ARTIFACTS)):
+            raise TrackingError(
+                f"run {run_id}: its artifacts are recorded in {recorded}, outside of the store's folder {home}; they "
+                "are not read. Copy them into that folder, or open the store through the MLflow server that keeps them"
+            )
+        return root
+
+    def relocate(self) -> int:
+        """Write where the artifacts are now into the database of a SQLite store that was moved; how many were changed.
+
+        This project reads a moved store as it is. MLflow's own UI and client follow the paths that MLflow recorded, and
+        so would new runs: `make mlflow` and :meth:`start` call this, and a warning says what was changed.
+
+        Raises:
+            TrackingError: the store cannot be opened or written.
+        """
+        if self._database is None or not self._exists():
+            return 0
+        home = self._database.parent
+        changed, elsewhere, before = 0, 0, ""
+        engine = sqlalchemy.create_engine(self.uri, poolclass=sqlalchemy.NullPool)
+        with (
+            self._reported("cannot correct artifact locations in"),
+            FileLock(f"{self._database}.lock"),
+            engine.begin() as connection,
+        ):
+            for table, key, column in (
+                ("experiments", "experiment_id", "artifact_location"),
+                ("runs", "run_uuid", "artifact_uri"),
+            ):
+                rows = connection.exec_driver_sql(f"SELECT {key}, experiment_id, {column} FROM {table}").all()
+                for row_id, experiment_id, location in rows:
+                    if (recorded := _local_path(location)) is None:
+                        continue
+                    tail = _tail(recorded, str(experiment_id), row_id if table == "runs" else None)
+                    if tail is None:
+                        elsewhere += not recorded.resolve().is_relative_to(home.resolve())
+                    elif (now := home.joinpath(*tail)).resolve() != recorded.resolve():
+                        update = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                        connection.exec_driver_sql(update, (str(now), row_id))
+                        changed, before = changed + 1, str(Path(*recorded.parts[: -len(tail)]))
+        if changed:
+            logger.warning(
+                "the store %s was moved or copied from %s: %d artifact locations in its database now name %s",
+                self._database, before, changed, home,
+            )  # fmt: skip
+        if elsewhere:
+            logger.warning("%d artifact locations of %s are outside of its folder and stay", elsewhere, self._database)
+        return changed
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tag a run, an ended one too.
+
+        Raises:
+            ValueError: a value is no text or too long.
+            TrackingError: there is no such run, or the store cannot be written.
+        """
+        values = [RunTag(name, value) for name, value in _checked_tags(tags).items()]
+        with self._reported(f"cannot log tags of run {run_id} in"):
+            for chunk in _chunks(values, _BATCH_OTHERS):
+                self.client.log_batch(run_id, tags=chunk)
 
     # reading
 
@@ -372,6 +439,7 @@ class Store:
         seq_len: int | None = None,
         experiment: str | None = None,
         role: str | None = None,
+        tags: Mapping[str, str] | None = None,
         limit: int | None = 1000,
     ) -> pl.DataFrame:
         """The latest runs that have all of what is named, newest first. Params are those of cells, not of studies.
@@ -383,13 +451,14 @@ class Store:
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
         """
-        wanted = {
+        wanted: dict[_Field, Any] = {
             ("tags", "debug.kind"): kind,
             ("tags", "debug.role"): role,
             ("params", "model"): model,
             ("params", "hops"): hops,
             ("params", "seq_len"): seq_len,
         }
+        wanted |= {("tags", name): value for name, value in (tags or {}).items()}
         equal = {field: str(value) for field, value in wanted.items() if value is not None}
         experiments = self._experiments()
         searched = {key: name for key, name in experiments.items() if experiment in (None, name)}
@@ -485,37 +554,11 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _provenance() -> dict[str, str]:
-    """Tags that say which code made the run: git commit, library versions, command line, user."""
-    versions: dict[str, str | None] = {}
-    for name, distribution in VERSIONED.items():
-        try:
-            versions[name] = version(distribution)
-        except PackageNotFoundError:
-            versions[name] = None
-    tags = {
-        "debug.versions": json.dumps(versions),
-        "debug.command": _shown(shlex.join(sys.argv))[:_MAX_TAG],
-        "mlflow.source.name": sys.argv[0] or "python",
-        "mlflow.source.type": "LOCAL",
-    }
+    """Tags that say which code made the run, and those of MLflow's own columns."""
+    tags = {**provenance.of_process(), "mlflow.source.name": sys.argv[0] or "python", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):  # a container may have no name for its user
         tags["mlflow.user"] = getpass.getuser()
-    # The commit counts only if this file is under version control: an installed package may lie in any repository.
-    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None:
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-        if commit is not None and changes is not None:
-            tags |= {"debug.git_commit": commit, "debug.git_dirty": str(bool(changes)).lower()}
     return tags
-
-
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -544,7 +587,7 @@ class RunWriter:
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags = store, experiment, tags
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
-        root = _local_root(run)
+        root = store._root_of(run)
         self._temporary = root is None
         with store._reported(f"cannot keep artifacts of run {self.run_id} of"):
             self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
@@ -599,10 +642,7 @@ class RunWriter:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Raises ValueError for a value that is no text or too long, TrackingError where the store refuses."""
-        values = [RunTag(name, value) for name, value in _checked_tags(tags).items()]
-        with self._reported("tags"):
-            for chunk in _chunks(values, _BATCH_OTHERS):
-                self._store.client.log_batch(self.run_id, tags=chunk)
+        self._store.set_tags(self.run_id, tags)
 
     def log_json(self, name: str, value: Any) -> None:
         """Write a JSON file into the folder. Raises ValueError for what JSON cannot hold, NaN included."""
@@ -623,6 +663,20 @@ class RunWriter:
     def log_programs(self, pairs: Iterable[ProgramPair]) -> None:
         """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
         self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
+
+    def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, Any]) -> None:
+        """Tell MLflow, as the run's dataset input, which programs it is about; ``source`` says where they came from."""
+        programs = list(programs)
+        dataset = Dataset(
+            name,
+            provenance.text_digest(programs)[:_MAX_DIGEST],
+            "programs",
+            _to_json(source, "source"),
+            profile=_to_json({"num_programs": len(programs)}, "profile"),
+        )
+        with self._reported("the dataset"):
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
+            self._store.client.log_inputs(self.run_id, inputs)
 
     def flush(self) -> None:
         """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
@@ -660,13 +714,22 @@ def _to_json(value: Any, what: str, indent: int | None = None) -> str:
         raise ValueError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
 
 
-def _local_root(run: Run) -> Path | None:
-    """The folder of a run's artifacts where it is one of this machine's, else None."""
-    uri = run.info.artifact_uri or ""
-    parts = urlsplit(uri)
+def _local_path(uri: str | None) -> Path | None:
+    """The folder that an artifact location names where it is one of this machine's, else None."""
+    parts = urlsplit(uri or "")
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     return Path(uri) if uri and not parts.scheme else None
+
+
+def _tail(recorded: Path, experiment_id: str, run_id: str | None) -> tuple[str, ...] | None:
+    """The end of a recorded artifact location that is its place inside a store's folder: an experiment's, or a run's.
+
+    None where it is none that this project or MLflow's own default gives.
+    """
+    end = (run_id, ARTIFACTS) if run_id else ()
+    tails = [(ARTIFACTS, *end), (ARTIFACTS, experiment_id, *end)]
+    return next((tail for tail in tails if recorded.parts[-len(tail) :] == tail), None)
 
 
 def _inside(root: Path, name: str, what: str) -> Path:
@@ -705,8 +768,7 @@ class LoggedRun:
         self.start_time = _time(run.info.start_time)
         self.duration: float | None = _seconds(run)
         """Seconds; None while the run goes on."""
-        self._store, self._run = store, run
-        self._root = _local_root(run)
+        self.store, self._run = store, run
         schema = tags.get("debug.schema", str(SCHEMA))  # somebody else's run has none, and is read as far as it goes
         if not re.fullmatch("[0-9]{1,9}", schema):
             raise TrackingError(f"run {self.run_id}: the tag debug.schema is {schema!r:.80}; expected a number")
@@ -723,33 +785,49 @@ class LoggedRun:
     def children(self) -> list[LoggedRun]:
         """The runs nested in this one, in the order in which they were started."""
         ids = {self._run.info.experiment_id: self.experiment}
-        runs = self._store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
-        return [LoggedRun(self._store, run, self.experiment) for run in runs]
+        runs = self.store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
+        return [LoggedRun(self.store, run, self.experiment) for run in runs]
 
     def curves(self, prefix: str = "") -> pl.DataFrame:
         """Every logged value of the metrics whose names begin with ``prefix``: metric, step, value, sorted."""
         rows = []
-        with self._store._reported(f"cannot read metrics of run {self.run_id} from"):
+        with self.store._reported(f"cannot read metrics of run {self.run_id} from"):
             for name in sorted(name for name in self.metrics if name.startswith(prefix)):
-                history = self._store.client.get_metric_history(self.run_id, name)
+                history = self.store.client.get_metric_history(self.run_id, name)
                 history.sort(key=lambda point: (point.step, point.timestamp))
                 rows += [(name, point.step, point.value) for point in history]
         return pl.DataFrame(
             rows, schema={"metric": pl.String, "step": pl.Int64, "value": pl.Float64}, orient="row", strict=False
         )
 
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """How the run was computed: versions, dtype, device, digests of weights and tokenizer, commit, threads."""
+        return provenance.environment(self.params, self.tags)
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The run's dataset inputs: name, digest, and their source as :meth:`RunWriter.log_dataset` got it."""
+        inputs = self._run.inputs.dataset_inputs if self._run.inputs else []
+        datasets = [each.dataset for each in inputs]
+        return [{"name": each.name, "digest": each.digest, "source": each.source} for each in datasets]
+
     # artifacts
+
+    @cached_property
+    def _root(self) -> Path | None:
+        return self.store._root_of(self._run)
 
     def artifacts(self) -> list[str]:
         """Names of the run's files, sorted; folders are separated by ``/``."""
         if self._root is None:
-            with self._store._reported(f"cannot list artifacts of run {self.run_id} in"):
+            with self.store._reported(f"cannot list artifacts of run {self.run_id} in"):
                 return sorted(self._listed(None))
         files = (path for path in self._root.rglob("*") if path.is_file() and path.suffix != _PART)
         return sorted(path.relative_to(self._root).as_posix() for path in files)
 
     def _listed(self, folder: str | None) -> Iterator[str]:
-        for entry in self._store.client.list_artifacts(self.run_id, folder):
+        for entry in self.store.client.list_artifacts(self.run_id, folder):
             if entry.is_dir:
                 yield from self._listed(entry.path)
             else:
@@ -765,13 +843,13 @@ class LoggedRun:
         if self._root is None and not path.exists():
             with tempfile.TemporaryDirectory(dir=self._downloads) as folder:
                 try:
-                    done = self._store.client.download_artifacts(self.run_id, name, folder)
+                    done = self.store.client.download_artifacts(self.run_id, name, folder)
                 except (MlflowException, OSError) as error:
                     raise self._broken(name, f"cannot be downloaded: {_shown(str(error))}") from error
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(done, path)  # whole, or not there
         if not path.is_file():
-            where = self._root or _shown(self._store.uri)
+            where = self._root or _shown(self.store.uri)
             raise self._broken(
                 name, f"no such file in {where}; there are: {', '.join(self.artifacts()[:20]) or 'none'}"
             )
@@ -796,7 +874,7 @@ class LoggedRun:
 
         Answers are integers, or booleans, where all of the run's are; else texts.
         """
-        records = list(self._sample_records())
+        records = list(self.sample_records())
         of_pairs = any(not record.keys().isdisjoint(_SAMPLE_OF_PAIR) for record in records)
         fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
         values = {name: [record.get(name) for record in records] for name in fields}
@@ -811,7 +889,8 @@ class LoggedRun:
                 values[name] = [None if value is None else str(value) for value in values[name]]
         return pl.DataFrame(values, schema=dtypes)
 
-    def _sample_records(self) -> Iterator[dict[str, Any]]:
+    def sample_records(self) -> Iterator[dict[str, Any]]:
+        """The records of samples.jsonl, checked, one at a time."""
         name = "samples.jsonl"
         with self.artifact(name).open("rb") as file:
             for number, line in enumerate(file, 1):
@@ -861,6 +940,27 @@ class LoggedRun:
                 raise self._broken(name, f"pair {index}: {error}") from error
         return pairs
 
+    @property
+    def programs(self) -> list[ProgramPair]:
+        """The pairs that the run is about, of all cells where it is a study: what `run_intervention_experiment` takes.
+
+        Of an accuracy run they are its programs with the counterfactuals that their seeds give.
+
+        Raises:
+            TrackingError: it has none, or its programs are no pairs (those of another task, say).
+        """
+        if self.role == "study":
+            return [pair for child in self.children for pair in child.programs]
+        if "programs.json" in self.artifacts():
+            return self.pairs
+        pairs = []
+        for number, sample in enumerate(self.sample_records(), 1):
+            try:
+                pairs.append(make_pair(sample["program"], sample["seed"]))
+            except ProgramError as error:
+                raise self._broken("samples.jsonl", f"line {number} has no program to patch: {error}") from error
+        return pairs
+
     @cached_property
     def maps(self) -> Sequence[CausalMap]:
         """The causal maps, one a pair. Lazy: one shard is in memory at a time; ``len`` reads the headers."""
@@ -868,7 +968,7 @@ class LoggedRun:
 
     @cached_property
     def activations(self) -> Mapping[str, np.ndarray]:
-        """The stored activations by name. Lazy: an array is read from its memory-mapped shard when it is asked for."""
+        """The stored activations by name, as memory maps of the shards: what is not looked at is not read."""
         return _Activations(self)
 
     @property
@@ -942,27 +1042,42 @@ class _Activations(Mapping[str, np.ndarray]):
         self._of = run
 
     @cached_property
-    def _places(self) -> dict[str, str]:
-        places: dict[str, str] = {}
+    def _places(self) -> dict[str, tuple[str, int, dict[str, Any]]]:
+        """Of every array: its shard, where the shard's data begin, and what the shard's header says of it."""
+        places: dict[str, tuple[str, int, dict[str, Any]]] = {}
         for shard in self._of._shards("activations"):
-            with self._of._safetensors(shard) as file:
-                names = file.keys()
-            for name in names:
+            # Once it opens it is whole, and no array lies outside of it or over another.
+            with self._of._safetensors(shard), self._of.artifact(shard).open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            for name in header.keys() - {"__metadata__"}:
                 if name in places:
-                    raise self._of._broken(shard, f"{name!r} is in {places[name]} already")
-                places[name] = shard
-        return places
+                    raise self._of._broken(shard, f"{name!r} is in {places[name][0]} already")
+                if header[name]["dtype"] not in _NUMPY:
+                    raise self._of._broken(shard, f"{name!r} is of type {header[name]['dtype']}, which numpy has not")
+                places[name] = (shard, 8 + length, header[name])
+        return dict(sorted(places.items()))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        shard = self._places[name]
-        with self._of._safetensors(shard) as file:
-            return file.get_tensor(name)
+        shard, start, entry = self._places[name]
+        path, dtype, shape = self._of.artifact(shard), _NUMPY[entry["dtype"]], tuple(entry["shape"])
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        try:
+            return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+        except (OSError, ValueError) as error:
+            raise self._of._broken(shard, f"{name!r} cannot be mapped: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
+_NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+"""Types of safetensors that numpy has."""
 
 
 def _from_json(text: bytes) -> Any:
@@ -1043,6 +1158,11 @@ def _seconds(run: Run) -> float | None:
 def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:
     """A run of a store; see :meth:`Store.load_run`."""
     return Store(tracking_uri).load_run(run_id)
+
+
+def load_programs(run_id: str, tracking_uri: str | None = None) -> list[ProgramPair]:
+    """The pairs of a logged run; see :attr:`LoggedRun.programs`."""
+    return load_run(run_id, tracking_uri).programs
 
 
 def find_runs(*, tracking_uri: str | None = None, **filters: Any) -> pl.DataFrame:
