@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from debug.causal_tracing import COMPONENTS, Cut, Site
+from debug.engine import COMPONENTS, Cut, Site
 from debug.models import LoadedModel
 
 
@@ -35,9 +35,12 @@ def patch(
                     original = model.final_norm.input if top else component.read(model, layer)
                     value = original.clone().view(1, len(token_ids), -1)
                     width = value.shape[-1] // model.n_heads
-                    channels = slice(None) if site.head is None else slice(site.head * width, (site.head + 1) * width)
                     for position in site.positions:
-                        value[0, position, channels] = source[name][layer].view(value.shape)[0, position, channels]
+                        if site.heads is None:
+                            value[0, position] = source[name][layer].view(value.shape)[0, position]
+                        for head in site.heads or ():
+                            channels = slice(head * width, (head + 1) * width)
+                            value[0, position, channels] = source[name][layer].view(value.shape)[0, position, channels]
                     if top:
                         model.final_norm.input = value
                     else:
@@ -58,10 +61,9 @@ def knock_out(model: LoadedModel, token_ids: Int[Tensor, "token"], cuts: list[Cu
             arguments, keywords = model.attention(layer).inputs
             mask = keywords["attention_mask"].repeat(1, model.n_heads, 1, 1)
             for cut in cuts:
-                for query in cut.queries if cut.layer == layer else ():
-                    for key in cut.keys:
-                        for head in range(model.n_heads) if cut.head is None else [cut.head]:
-                            mask[0, head, query, key] = lowest
+                for query, key in cut.edges if cut.layer == layer else ():
+                    for head in range(model.n_heads) if cut.heads is None else cut.heads:
+                        mask[0, head, query, key] = lowest
             model.attention(layer).inputs = (arguments, {**keywords, "attention_mask": mask})
         logits = model.nnsight.output.logits[0, -1].save()
     return logits  # noqa: RET504

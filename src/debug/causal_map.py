@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,32 @@ class CausalMapError(ValueError):
     """A causal map, or a file of them, that is not one: names the field."""
 
 
+METRICS = {
+    "success": "success",
+    "normalized_logit_diff": "normalized logit difference",
+    "logit_diff": "logit difference",
+    "answer_kept": "answer kept",
+    "answer_logit_drop": "drop of the answer's logit",
+    "control_success": "success of the same-answer control",
+    "control_answer_kept": "answer kept by the same-answer control",
+}
+"""What maps can say of a cell, with its name on screen; see :meth:`CausalMap.metrics` for which map has which.
+
+- success: the patched run's top token is c. answer_kept: it is o.
+- logit_diff: z_patched[c] - z_clean[c]; normalized: as a share of z_cf[c] - z_clean[c].
+- answer_logit_drop: z_clean[o] - z_patched[o].
+- control_*: the same cell patched from another program with the original's own answer, at the targets.
+"""
+RATES = ("success", "answer_kept", "control_success", "control_answer_kept")
+
+
 @dataclass(frozen=True, eq=False)
 class CausalMap:
-    """Patching one pair: what every cell (layer, column of positions, perhaps head) did to the answer.
+    """What every cell of one pair (layer, column, perhaps heads) did to the answer.
 
-    A column is a set of token positions patched together. The first ``len(positions)`` columns are the single positions
-    of the grid; targets of several tokens have a column of their own behind them.
+    A column is a set of token positions patched together, or, of an ``attention_knockout``, the positions between which
+    edges were cut. The first ``len(positions)`` columns are the single positions of the grid; targets that are no
+    single position have a column of their own behind them.
     """
 
     intervention_type: str
@@ -47,7 +68,10 @@ class CausalMap:
     positions: list[int]
     columns: list[list[int]]
     targets: dict[str, list[int]]
-    """Target -> its token positions. Targets on one and the same set of positions are listed once."""
+    """Target (of a knockout: hypothesis) -> its token positions. Of patches, targets on one and the same set of
+    positions are listed once."""
+    target_columns: dict[str, int]
+    """Target -> its column."""
     n_layers: int
     first_difference: int
     """First token position at which the two prompts differ; cells before it were not run: their effect is zero."""
@@ -63,70 +87,125 @@ class CausalMap:
     z_counterfactual: Answer
     z_patched: Float[np.ndarray, "layer *head column 2"]
     top: Int[np.ndarray, "layer *head column"]
+    """Top token of each patched run; -1 where it was only estimated."""
+    layer_window: int = 1
+    """Row l patches, or cuts, the layers l to l + layer_window - 1 together."""
+    heads: list[list[int]] = field(default_factory=list)
+    """The heads that each step of the head axis patches together; empty where there is no such axis."""
+    source: str = "counterfactual"
+    """Where patched activations come from: one of SOURCES, or "knockout" where edges are cut."""
+    direction: str = "into_original"
+    method: str = "patching"
+    """"patching", or "attribution": a linear estimate of the logit difference."""
+    control_top: Int[np.ndarray, "layer *head target"] | None = None
+    """Top tokens with the same-answer control as source, at the targets; None where it was not run."""
+    lens_logits: Float[np.ndarray, "row position 2"] | None = None
+    """Logit lens of the clean run: logits of c and o read off the residual stream going into each layer, and at the
+    top; of the single ``positions``. None where it was not read."""
+    lens_ranks: Int[np.ndarray, "row position 2"] | None = None
+    """How many tokens have a higher logit there than c and o."""
 
     def __post_init__(self) -> None:
-        expected = (len(self.layers), len(self.columns))
-        found = (self.top.shape[0], self.top.shape[-1]) if self.top.ndim >= 2 else self.top.shape
-        if found != expected or self.z_patched.shape != (*self.top.shape, 2) or self.top.ndim not in (2, 3):
+        expected = (len(self.layers), *([len(self.heads)] if self.heads else []), len(self.columns))
+        if self.top.shape != expected or self.z_patched.shape != (*expected, 2):
+            axes = "layers x heads x columns" if self.heads else "layers x columns"
             raise CausalMapError(
-                f"'z_patched' {self.z_patched.shape} and 'top' {self.top.shape} do not fit {expected} layers x columns"
+                f"'z_patched' {self.z_patched.shape} and 'top' {self.top.shape} do not fit {expected} {axes}"
             )
         if self.columns[: len(self.positions)] != [[position] for position in self.positions]:
             raise CausalMapError("'columns' must begin with the single 'positions'")
         if not all(0 <= p < len(self.tokens) for column in [*self.columns, *self.targets.values()] for p in column):
             raise CausalMapError(f"'columns' or 'targets' name positions outside the {len(self.tokens)} tokens")
+        columns = range(len(self.columns))
+        if self.targets.keys() != self.target_columns.keys() or not {*self.target_columns.values()} <= {*columns}:
+            raise CausalMapError("'target_columns' must name a column of 'columns' for each of 'targets'")
+        if self.control_top is not None and self.control_top.shape != (*expected[:-1], len(self.targets)):
+            raise CausalMapError(f"'control_top' {self.control_top.shape} does not fit the {len(self.targets)} targets")
+        lens = (self.n_layers + 1, len(self.positions), 2)
+        for name in ("lens_logits", "lens_ranks"):
+            if (array := getattr(self, name)) is not None and array.shape != lens:
+                raise CausalMapError(f"'{name}' {array.shape} does not fit {lens} rows x positions x answers")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What this map says of a cell, the main one first."""
+        if self.method == "attribution":
+            return ("normalized_logit_diff", "logit_diff")
+        moved = ("success", "normalized_logit_diff", "logit_diff")
+        return moved if self.source == "counterfactual" else ("answer_kept", "answer_logit_drop")
+
+    @property
+    def target_metrics(self) -> tuple[str, ...]:
+        """What it says at its targets: the same, and what the control did there."""
+        return self.metrics + (("control_success", "control_answer_kept") if self.control_top is not None else ())
+
+    def grid(self, metric: str) -> Float[np.ndarray, "layer *head position"]:
+        """A metric over the single positions; NaN where it has no value.
+
+        Raises:
+            CausalMapError: this map has no such metric.
+        """
+        return self._values(metric)[..., : len(self.positions)]
+
+    def _values(self, metric: str) -> Float[np.ndarray, "layer *head column"]:
+        if metric not in self.metrics:
+            raise CausalMapError(f"this map has no {metric!r}; it has {', '.join(self.metrics)}")
+        c, o = self.answer_tokens
+        if metric in ("success", "answer_kept"):
+            return (self.top == (c if metric == "success" else o)).astype(float)
+        if metric == "answer_logit_drop":
+            return (self.z_clean[1] - self.z_patched[..., 1]).astype(float)
+        raw = (self.z_patched[..., 0] - self.z_clean[0]).astype(float)
+        if metric == "logit_diff":
+            return raw
+        whole = float(self.z_counterfactual[0] - self.z_clean[0])
+        return raw / (whole if abs(whole) >= self.min_effect else np.nan)
 
     @property
     def logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
         """z_patched[c] - z_clean[c]: the raw effect."""
-        return self._grid(self._logit_diff)
+        return self.grid("logit_diff")
 
     @property
     def normalized_logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
         """The effect as a share of the counterfactual's own: 0 none, 1 all; NaN (null) where that is too small."""
-        return self._grid(self._normalized)
+        return self.grid("normalized_logit_diff")
 
     @property
     def success(self) -> Bool[np.ndarray, "layer *head position"]:
         """The patched run's top token is c."""
-        return self._grid(self._success)
+        return self.grid("success").astype(bool)
 
     @property
     def top_token(self) -> Int[np.ndarray, "layer *head position"]:
-        return self._grid(self.top)
+        return self.top[..., : len(self.positions)]
 
     def at_target(self, target: str, metric: str = "success") -> Float[np.ndarray, "layer *head"]:
-        """``success``, ``logit_diff`` or ``normalized_logit_diff`` of a target, its tokens patched together."""
-        column = self.columns.index(sorted(self.targets[target]))
-        values = {"success": self._success, "logit_diff": self._logit_diff, "normalized_logit_diff": self._normalized}
-        return values[metric][..., column].astype(float)
-
-    @property
-    def _success(self) -> np.ndarray:
-        return self.top == self.answer_tokens[0]
-
-    @property
-    def _logit_diff(self) -> np.ndarray:
-        return self.z_patched[..., 0] - self.z_clean[0]
-
-    @property
-    def _normalized(self) -> np.ndarray:
-        whole = self.z_counterfactual[0] - self.z_clean[0]
-        return self._logit_diff / (whole if abs(whole) >= self.min_effect else np.nan)
-
-    def _grid(self, values: np.ndarray) -> np.ndarray:
-        return values[..., : len(self.positions)]
+        """One of ``target_metrics`` at a target, its tokens patched together."""
+        if metric.startswith("control_") and self.control_top is not None:
+            answer = self.answer_tokens[0 if metric == "control_success" else 1]
+            return (self.control_top[..., list(self.targets).index(target)] == answer).astype(float)
+        return self._values(metric)[..., self.target_columns[target]]
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays, and everything else as JSON values."""
-        arrays = {name: getattr(self, name) for name in _ARRAYS}
+        arrays = {name: array for name in _ARRAYS if (array := getattr(self, name)) is not None}
         return arrays, {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _ARRAYS}
 
     @classmethod
     def from_tensors(cls, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> CausalMap:
         """Raises CausalMapError for whatever is missing or of the wrong type."""
         values: dict[str, Any] = {}
+        header = dict(header)
+        if "target_columns" not in header:  # the first maps had each target on a column of its own positions
+            with suppress(KeyError, ValueError, TypeError, AttributeError):  # what is wrong with these is told below
+                columns = [*map(sorted, header["columns"])]
+                header["target_columns"] = {t: columns.index(sorted(at)) for t, at in header["targets"].items()}
+        if "heads" not in header and getattr(arrays.get("top"), "ndim", 0) == 3:
+            header["heads"] = [[head] for head in range(arrays["top"].shape[1])]
         for name, check in _HEADER.items():
+            if name not in header and name in _DEFAULTS:
+                continue
             if name not in header:
                 raise CausalMapError(f"field {name!r} is missing")
             try:
@@ -163,7 +242,30 @@ def _two(value: Any) -> tuple[int, int]:
     return first, second
 
 
-_ARRAYS = {"z_clean": np.float32, "z_counterfactual": np.float32, "z_patched": np.float32, "top": np.int64}
+def _one_of(*options: str) -> Any:
+    def read(value: Any) -> str:
+        if value not in options:
+            raise ValueError(f"expected one of {', '.join(options)}")
+        return value
+
+    return read
+
+
+SOURCES = ("counterfactual", "zero", "mean", "resample")
+"""Where patched activations can come from: the counterfactual's run; zeros; the mean over runs of other programs of the
+same length; the run of another pair's original."""
+DIRECTIONS = ("into_original", "into_counterfactual")
+
+_ARRAYS = {
+    "z_clean": np.float32,
+    "z_counterfactual": np.float32,
+    "z_patched": np.float32,
+    "top": np.int64,
+    "control_top": np.int64,
+    "lens_logits": np.float32,
+    "lens_ranks": np.int64,
+}
+_OPTIONAL = ("control_top", "lens_logits", "lens_ranks")
 _HEADER: dict[str, Any] = {
     "intervention_type": _str,
     "pair": _int,
@@ -178,7 +280,14 @@ _HEADER: dict[str, Any] = {
     "top_tokens": _two,
     "min_effect": float,
     "vocabulary": lambda value: {int(token): _str(text) for token, text in value.items()},
+    "target_columns": lambda value: {_str(name): _int(column) for name, column in value.items()},
+    "layer_window": _int,
+    "heads": _list(_list(_int)),
+    "source": _one_of(*SOURCES, "knockout"),
+    "direction": _one_of(*DIRECTIONS),
+    "method": _one_of("patching", "attribution"),
 }
+_DEFAULTS = ("layer_window", "heads", "source", "direction", "method")  # what the first maps did not say
 
 
 def save_maps(path: Path, maps: Sequence[CausalMap]) -> None:
@@ -213,11 +322,15 @@ def load_maps(path: Path) -> list[CausalMap]:
                 raise CausalMapError("the header 'causal_maps' is no list")
             maps = []
             for index, header in enumerate(headers):
-                arrays = {name: file.get_tensor(f"{index}/{name}") for name in _ARRAYS}
-                for name, dtype in _ARRAYS.items():
-                    if arrays[name].dtype != dtype:
+                arrays = {
+                    name: file.get_tensor(f"{index}/{name}")
+                    for name in _ARRAYS
+                    if name not in _OPTIONAL or f"{index}/{name}" in file.keys()  # noqa: SIM118 (not iterable)
+                }
+                for name, array in arrays.items():
+                    if array.dtype != _ARRAYS[name]:
                         raise CausalMapError(
-                            f"map {index}: '{name}' is {arrays[name].dtype}, expected {dtype.__name__}"
+                            f"map {index}: '{name}' is {array.dtype}, expected {_ARRAYS[name].__name__}"
                         )
                 if arrays["z_clean"].shape != (2,) or arrays["z_counterfactual"].shape != (2,):
                     raise CausalMapError(f"map {index}: 'z_clean' and 'z_counterfactual' must have two logits each")
@@ -234,31 +347,40 @@ class TargetCurve:
     """A target over layers, averaged over the pairs that have it."""
 
     target: str
-    success: list[Interval]
-    normalized_logit_diff: list[Interval | None]
-    """None where no pair's own effect is large enough to divide by."""
+    values: dict[str, list[Interval | None]]
+    """Metric -> by layer; None where no pair has a value (none whose own effect is large enough to divide by)."""
+
+    def __getitem__(self, metric: str) -> list[Interval | None]:
+        return self.values[metric]
+
+    @property
+    def success(self) -> list[Interval]:
+        """Patch success rate by layer."""
+        return self.values["success"]  # type: ignore[return-value]
 
     @property
     def n(self) -> int:
-        return self.success[0].n
+        return max((value.n for values in self.values.values() for value in values if value), default=0)
 
 
 @dataclass(frozen=True)
 class MeanCausalMap:
     """Causal maps of many pairs, aligned by target: layers x targets, with n for each.
 
-    Of a map with heads each head of a target has a curve of its own, called ``<target>/head_<h>``.
+    Of a map with heads each set of heads of a target has a curve of its own, called ``<target>/head_<h>``.
     """
 
     intervention_type: str
     layers: list[int]
     n_layers: int
     n_pairs: int
+    metrics: tuple[str, ...]
+    """What the curves have values of, the main one first."""
     curves: list[TargetCurve]
     """In the order of the program's text."""
-    patch_success_rate: Interval | None
-    """Over the interventions at the targets, all layers but row n_layers; None where there are no others."""
-    normalized_logit_diff: Interval | None
+    overall: dict[str, Interval | None]
+    """Metric -> mean over the interventions at the targets, all layers but row n_layers; None where there are none."""
+    layer_window: int = 1
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)
@@ -268,7 +390,7 @@ class MeanCausalMap:
         return {
             curve.target: max(self._below_top(curve), key=lambda item: (item[1].estimate, -item[0]))
             for curve in self.curves
-            if self._below_top(curve)
+            if "success" in self.metrics and self._below_top(curve)
         }
 
     def peak(self) -> tuple[str, int, Interval] | None:
@@ -284,7 +406,7 @@ class MeanCausalMap:
         """
         found = []
         leader = None
-        for row, layer in enumerate(self.layers):
+        for row, layer in enumerate(self.layers if "success" in self.metrics else ()):
             best = max(self.curves, key=lambda curve: curve.success[row].estimate)
             rate = best.success[row].estimate
             if rate > (leader.success[row].estimate if leader else 0):
@@ -303,26 +425,36 @@ class MeanOverPairs:
     def __init__(self) -> None:
         self._first: CausalMap | None = None
         self._n = 0
-        self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]: success, normalized effect
-        self._overall: list[tuple[float, float, int]] = []  # per pair: both means, and of how many interventions
+        self._metrics: tuple[str, ...] = ()
+        self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
+        self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
 
     def add(self, causal_map: CausalMap) -> None:
-        self._first = self._first or causal_map
-        if causal_map.layers != self._first.layers:
-            raise CausalMapError(f"maps over layers {self._first.layers} and {causal_map.layers} cannot be averaged")
+        if self._first is None:
+            self._first = causal_map
+            own = [metric for metric in causal_map.metrics if metric != "logit_diff"]  # no scale that pairs share
+            self._metrics = (*own, "control_success", "control_answer_kept")
+        first = self._first
+        if causal_map.layers != first.layers or causal_map.metrics != first.metrics:
+            raise CausalMapError(
+                f"maps over layers {first.layers} with {', '.join(first.metrics)} and maps over layers "
+                f"{causal_map.layers} with {', '.join(causal_map.metrics)} cannot be averaged"
+            )
         self._n += 1
         below_top = [layer < causal_map.n_layers for layer in causal_map.layers]
+        nothing = np.full(causal_map.top.shape[:-1], np.nan)
         parts = []
         for target in causal_map.targets:
-            both = np.stack([causal_map.at_target(target, m) for m in ("success", "normalized_logit_diff")])
-            heads = {f"{target}/head_{h}": both[:, :, h] for h in range(both.shape[2])} if both.ndim == 3 else None
-            for name, values in (heads or {target: both}).items():
+            both = np.stack(
+                [causal_map.at_target(target, m) if m in causal_map.target_metrics else nothing for m in self._metrics]
+            )
+            curves = {f"{target}/{head_name(h)}": both[:, :, i] for i, h in enumerate(causal_map.heads)}
+            for name, values in (curves or {target: both}).items():
                 self._rows.setdefault(name, []).append(values)
                 parts.append(values[:, below_top])
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
-            success, normalized = interventions.mean(axis=1)
-            self._overall.append((float(success), float(normalized), interventions.shape[1]))
+            self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
@@ -331,20 +463,37 @@ class MeanOverPairs:
         curves = []
         for target in sorted(self._rows, key=_text_order):
             values = np.stack(self._rows[target])  # pair, metric, layer
-            rows = range(values.shape[2])
-            success = [_rate(values[:, 0, row]) for row in rows]
-            normalized = [_mean(values[:, 1, row]) for row in rows]
-            curves.append(TargetCurve(target, success, normalized))
-        overall = np.array(self._overall).reshape(-1, 3)
+            by_metric = {
+                metric: [_mean(metric, values[:, i, row]) for row in range(values.shape[2])]
+                for i, metric in enumerate(self._metrics)
+            }
+            curves.append(TargetCurve(target, by_metric))
+        metrics = tuple(
+            metric
+            for metric in self._metrics
+            if not metric.startswith("control_") or any(v for curve in curves for v in curve[metric])
+        )
+        weights = np.array([n for _, n in self._overall])
+        overall = {
+            metric: _mean(metric, np.array([means[i] for means, _ in self._overall]), weights)
+            for i, metric in enumerate(self._metrics)
+            if metric in metrics
+        }
         return MeanCausalMap(
             self._first.intervention_type,
             self._first.layers,
             self._first.n_layers,
             self._n,
+            metrics,
             curves,
-            _rate(overall[:, 0], overall[:, 2]) if len(overall) else None,
-            _mean(overall[:, 1], overall[:, 2]),
+            overall,
+            self._first.layer_window,
         )
+
+
+def head_name(heads: Sequence[int]) -> str:
+    """``head_3``; of several heads patched together ``heads_3_5``."""
+    return f"head{'s' if len(heads) > 1 else ''}_{'_'.join(map(str, heads))}"
 
 
 def _text_order(target: str) -> tuple:
@@ -352,26 +501,28 @@ def _text_order(target: str) -> tuple:
 
     Positions by number come first, in theirs.
     """
-    name, _, head = target.partition("/head_")
+    name, _, head = target.replace("/heads_", "/head_").partition("/head_")
     kind, *rest = name.split("_")
     line = {"position": 0, "ref": 1, "query": 2}.get(kind, 3)
     numbers = [int(part) for part in rest if part.isdecimal()]
-    return line, numbers, _PARTS.index(rest[-1]) if rest and rest[-1] in _PARTS else 0, int(head or 0)
+    part = _PARTS.index(rest[-1]) if rest and rest[-1] in _PARTS else 0
+    return line, numbers, part, [int(number) for number in head.split("_") if number]
 
 
-def _rate(values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None) -> Interval:
-    """Of one intervention a pair, Wilson's interval: resampling 50 successes of 50 would claim certainty."""
-    if interventions is None and np.isin(values, (0, 1)).all():
-        return wilson(int(values.sum()), len(values))
-    return bootstrap_mean(values, is_rate=True, weights=interventions)
+def _mean(
+    metric: str, values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None
+) -> Interval | None:
+    """Nulls (NaN: the pair's own effect is too small to divide by, or it has no control) are left out of the mean and n.
 
-
-def _mean(values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None) -> Interval | None:
-    """Nulls (NaN: the pair's own effect is too small to divide by) are left out, and n says so."""
+    Of one intervention a pair a rate has Wilson's interval: resampling 50 successes of 50 would claim certainty.
+    """
     known = ~np.isnan(values)
     if not known.any():
         return None
-    return bootstrap_mean(values[known], weights=None if interventions is None else interventions[known])
+    values, weights = values[known], None if interventions is None else interventions[known]
+    if metric in RATES and weights is None and np.isin(values, (0, 1)).all():
+        return wilson(int(values.sum()), len(values))
+    return bootstrap_mean(values, is_rate=metric in RATES, weights=weights)
 
 
 def mean_over_pairs(maps: Iterable[CausalMap]) -> MeanCausalMap:

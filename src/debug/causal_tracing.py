@@ -1,26 +1,18 @@
-"""The engine: activations of one run moved into another, cell by cell, and what the answer becomes.
+"""The experiment: pairs -> causal maps. Which cells a plan makes of a pair, and what became of each.
 
-One primitive, :func:`patched_logits`, from which every intervention is composed. A *cell* is data: the sites
-(component, layer, positions, perhaps a head) that are patched together in one pair. What makes it fast:
-
-- **Restart.** A cell whose first site is in layer l starts there, from the clean run's hidden states; nnsight skips the
-  layers below.
-- **Clean prefix.** Positions before a cell's first position are the clean run's, so its tokens are those from there on;
-  they read the prefix from the clean run's key-value cache.
-- **Packing.** The token sequences of many cells lie behind one another in one row of the batch, each with its own
-  positions, each seeing the clean prefix and itself only. No cell pays for the length of another.
-
-Every patch goes through nnsight. Knows no MLflow, no Streamlit, no file.
-The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); activation patching as in Vig et al. 2020.
+A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every cell of it is data for
+the engine's one primitive, and so are the same-answer control at the targets and the self-checks, which run packed
+among them. Knows no MLflow, no Streamlit, no file.
+The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); attribution patching is Nanda's (2023).
 """
 
 from __future__ import annotations
 
-import logging
 import re
+import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
 from typing import Any, NamedTuple
@@ -28,414 +20,42 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import DynamicCache
 
 from debug import models
-from debug.causal_map import CausalMap, MeanCausalMap, mean_over_pairs
-from debug.counterfactual import as_pair
+from debug.attention_knockout import HYPOTHESES, RANDOM, edges_of, random_control
+from debug.causal_map import DIRECTIONS, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
+from debug.counterfactual import as_pair, same_answer_program
+from debug.engine import (
+    COMPONENTS,
+    Cell,
+    Check,
+    Cut,
+    Runs,
+    SelfCheckError,
+    SelfChecks,
+    Site,
+    checks_of,
+    default_batch_tokens,
+    gradients,
+    measured,
+    patched_logits,
+    record,
+    unembedded,
+)
 from debug.models import LoadedModel, VocabularyError
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
-from debug.token_analyzer import CODE, PairError, TokenizedPair, analyze_pair
-
-logger = logging.getLogger(__name__)
-
-ROW_TOKENS = 512  # attention costs tokens x row length, so rows of packed cells are kept short
-
-
-class SelfCheckError(RuntimeError):
-    """The engine's own checks failed: the numbers of this run would not mean what they say."""
-
-
-# --- Components: what can be read and written inside a layer, in the order in which a layer runs ----------------------
-
-
-class Component(NamedTuple):
-    """How nnsight reads and writes a component of a layer inside a trace."""
-
-    read: Callable[[LoadedModel, int], Tensor]
-    write: Callable[[LoadedModel, int, Tensor], None]
-    full_patch: tuple[str, ...]
-    """Components that, patched together in all layers, leave nothing of the original; see :func:`self_checks`."""
-    per_head: bool = False
-    """Its width is n_heads slices, each of which can be patched alone."""
-
-
-def _write_residual(model: LoadedModel, layer: int, value: Tensor) -> None:
-    model.layer(layer).input = value
-
-
-def _write_heads(model: LoadedModel, layer: int, value: Tensor) -> None:
-    model.output_projection(layer).input = value
-
-
-def _read_attention(model: LoadedModel, layer: int) -> Tensor:
-    output = model.attention(layer).output
-    return output[0] if isinstance(output, tuple) else output
-
-
-def _write_attention(model: LoadedModel, layer: int, value: Tensor) -> None:
-    output = model.attention(layer).output
-    model.attention(layer).output = (value, *output[1:]) if isinstance(output, tuple) else value
-
-
-def _write_mlp(model: LoadedModel, layer: int, value: Tensor) -> None:
-    model.mlp(layer).output = value
-
-
-COMPONENTS: dict[str, Component] = {
-    "residual_stream": Component(lambda model, layer: model.layer(layer).input, _write_residual, ("residual_stream",)),
-    "attention_heads": Component(
-        lambda model, layer: model.output_projection(layer).input,
-        _write_heads,
-        ("attention_heads", "mlp"),
-        per_head=True,
-    ),
-    "attention": Component(_read_attention, _write_attention, ("attention", "mlp")),
-    "mlp": Component(lambda model, layer: model.mlp(layer).output, _write_mlp, ("attention", "mlp")),
-}
-"""Every intervention_type of the patching engine, in the order in which a layer runs them; the residual stream is
-first, and has one row more: what the final norm reads."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """A component of one layer at some positions; of one head, or of all."""
-
-    component: str
-    layer: int
-    positions: tuple[int, ...]
-    head: int | None = None
-
-
-@dataclass(frozen=True)
-class Cut:
-    """Attention edges of a layer, removed before the softmax: from every query to every key, of one head or of all."""
-
-    layer: int
-    queries: tuple[int, ...]
-    keys: tuple[int, ...]
-    head: int | None = None
-
-    @property
-    def positions(self) -> tuple[int, ...]:
-        """Where something changes: at the queries."""
-        return self.queries
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One intervention: what is patched or cut together in a pair of the batch (``pair``: its row in :class:`Runs`)."""
-
-    pair: int
-    sites: tuple[Site | Cut, ...]
-
-    @property
-    def layer(self) -> int:
-        return min(site.layer for site in self.sites)
-
-    @property
-    def start(self) -> int:
-        return min(position for site in self.sites for position in site.positions)
-
-
-# --- The primitive ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Runs:
-    """Unpatched runs of a batch of programs of one length, with what patches need from them.
-
-    Memory: (2 x layers x key-value width + recorded components x layers x their width) numbers per token.
-    """
-
-    token_ids: Int[Tensor, "pair token"]
-    logits: Float[Tensor, "pair vocabulary"]
-    activations: dict[str, list[Float[Tensor, "pair token width"]]]
-    """component -> layer -> activations; for the residual stream one layer more."""
-    keys_values: list[tuple[Tensor, Tensor]]
-
-    @property
-    def length(self) -> int:
-        return self.token_ids.shape[1]
-
-    def __getitem__(self, pairs: slice | Sequence[int]) -> Runs:
-        """The runs of some of the programs."""
-        return Runs(
-            self.token_ids[pairs],
-            self.logits[pairs],
-            {name: [layer[pairs] for layer in layers] for name, layers in self.activations.items()},
-            [(keys[pairs], values[pairs]) for keys, values in self.keys_values],
-        )
-
-
-@torch.no_grad()
-def record(model: LoadedModel, token_ids: Int[Tensor, "pair token"], components: Iterable[str]) -> Runs:
-    """Run programs unpatched, in one forward pass, and keep the residual stream and ``components`` at every layer."""
-    wanted = [name for name in COMPONENTS if name in {"residual_stream", *components}]
-    token_ids = token_ids.to(model.device)
-    cache: Any = DynamicCache()
-    with model.trace(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1):
-        kept: Any = {name: [] for name in wanted}
-        for layer in range(model.n_layers):
-            for name in wanted:
-                kept[name].append(COMPONENTS[name].read(model, layer))
-        kept["residual_stream"].append(model.final_norm.input)
-        kept.save()
-        logits = model.nnsight.output.logits.save()
-    kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
-    return Runs(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
-
-
-@torch.no_grad()
-def patched_logits(
-    model: LoadedModel, clean: Runs, source: Runs, cells: Sequence[Cell], batch_tokens: int | None = None
-) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
-    """Run ``clean`` with every cell's sites replaced by ``source``'s activations; the logits that predict the answer.
-
-    Cells come back in batches, in an order of the engine's own: (indices into ``cells``, their logits at the last
-    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out.
-    """
-    batch_tokens = batch_tokens or default_batch_tokens(model)
-    by_layer: dict[int, list[int]] = defaultdict(list)
-    for index, cell in enumerate(cells):
-        by_layer[cell.layer].append(index)
-    for layer, indices in sorted(by_layer.items()):
-        rows = _pack(cells, indices, clean.length)
-        while rows:
-            width = _row_length(rows[0], cells, clean.length)
-            take = max(1, batch_tokens // width)
-            batch, rows = rows[:take], rows[take:]
-            try:
-                logits = _run_batch(model, clean, source, cells, layer, batch)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if take == 1 or "memory" not in str(error):
-                    raise
-                batch_tokens = batch_tokens // 2
-                logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)
-                rows = batch + rows
-                continue
-            if not logits.isfinite().all():
-                raise SelfCheckError(
-                    f"patched logits of model {model.id!r} ({model.dtype}) at layer {layer} are not finite"
-                )
-            yield [index for row in batch for index in row], logits
-
-
-def default_batch_tokens(model: LoadedModel) -> int:
-    """Tokens of one forward pass: as many as keep the processor busy, and no more memory than a gigabyte or so."""
-    return max(ROW_TOKENS, (2**24 if model.device.startswith("cuda") else 2**20) // model.config.hidden_size)
-
-
-def _pack(cells: Sequence[Cell], indices: Iterable[int], length: int) -> list[list[int]]:
-    """Cells into rows of at most ROW_TOKENS tokens, first fit, the longest first; a row belongs to one pair."""
-    open_rows: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
-    for index in sorted(indices, key=lambda index: cells[index].start):
-        tokens = length - cells[index].start
-        rows = open_rows[cells[index].pair]
-        for number, (used, row) in enumerate(rows):
-            if used + tokens <= ROW_TOKENS:
-                row.append(index)
-                rows[number] = (used + tokens, row)
-                break
-        else:
-            rows.append((tokens, [index]))
-    every = sorted((row for rows in open_rows.values() for row in rows), key=lambda item: -item[0])
-    return [row for _, row in every]
-
-
-def _row_length(row: Sequence[int], cells: Sequence[Cell], length: int) -> int:
-    return sum(length - cells[index].start for index in row)
-
-
-def _run_batch(
-    model: LoadedModel, clean: Runs, source: Runs, cells: Sequence[Cell], layer: int, rows: Sequence[Sequence[int]]
-) -> Float[Tensor, "cell vocabulary"]:
-    """One forward pass from ``layer`` on, over rows of packed cells."""
-    device, length = clean.token_ids.device, clean.length
-    shape = (len(rows), max(_row_length(row, cells, length) for row in rows))
-    positions = np.zeros(shape, dtype=np.int64)
-    starts = np.zeros(shape, dtype=np.int64)
-    segments = np.full(shape, -1)  # which cell a token belongs to; -1 is padding, which sees padding only
-    lasts: list[tuple[int, int]] = []
-    writes: dict[tuple[str, int], list[tuple[int, int, int, int, int]]] = defaultdict(list)
-    cuts: dict[int, list[tuple[int, int, Cell, Cut]]] = defaultdict(list)
-    for r, row in enumerate(rows):
-        offset = 0
-        for index in row:
-            cell = cells[index]
-            end = offset + length - cell.start
-            positions[r, offset:end] = np.arange(cell.start, length)
-            starts[r, offset:end] = cell.start
-            segments[r, offset:end] = index
-            lasts.append((r, end - 1))
-            for site in cell.sites:
-                if isinstance(site, Cut):
-                    cuts[site.layer].append((r, offset, cell, site))
-                    continue
-                heads = (
-                    range(model.n_heads) if site.head is None and COMPONENTS[site.component].per_head else [site.head]
-                )
-                writes[site.component, site.layer].extend(
-                    (r, offset + p - cell.start, cell.pair, p, head or 0) for p in site.positions for head in heads
-                )
-            offset = end
-    prefix = int(starts.max())
-    own = (segments[:, :, None] == segments[:, None, :]) & (positions[:, None, :] <= positions[:, :, None])
-    allowed = np.concatenate([np.arange(prefix) < starts[:, :, None], own], axis=2)
-    key_positions = np.concatenate([np.broadcast_to(np.arange(prefix), (len(rows), prefix)), positions], axis=1)
-    mask = model.attention_mask(
-        torch.from_numpy(allowed).to(device),
-        torch.from_numpy(positions[:, :, None] - key_positions[:, None, :]).to(device),
-    )
-    positions = torch.from_numpy(positions).to(device)
-    pair = torch.tensor([cells[row[0]].pair for row in rows], device=device)
-    token_ids = clean.token_ids[pair[:, None], positions]
-    hidden = clean.activations["residual_stream"][layer][pair[:, None], positions]
-    last = tuple(torch.tensor(lasts, device=device).T)
-    cache = None
-    if prefix:
-        cache = DynamicCache([(keys[pair, :, :prefix], values[pair, :, :prefix]) for keys, values in clean.keys_values])
-
-    def written(component: str, at: int, value: Tensor) -> Tensor:
-        """``value`` with the source's activations at the sites of this component and layer."""
-        row, token, from_pair, position, head = zip(*writes[component, at], strict=True)
-        values = source.activations[component][at][list(from_pair), list(position)].to(value.dtype)
-        tokens = value.clone().view(*shape, -1)  # OPT's MLP sees the batch flattened
-        if COMPONENTS[component].per_head:
-            values = values.unflatten(-1, (model.n_heads, -1))[range(len(head)), list(head)]
-            tokens.unflatten(-1, (model.n_heads, -1))[list(row), list(token), list(head)] = values
-        else:
-            tokens[list(row), list(token)] = values
-        return tokens.view_as(value)
-
-    def without_edges(at: int, mask: Tensor) -> Tensor:
-        """The layer's mask less the edges that are cut in it."""
-        lowest = torch.finfo(mask.dtype).min
-        mask = mask.expand(-1, model.n_heads, -1, -1).clone()
-        for row, offset, cell, cut in cuts[at]:
-            queries = torch.tensor([offset + p - cell.start for p in cut.queries], device=device)
-            keys = [prefix + offset + p - cell.start if p >= cell.start else p for p in cut.keys]
-            heads = slice(None) if cut.head is None else slice(cut.head, cut.head + 1)
-            mask[row, heads, queries[:, None], torch.tensor(keys, device=device)] = lowest
-            if (mask[row, heads, queries] == lowest).all(-1).any():
-                raise ValueError(f"cutting these edges of layer {at} leaves a query without any key: {cut}")
-        return mask
-
-    def patch(component: str, at: int) -> None:
-        if (component, at) in writes:
-            COMPONENTS[component].write(model, at, written(component, at, COMPONENTS[component].read(model, at)))
-
-    if ("residual_stream", layer) in writes:
-        hidden = written("residual_stream", layer, hidden)
-    with model.trace(
-        token_ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=cache is not None
-    ):
-        for below in range(layer):
-            model.layer(below).skip(hidden)
-        if layer == 0:
-            model.layer(0).input = hidden
-        for at in range(layer, model.n_layers):
-            if at > layer:
-                patch("residual_stream", at)
-            if at in cuts:
-                arguments, keywords = model.attention(at).inputs
-                keywords = keywords | {"attention_mask": without_edges(at, keywords["attention_mask"])}
-                model.attention(at).inputs = (arguments, keywords)
-            for component in [name for name in COMPONENTS if name != "residual_stream"]:
-                patch(component, at)
-        if ("residual_stream", model.n_layers) in writes and layer < model.n_layers:
-            model.final_norm.input = written("residual_stream", model.n_layers, model.final_norm.input)
-        model.unembedding.input = model.unembedding.input[last][None]  # only the tokens that predict
-        logits = model.nnsight.output.logits.save()
-    return logits[0].float()
-
-
-# --- Self-checks: a patch that silently does nothing is the classic bug of this field ---------------------------------
-
-
-@dataclass(frozen=True)
-class SelfChecks:
-    """What the engine measured of itself, as largest differences of a logit, through the code path of the component."""
-
-    identity_max_abs: float
-    """A run patched with its own activations, at every layer, against the same run unpatched."""
-    full_patch_max_abs: float
-    """A run patched with so much that nothing of its own is left, against the counterfactual's."""
-    full_patch_without: float
-    """The same comparison with the patch left out: it must exceed the tolerance, or the second check proves nothing."""
-    tolerance: float
-
-    def __or__(self, other: SelfChecks) -> SelfChecks:
-        """The worst of both; what is not a number stays so."""
-        worst = {
-            name: float(np.maximum(getattr(self, name), getattr(other, name)))  # NaN is the worst
-            for name in ("identity_max_abs", "full_patch_max_abs", "full_patch_without")
-        }
-        return replace(self, **worst)
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "check_identity_max_abs": self.identity_max_abs,
-            "check_full_patch_max_abs": self.full_patch_max_abs,
-            "check_full_patch_without": self.full_patch_without,
-        }
-
-    def require(self) -> None:
-        """Raises SelfCheckError where a check fails."""
-        if not (self.identity_max_abs <= self.tolerance and self.full_patch_max_abs <= self.tolerance):
-            raise SelfCheckError(
-                f"patching a run with its own activations changed a logit by {self.identity_max_abs:.3g}, and a full "
-                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; {self.tolerance:g} is "
-                "what rounding may do. The numbers of this run would not mean what they say"
-            )
-        if not self.full_patch_without > self.tolerance:
-            raise SelfCheckError(
-                f"with no patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, within "
-                f"the tolerance of {self.tolerance:g}: a patch that does nothing would pass for one that works"
-            )
-
-
-def self_checks(model: LoadedModel, clean: Runs, source: Runs, component: str, first_difference: int = 0) -> SelfChecks:
-    """Measure the engine on these runs. Costs some (layers + 2) cells a program, for the first as many rows of a map.
-
-    A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
-    at one layer; the first program has it at every layer, the others at one each.
-    """
-    n, length = clean.token_ids.shape
-    own, full = [], []
-    for pair in range(n):
-        for layer in range(len(clean.activations[component])):
-            position = first_difference + (pair + 7 * layer) % (length - first_difference)
-            head = layer % model.n_heads if COMPONENTS[component].per_head else None
-            own.append(Cell(pair, (Site(component, layer, (position,), head),)))
-        if component == "residual_stream":
-            layers = range(model.n_layers + 1) if pair == 0 else [pair % (model.n_layers + 1)]
-            changed = tuple(range(first_difference, length))
-            full += [Cell(pair, (Site(component, layer, changed),)) for layer in layers]
-        else:
-            # At the last token the embedding is the same in both programs, so all that is left is what layers add.
-            parts = product(range(model.n_layers), COMPONENTS[component].full_patch)
-            full.append(Cell(pair, tuple(Site(part, layer, (length - 1,)) for layer, part in parts)))
-
-    def worst(patched_from: Runs, cells: list[Cell], expected: Tensor) -> float:
-        distances = [
-            (logits - expected[[cells[index].pair for index in indices]]).abs().max()
-            for indices, logits in patched_logits(model, clean, patched_from, cells)
-        ]
-        return torch.stack(distances).max().item()
-
-    return SelfChecks(
-        worst(clean, own, clean.logits),
-        worst(source, full, source.logits),
-        worst(clean, full, source.logits),
-        model.tolerance,
-    )
-
-
-# --- The experiment: pairs -> causal maps -----------------------------------------------------------------------------
+from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
+
+KNOCKOUT = "attention_knockout"
+INTERVENTION_TYPES = (*COMPONENTS, KNOCKOUT)
+METHODS = ("patching", "attribution")
+WINDOW = 64  # pairs that are looked at together: those of one length share forward passes, means and partners
+ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
+AGREEMENT_CELLS = 64  # of a pair, patched exactly to compare an attribution with
 
 
 @dataclass(frozen=True)
@@ -455,16 +75,30 @@ class PairResult:
     activations: dict[str, np.ndarray] = field(default_factory=dict)
     """``<clean|counterfactual>/<component>`` -> [layer, position, width], and "positions"; see ``save_activations``."""
     interventions: int = 0
-    """Cells that were run; those whose effect is zero because nothing differs there are not."""
+    """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
+    rank_agreement: float | None = None
+    """Of an attribution: Spearman's correlation with exact patching over some of its cells; None where all are equal."""
+
+
+class Columns(NamedTuple):
+    """The columns of a map, and what a knockout cuts in each."""
+
+    positions: list[int]
+    columns: list[list[int]]
+    targets: dict[str, list[int]]
+    target_columns: dict[str, int]
+    edges: list[tuple[tuple[int, int], ...]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to patch in every pair.
+    """What to patch, or to cut, in every pair.
 
     ``layers`` None: all. ``positions`` are the columns of the map: "all" tokens, the "targets", or names of targets and
-    numbers of tokens (which are then the targets). ``targets`` are what means over pairs are taken at: None for the
-    default ones, "roles" for every role from the root's value on, or names.
+    numbers of tokens (which are then the targets); "a+b" patches both together, ``ref_depth_2_line`` a whole line.
+    ``targets`` are what means over pairs are taken at: None for the default ones, "roles" for every role from the
+    root's value on, or names. Of an ``attention_knockout``, ``positions`` are hypotheses: names of presets or
+    "queries->keys" of targets; by default every preset.
     """
 
     intervention_type: str = "residual_stream"
@@ -476,16 +110,33 @@ class Plan:
     exclude_shallow: bool = False
     save_activations: str = "none"
     """Which positions' activations come with each result: "none", "targets" or "all"."""
+    source: str = "counterfactual"
+    """Where patched activations come from, one of SOURCES."""
+    direction: str = "into_original"
+    """Which program is patched: "into_original", from its counterfactual, or "into_counterfactual", the reverse."""
+    layer_window: int | None = None
+    """Layers that a row changes together, from its own up; None: one, and of a knockout all."""
+    heads: Sequence[int | Sequence[int]] | str | None = None
+    """Of ``attention_heads``: None for each head alone, "together" for all of a layer, or heads and sets of heads. Of a
+    knockout: the heads whose edges are cut, None for all."""
+    control: bool = True
+    """Patch the targets from a program of the same answer too; of a knockout, cut as many random edges too."""
+    logit_lens: bool = True
+    """Read the clean run's residual stream through the unembedding, at the single positions."""
+    method: str = "patching"
+    """"patching", exact; or "attribution", a linear estimate in two forwards and one backward."""
 
     def __post_init__(self) -> None:
-        if self.intervention_type not in COMPONENTS:
-            raise ValueError(
-                f"intervention_type is {self.intervention_type!r}; expected one of {', '.join(COMPONENTS)} "
-                "('attention_knockout' is not there yet)"
-            )
+        def one_of(name: str, options: Iterable[str]) -> None:
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
+
+        one_of("intervention_type", INTERVENTION_TYPES)
+        one_of("save_activations", ("none", "targets", "all"))
+        one_of("source", SOURCES)
+        one_of("direction", DIRECTIONS)
+        one_of("method", METHODS)
         object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
-        if self.save_activations not in ("none", "targets", "all"):
-            raise ValueError(f"save_activations is {self.save_activations!r}; expected 'none', 'targets' or 'all'")
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
@@ -495,62 +146,130 @@ class Plan:
             object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
             if not self.layers:
                 raise ValueError("layers is an empty list; expected layer numbers, or None for all")
+        if self.layer_window is not None and self.layer_window < 1:
+            raise ValueError(f"layer_window is {self.layer_window}; expected 1 layer or more")
         if self.targets is not None and not isinstance(self.positions, str):
             raise ValueError("positions names the targets already; give targets only with positions 'all' or 'targets'")
         if isinstance(self.targets, str) and self.targets != "roles":
             object.__setattr__(self, "targets", [self.targets])
-        for name in [
-            name for names in (self.positions, self.targets) if isinstance(names, list | tuple) for name in names
-        ]:
-            if isinstance(name, str) and not _TARGET.fullmatch(name):
+        if self.heads is not None:
+            self._check_heads()
+        if self.method == "attribution" and (self.knockout or self.source != "counterfactual" or self._window(1) > 1):
+            raise ValueError("method 'attribution' estimates patches of one layer from the counterfactual, nothing else")
+        names = [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
+        for name in names:
+            self._check_name(name)
+
+    def _check_heads(self) -> None:
+        if self.intervention_type not in ("attention_heads", KNOCKOUT):
+            raise ValueError(f"heads is given, but {self.intervention_type} has none; attention_heads has")
+        if isinstance(self.heads, str):
+            if self.heads != "together" or self.knockout:
+                raise ValueError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
+            return
+        sets = [[int(h) for h in ([given] if isinstance(given, int) else given)] for given in self.heads or ()]
+        if not sets or not all(sets):
+            raise ValueError("heads is an empty list; expected numbers of heads, or None for all")
+        object.__setattr__(self, "heads", sets)
+
+    def _check_name(self, name: str | int) -> None:
+        if self.knockout and str(name) not in HYPOTHESES and "->" not in str(name):
+            raise ValueError(
+                f"{name!r} is no hypothesis; expected {', '.join(HYPOTHESES)}, or 'queries->keys' with names of targets"
+            )
+        for part in re.split(r"\+|->", name) if isinstance(name, str) and name not in HYPOTHESES else ():
+            if not _TARGET.fullmatch(part):
                 raise ValueError(
-                    f"{name!r} is no target; expected 'all', 'targets', a token position, "
-                    "ref_depth_<k>_<lhs|equals|rhs|newline>, query_<hash|var|colon> or final"
+                    f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
+                    "rhs|newline|line>, query_<hash|var|colon> or final, or several of them joined by '+'"
                 )
 
+    @property
+    def knockout(self) -> bool:
+        return self.intervention_type == KNOCKOUT
+
+    @property
+    def patches_pairs(self) -> bool:
+        """Whether the counterfactual's activations are moved: only then a cell can succeed."""
+        return not self.knockout and self.source == "counterfactual"
+
+    def _window(self, n_layers: int) -> int:
+        return self.layer_window or (n_layers if self.knockout else 1)
+
     def layers_of(self, model: LoadedModel) -> list[int]:
-        rows = model.n_layers + (self.intervention_type == "residual_stream")
+        """The rows of the map: the first layer of each."""
+        layers = model.n_layers + (self.intervention_type == "residual_stream")
+        if (window := self._window(model.n_layers)) > layers:
+            raise ValueError(f"layer_window is {window}; {self.intervention_type} of {model.id!r} has {layers} layers")
+        rows = layers - window + 1
         if self.layers is None:
             return list(range(rows))
         if bad := [layer for layer in self.layers if not 0 <= layer < rows]:
             raise ValueError(
                 f"layers {bad} are out of range; {self.intervention_type} of {model.id!r} has 0 to {rows - 1}"
+                + (f", {window} together" if window > 1 else "")
             )
         return sorted(set(self.layers))
 
-    def columns_of(self, tokenized: TokenizedPair) -> tuple[list[int], list[list[int]], dict[str, list[int]]]:
-        """Single positions of the grid, all columns (joint ones for targets of several tokens too), the targets."""
-        original, length = tokenized.original, len(tokenized.original.token_ids)
+    def heads_of(self, model: LoadedModel) -> list[list[int]]:
+        """The sets of heads that are patched each on its own; of a knockout, the one set that is cut."""
+        every = list(range(model.n_heads))
+        if self.heads is None or isinstance(self.heads, str):
+            return [[head] for head in every] if self.heads is None else [every]
+        sets: list[list[int]] = self.heads  # type: ignore[assignment]
+        if bad := sorted({head for heads in sets for head in heads} - set(every)):
+            raise ValueError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
+        return [sorted({head for heads in sets for head in heads})] if self.knockout else sets
+
+    def columns_of(self, tokenized: TokenizedPair) -> Columns:
+        """Raises PairError where the program has not every target, or not every edge, that is asked for."""
+        original = tokenized.original
+        if self.knockout:
+            return self._hypotheses_of(original)
         if not isinstance(self.positions, str):
-            numbers = [number for number in self.positions if not isinstance(number, str)]
-            if bad := [number for number in numbers if not 0 <= number < length]:
-                raise PairError(f"positions {bad} are out of range; the prompt has tokens 0 to {length - 1}")
-            # A position that is a role's is known by that name: what holds by construction there is known with it.
-            role_at = {tuple(positions): role for role, positions in original.roles.items()}
-            named = [
-                role_at.get((name,), f"position_{name}") if isinstance(name, int) else name for name in self.positions
-            ]
-            targets = original.targets([name for name in named if not name.startswith("position_")])
-            targets |= {name: [int(name.removeprefix("position_"))] for name in named if name.startswith("position_")}
+            targets = original.targets(self.positions)
         elif self.targets == "roles":
-            first = tokenized.first_difference
+            first = tokenized.first_difference if self.source == "counterfactual" else 0
             targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
         else:
-            targets = original.targets(self.targets)
-        positions = sorted({p for column in targets.values() for p in column})
-        if self.positions == "all":
-            positions = list(range(length))
-        joint = [column for column in targets.values() if len(column) > 1]
-        return positions, [*([p] for p in positions), *joint], targets
+            targets = original.targets(self.targets)  # type: ignore[arg-type]
+        single = range(len(original.token_ids)) if self.positions == "all" else {p for at in targets.values() for p in at}
+        positions = sorted(single)
+        joint = [at for at in targets.values() if len(at) > 1]
+        columns = [*([p] for p in positions), *joint]
+        return Columns(positions, columns, targets, {t: columns.index(at) for t, at in targets.items()}, [])
+
+    def _hypotheses_of(self, program: TokenizedProgram) -> Columns:
+        edges = {}
+        for name in HYPOTHESES if isinstance(self.positions, str) else map(str, self.positions):
+            edges[name] = edges_of(program, name)
+            if self.control:
+                edges[f"{name}{RANDOM}"] = random_control(program, edges[name])
+        targets = {name: sorted({p for edge in of for p in edge}) for name, of in edges.items()}
+        numbers = {name: number for number, name in enumerate(targets)}
+        return Columns([], list(targets.values()), targets, numbers, [tuple(sorted(of)) for of in edges.values()])
 
 
-_TARGET = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline)|query_(hash|var|colon)|final")
+_TARGET = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)|final|\d+")
+
+
+class _Given(NamedTuple):
+    """A pair as it will be run: into which program, with which columns, and the other programs that it needs."""
+
+    index: int
+    pair: ProgramPair
+    tokenized: TokenizedPair
+    """Its ``original`` is the program that is patched, whatever the direction."""
+    columns: Columns
+    control: TokenizedProgram | None
+    partner: TokenizedProgram | None = None
+    """The other pair's program whose run is the source, where the plan resamples."""
 
 
 def trace_pairs(
     model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int | None = None
 ) -> Iterator[PairResult]:
-    """Patch pair after pair and yield what became of each, in order. Pairs of one length share forward passes.
+    """Run a plan on pair after pair and yield what became of each, in order. Pairs of one length share forward passes.
 
     A pair that cannot be used is yielded with its reason, and the rest go on. Memory does not grow with their number.
 
@@ -558,33 +277,40 @@ def trace_pairs(
         ValueError: the plan does not fit the model.
         SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
     """
-    layers = plan.layers_of(model)
+    plan.layers_of(model), plan.heads_of(model)  # before anything runs
     batch_tokens = batch_tokens or default_batch_tokens(model)
     stream = enumerate(pairs)
-    while window := list(islice(stream, 64)):
+    while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
-        by_length: dict[int, list[tuple[int, TokenizedPair]]] = defaultdict(list)
+        by_length: dict[int, list[_Given]] = defaultdict(list)
         for index, given in window:
             pair = None
             try:
                 pair = as_pair(given)
-                for program in (pair.original, pair.counterfactual):
-                    model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
-                tokenized = analyze_pair(model.tokenizer, pair, plan.prompt_template)
-                plan.columns_of(tokenized)
+                ready = _prepare(model, index, pair, plan)
             except (ProgramError, PairError, VocabularyError) as error:
                 done[index] = PairResult(index, pair, skipped=str(error))
             else:
-                by_length[len(tokenized.original.token_ids)].append((index, tokenized))
+                by_length[len(ready.tokenized.original.token_ids)].append(ready)
         pending = [index for index, _ in window]
         for length, group in by_length.items():
-            columns = plan.columns_of(group[0][1])[1]
-            heads = model.n_heads if COMPONENTS[plan.intervention_type].per_head else 1
-            work = len(layers) * len(columns) * heads * length // 2  # tokens that a pair's cells run, about
+            mean = None
+            if plan.source in ("mean", "resample") and not plan.knockout:
+                if len(group) == 1:
+                    reason = f"source {plan.source!r} needs another pair of {length} tokens among the {WINDOW} around it"
+                    done[group[0].index] = PairResult(group[0].index, group[0].pair, skipped=reason)
+                    continue
+                partners = [*group[1:], group[0]]
+                group = [g._replace(partner=p.tokenized.original) for g, p in zip(group, partners, strict=True)]
+                if plan.source == "mean":
+                    mean = _mean_activations(model, [g.tokenized.original for g in group], plan, batch_tokens)
+            work = len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2  # tokens that a pair's cells run
+            if COMPONENTS.get(plan.intervention_type, COMPONENTS["mlp"]).per_head:
+                work *= len(plan.heads_of(model))
             # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
-            size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // work))
+            size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, work)))
             for start in range(0, len(group), size):
-                for result in _trace_group(model, group[start : start + size], plan, layers, batch_tokens):
+                for result in _Group(model, group[start : start + size], plan, mean, batch_tokens).results():
                     done[result.index] = result
                 checks = [result.checks for result in done.values() if result.checks]
                 while pending and pending[0] in done:
@@ -595,128 +321,350 @@ def trace_pairs(
             yield done.pop(index)
 
 
-def _trace_group(
-    model: LoadedModel, group: Sequence[tuple[int, TokenizedPair]], plan: Plan, layers: list[int], batch_tokens: int
-) -> Iterator[PairResult]:
-    """Pairs whose prompts have one length: a clean and a counterfactual run of all, then all cells of all."""
-    component = plan.intervention_type
-    programs = [t.original for _, t in group] + [t.counterfactual for _, t in group]
-    runs = record(model, torch.tensor([program.token_ids for program in programs]), COMPONENTS[component].full_patch)
-    if not runs.logits.isfinite().all():
-        raise SelfCheckError(f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken")
-    tops = runs.logits.argmax(-1).view(2, -1).T.tolist()
-
-    def answered(row: int) -> tuple[str, str]:
-        return tuple(model.tokenizer.decode([token]) for token in tops[row])  # type: ignore[return-value]
-
-    used = []
-    for row, ((index, tokenized), (top_clean, top_counterfactual)) in enumerate(zip(group, tops, strict=True)):
-        c, o = tokenized.answer_tokens
-        correct = (top_clean == o, top_counterfactual == c)
-        if reason := _reason_to_skip(tokenized.pair, correct, plan):
-            yield PairResult(index, tokenized.pair, reason, correct, answered(row), tokenized.original.prompt)
-        else:
-            used.append(row)
-    if not used:
-        return
-    clean, source = runs[used], runs[[row + len(group) for row in used]]
-    heads: Sequence[int | None] = range(model.n_heads) if COMPONENTS[component].per_head else [None]
-    cells: list[Cell] = []
-    where: list[tuple[int, ...]] = []  # of each cell: pair, layer row, (head,) column
-    grids = []
-    for number, row in enumerate(used):
-        _, tokenized = group[row]
-        columns = plan.columns_of(tokenized)[1]
-        shape = (len(layers), *([len(heads)] if COMPONENTS[component].per_head else []), len(columns))
-        answers = torch.tensor(tokenized.answer_tokens)
-        grids.append((clean.logits[number, answers].cpu().expand(*shape, 2).clone(), torch.full(shape, tops[row][0])))
-        for (i, layer), (k, column) in product(enumerate(layers), enumerate(columns)):
-            if _can_matter(component, layer, column, tokenized.first_difference, clean.length, model.n_layers):
-                for j, head in enumerate(heads):
-                    cells.append(Cell(number, (Site(component, layer, tuple(column), head),)))
-                    where.append((number, i, k) if head is None else (number, i, j, k))
-    with tqdm(total=len(cells), desc="cells", leave=False, disable=None) as bar:
-        for indices, logits in patched_logits(model, clean, source, cells, batch_tokens):
-            tokens = torch.tensor([group[used[cells[index].pair]][1].answer_tokens for index in indices])
-            answers, top = logits.gather(1, tokens.to(logits.device)).cpu(), logits.argmax(-1).cpu()
-            for index, answer, token in zip(indices, answers, top, strict=True):
-                number, *at = where[index]
-                grids[number][0][tuple(at)] = answer
-                grids[number][1][tuple(at)] = token
-            bar.update(len(indices))
-    first = min(group[row][1].first_difference for row in used)
-    checks = self_checks(model, clean, source, component, first)
-    ran = np.bincount([cell.pair for cell in cells], minlength=len(used))
-    for number, row in enumerate(used):
-        index, tokenized = group[row]
-        positions, columns, targets = plan.columns_of(tokenized)
-        answers = torch.tensor(tokenized.answer_tokens)
-        z_patched, top = grids[number]
-        seen = {*top.unique().tolist(), *tokenized.answer_tokens, *tops[row]}
-        causal_map = CausalMap(
-            component,
-            index,
-            tokenized.original.tokens,
-            layers,
-            positions,
-            columns,
-            targets,
-            model.n_layers,
-            tokenized.first_difference,
-            tokenized.answer_tokens,
-            (tops[row][0], tops[row][1]),
-            models.SMALLEST_EFFECT[model.dtype],
-            {token: model.tokenizer.decode([token]) for token in sorted(seen)},
-            clean.logits[number, answers].cpu().numpy(),
-            source.logits[number, answers].cpu().numpy(),
-            z_patched.numpy(),
-            top.numpy(),
-        )
-        correct = (tops[row][0] == tokenized.answer_tokens[1], tops[row][1] == tokenized.answer_tokens[0])
-        yield PairResult(
-            index,
-            tokenized.pair,
-            correct=correct,
-            answers=answered(row),
-            prompt=tokenized.original.prompt,
-            causal_map=causal_map,
-            checks=checks,
-            activations=_kept_activations(clean, source, number, plan, causal_map),
-            interventions=int(ran[number]),
-        )
+def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan) -> _Given:
+    """Raises ProgramError, PairError or VocabularyError: the reason why this pair is skipped."""
+    directed = pair if plan.direction == "into_original" else pair.reversed
+    for program in (directed.original, directed.counterfactual):
+        model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
+    tokenized = analyze_pair(model.tokenizer, directed, plan.prompt_template)
+    control = None
+    if plan.control and plan.patches_pairs and plan.method == "patching":
+        control = _control(model, tokenized, plan)
+    return _Given(index, pair, tokenized, plan.columns_of(tokenized), control)
 
 
-def _kept_activations(clean: Runs, source: Runs, pair: int, plan: Plan, causal_map: CausalMap) -> dict[str, np.ndarray]:
-    if plan.save_activations == "none":
-        return {}
-    positions = sorted({p for column in causal_map.targets.values() for p in column})
-    if plan.save_activations == "all":
-        positions = list(range(clean.length))
-    kept = {"positions": np.array(positions)}
-    for name, runs in (("clean", clean), ("counterfactual", source)):
-        for component, layers in runs.activations.items():
-            stacked = torch.stack([layer[pair, positions] for layer in layers]).cpu()
-            kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
-    return kept
-
-
-def _reason_to_skip(pair: ProgramPair, correct: tuple[bool, bool], plan: Plan) -> str | None:
-    if plan.exclude_shallow and pair.variable_chain.root.line < 2:
-        return f"shallow: the root value is assigned on line {pair.variable_chain.root.line + 1}"
-    if plan.require_correct and not all(correct):
-        wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
-        return f"the model does not answer the {' and the '.join(wrong)} program"
+def _control(model: LoadedModel, tokenized: TokenizedPair, plan: Plan) -> TokenizedProgram | None:
+    """The same-answer program whose tokens lie as the original's do; None where some draws found none."""
+    for attempt in range(10):
+        program = same_answer_program(tokenized.pair.original, attempt)
+        if program is None:
+            return None
+        try:
+            model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
+        except VocabularyError:
+            continue
+        control = analyze(model.tokenizer, program, plan.prompt_template)
+        if control.roles == tokenized.original.roles and len(control.token_ids) == len(tokenized.original.token_ids):
+            return control
     return None
 
 
+def _recorded(plan: Plan) -> tuple[str, ...]:
+    return () if plan.knockout else (plan.intervention_type, *COMPONENTS[plan.intervention_type].full_patch)
+
+
+def _mean_activations(
+    model: LoadedModel, programs: Sequence[TokenizedProgram], plan: Plan, batch_tokens: int
+) -> dict[str, list[Float[Tensor, "1 token width"]]]:
+    """Mean over the runs of programs of one length, position by position; memory holds some runs at a time."""
+    size = max(1, batch_tokens // len(programs[0].token_ids))
+    sums: dict[str, list[Tensor]] = {}
+    for start in range(0, len(programs), size):
+        runs = record(model, torch.tensor([p.token_ids for p in programs[start : start + size]]), _recorded(plan))
+        for name, layers in runs.activations.items():
+            parts = [layer.float().sum(0, keepdim=True) / len(programs) for layer in layers]
+            sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
+    return sums
+
+
+class _Group:
+    """Pairs whose prompts have one length: the unpatched runs of all, then all cells of all."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        given: Sequence[_Given],
+        plan: Plan,
+        mean: dict[str, list[Tensor]] | None,
+        batch_tokens: int,
+    ) -> None:
+        self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
+        programs = [g.tokenized.original for g in given] + [g.tokenized.counterfactual for g in given]
+        self.source_row: dict[int, int] = {}
+        self.control_row: dict[int, int] = {}
+        for number, one in enumerate(given):
+            for program, row in ((one.control, self.control_row), (one.partner, self.source_row)):
+                if program is not None:
+                    row[number] = len(programs)
+                    programs.append(program)
+            if plan.source == "counterfactual":
+                self.source_row[number] = len(given) + number
+        self.runs = record(model, torch.tensor([program.token_ids for program in programs]), _recorded(plan))
+        if not self.runs.logits.isfinite().all():
+            raise SelfCheckError(
+                f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken"
+            )
+        if not plan.knockout and plan.source in ("zero", "mean"):
+            zeros = {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
+            extra = zeros if plan.source == "zero" or mean is None else mean
+            self.source_row = dict.fromkeys(range(len(given)), len(self.runs))
+            dtype = self.runs.activations["residual_stream"][0].dtype
+            self.runs = self.runs.with_sources({name: [at.to(dtype) for at in layers] for name, layers in extra.items()})
+        self.tops = self.runs.logits.argmax(-1).tolist()
+
+    def results(self) -> Iterator[PairResult]:
+        used = []
+        for number, one in enumerate(self.given):
+            if reason := self._reason_to_skip(number):
+                yield PairResult(one.index, one.pair, reason, **self._said(number))
+            else:
+                used.append(number)
+        if not used:
+            return
+        checks = self._checks(used)
+        fill = self._estimate if self.plan.method == "attribution" else self._patch
+        maps, measurements, ran, agreement = fill(used, checks)
+        for number in used:
+            one = self.given[number]
+            yield PairResult(
+                one.index,
+                one.pair,
+                **self._said(number),
+                causal_map=maps[number],
+                checks=measurements,
+                activations=self._kept_activations(number),
+                interventions=ran[number],
+                rank_agreement=agreement.get(number),
+            )
+
+    def _rows(self, number: int) -> tuple[int, int]:
+        """Of the run that is patched, and of its counterfactual's."""
+        return number, len(self.given) + number
+
+    def _said(self, number: int) -> dict[str, Any]:
+        """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
+        one, (clean, counterfactual) = self.given[number], self._rows(number)
+        c, o = one.tokenized.answer_tokens
+        correct = (self.tops[clean] == o, self.tops[counterfactual] == c)
+        answers = tuple(self.model.tokenizer.decode([self.tops[row]]) for row in (clean, counterfactual))
+        prompts = (one.tokenized.original.prompt, one.tokenized.counterfactual.prompt)
+        if self.plan.direction == "into_counterfactual":
+            correct, answers, prompts = correct[::-1], answers[::-1], prompts[::-1]
+        return {"correct": correct, "answers": answers, "prompt": prompts[0]}
+
+    def _reason_to_skip(self, number: int) -> str | None:
+        root_line = self.given[number].pair.variable_chain.root.line
+        if self.plan.exclude_shallow and root_line < 2:
+            return f"shallow: the root value is assigned on line {root_line + 1}"
+        correct = self._said(number)["correct"]
+        if self.plan.require_correct and not all(correct):
+            wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
+            return f"the model does not answer the {' and the '.join(wrong)} program"
+        return None
+
+    def _first(self, number: int) -> int:
+        """The first position at which the patched run and its source can differ."""
+        return self.given[number].tokenized.first_difference if self.plan.patches_pairs else 0
+
+    def _checks(self, used: list[int]) -> list[Check]:
+        pairs = [self._rows(number) for number in used]
+        differing = [self.given[number].tokenized.differing for number in used]
+        return checks_of(self.model, self.runs, self.plan.intervention_type, pairs, differing)
+
+    def _cells(self, number: int) -> Iterator[tuple[tuple[int, ...], Cell]]:
+        """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect."""
+        model, plan, columns = self.model, self.plan, self.given[number].columns
+        window = plan._window(model.n_layers)
+        for (i, layer), (k, column) in product(enumerate(plan.layers_of(model)), enumerate(columns.columns)):
+            layers = range(layer, layer + window)
+            if plan.knockout:
+                heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
+                yield (i, k), Cell(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
+            elif any(_can_matter(plan, at, column, self._first(number), self.runs.length, model.n_layers) for at in layers):
+                for j, heads in enumerate(self._head_sets()):
+                    sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
+                    at = (i, k) if heads is None else (i, j, k)
+                    yield at, Cell(number, sites, self.source_row[number])
+
+    def _head_sets(self) -> Sequence[tuple[int, ...] | None]:
+        if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
+            return [None]
+        return [tuple(heads) for heads in self.plan.heads_of(self.model)]
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        heads = self._head_sets()
+        axis = () if heads == [None] else (len(heads),)
+        return (len(self.plan.layers_of(self.model)), *axis, len(self.given[number].columns.columns))
+
+    def _patch(
+        self, used: list[int], checks: list[Check]
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+        """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
+        runs = self.runs
+        cells: list[Cell] = []
+        where: list[tuple[int, bool, tuple[int, ...]]] = []  # of each cell of a map: pair, is it the control's, grid index
+        z_patched, tops, controls = {}, {}, {}
+        for number in used:
+            one, shape = self.given[number], self._shape(number)
+            answers = list(one.tokenized.answer_tokens)
+            z_patched[number] = runs.logits[number, answers].cpu().expand(*shape, 2).clone()
+            tops[number] = torch.full(shape, self.tops[number])
+            at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
+            if number in self.control_row:
+                controls[number] = torch.full((*shape[:-1], len(at_target)), self.tops[number])
+            for at, cell in self._cells(number):
+                cells.append(cell)
+                where.append((number, False, at))
+                if number in self.control_row and at[-1] in at_target:
+                    cells.append(Cell(number, cell.sites, self.control_row[number]))
+                    where.append((number, True, (*at[:-1], at_target[at[-1]])))
+        n_cells = len(cells)
+        checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
+        cells += checked
+        logits_of: dict[Cell, Tensor] = {}
+        with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
+            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens):
+                of_maps = [i for i, index in enumerate(indices) if index < n_cells]
+                logits_of |= {cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells}
+                tokens = [self.given[where[indices[i]][0]].tokenized.answer_tokens for i in of_maps]
+                answers = logits[of_maps].gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
+                top = logits[of_maps].argmax(-1).cpu()
+                for i, answer, token in zip(of_maps, answers, top, strict=True):
+                    number, is_control, at = where[indices[i]]
+                    if is_control:
+                        controls[number][at] = token
+                    else:
+                        z_patched[number][at] = answer
+                        tops[number][at] = token
+                bar.update(len(of_maps))
+        ran = np.bincount([number for number, *_ in where], minlength=len(self.given)).tolist()
+        maps = {
+            number: self._map(number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
+            for number in used
+        }
+        return maps, measured(self.model, runs, checks, logits_of), ran, {}
+
+    def _estimate(
+        self, used: list[int], checks: list[Check]
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+        """Estimate every cell by its gradient, and patch some exactly to compare with."""
+        model, plan, runs = self.model, self.plan, self.runs
+        component, heads = plan.intervention_type, self._head_sets()
+        tokens = torch.tensor([self.given[number].tokenized.answer_tokens[0] for number in used])
+        slopes = gradients(model, runs.token_ids[used], tokens, component)
+        cells, sampled, maps = [], {}, {}
+        for row, number in enumerate(used):
+            one, shape = self.given[number], self._shape(number)
+            clean, counterfactual = self._rows(number)
+            answers = list(one.tokenized.answer_tokens)
+            z_clean = runs.logits[number, answers].cpu()
+            z_patched = z_clean.expand(*shape, 2).clone()
+            z_patched[..., 1] = torch.nan  # the estimate is of c's logit alone
+            by_layer = []
+            for layer in plan.layers_of(model):
+                stored = runs.activations[component][layer]
+                effect = (stored[counterfactual] - stored[clean]).float() * slopes[layer][row].float()
+                by_layer.append(effect.unflatten(-1, (model.n_heads, -1)).sum(-1) if heads != [None] else effect.sum(-1))
+            for at, cell in self._cells(number):
+                effect = by_layer[at[0]][list(cell.sites[0].positions)].sum(0)
+                chosen = cell.sites[0].heads if isinstance(cell.sites[0], Site) else None
+                z_patched[(*at, 0)] += (effect[list(chosen)].sum() if chosen is not None else effect).item()
+            every = list(self._cells(number))
+            rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
+            for i in rng.permutation(len(every))[:AGREEMENT_CELLS]:
+                sampled[len(cells)] = (number, every[i][0])
+                cells.append(every[i][1])
+            maps[number] = self._map(number, z_patched.numpy(), np.full(shape, -1), None)
+        n_cells = len(cells)
+        cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
+        exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        logits_of: dict[Cell, Tensor] = {}
+        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens):
+            for index, row_logits in zip(indices, logits, strict=True):
+                if index >= n_cells:
+                    logits_of[cells[index]] = row_logits.clone()
+                    continue
+                number, at = sampled[index]
+                c = self.given[number].tokenized.answer_tokens[0]
+                exact[number].append((row_logits[c].item(), float(maps[number].z_patched[(*at, 0)])))
+        agreement = {number: _spearman(both) for number, both in exact.items()}
+        ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
+        return maps, measured(model, runs, checks, logits_of), ran, agreement
+
+    def _map(
+        self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None
+    ) -> CausalMap:
+        model, plan, one = self.model, self.plan, self.given[number]
+        clean, counterfactual = self._rows(number)
+        answers = list(one.tokenized.answer_tokens)
+        seen = {*np.unique(top).tolist(), *answers, self.tops[clean], self.tops[counterfactual]}
+        seen |= set() if control is None else {*np.unique(control).tolist()}
+        lens = self._lens(number) if plan.logit_lens and one.columns.positions else (None, None)
+        heads = [] if self._head_sets() == [None] else [list(heads) for heads in self._head_sets() if heads]
+        return CausalMap(
+            intervention_type=plan.intervention_type,
+            pair=one.index,
+            tokens=one.tokenized.original.tokens,
+            layers=plan.layers_of(model),
+            positions=one.columns.positions,
+            columns=one.columns.columns,
+            targets=one.columns.targets,
+            target_columns=one.columns.target_columns,
+            n_layers=model.n_layers,
+            first_difference=self._first(number),
+            answer_tokens=one.tokenized.answer_tokens,
+            top_tokens=(self.tops[clean], self.tops[counterfactual]),
+            min_effect=models.SMALLEST_EFFECT[model.dtype],
+            vocabulary={token: model.tokenizer.decode([token]) for token in sorted(seen - {-1})},
+            z_clean=self.runs.logits[clean, answers].cpu().numpy(),
+            z_counterfactual=self.runs.logits[counterfactual, answers].cpu().numpy(),
+            z_patched=z_patched,
+            top=top,
+            layer_window=plan._window(model.n_layers),
+            heads=heads,
+            source="knockout" if plan.knockout else plan.source,
+            direction=plan.direction,
+            method=plan.method,
+            control_top=control,
+            lens_logits=lens[0],
+            lens_ranks=lens[1],
+        )
+
+    def _lens(self, number: int) -> tuple[Float[np.ndarray, "row position 2"], Int[np.ndarray, "row position 2"]]:
+        """Logits and ranks of both answers, read off the clean run's residual stream (nostalgebraist 2020)."""
+        positions, answers = self.given[number].columns.positions, list(self.given[number].tokenized.answer_tokens)
+        hidden = torch.stack([layer[number, positions] for layer in self.runs.activations["residual_stream"]])
+        logits, ranks = [], []
+        for part in hidden.flatten(0, 1).split(ROWS_OF_LENS):
+            read = unembedded(self.model, part)
+            logits.append(read[:, answers].cpu())
+            ranks.append(torch.stack([(read > read[:, [answer]]).sum(-1) for answer in answers], -1).cpu())
+        shape = (len(hidden), len(positions), 2)
+        return torch.cat(logits).view(shape).numpy(), torch.cat(ranks).view(shape).numpy()
+
+    def _kept_activations(self, number: int) -> dict[str, np.ndarray]:
+        if self.plan.save_activations == "none":
+            return {}
+        positions = sorted({p for column in self.given[number].columns.targets.values() for p in column})
+        if self.plan.save_activations == "all":
+            positions = list(range(self.runs.length))
+        kept = {"positions": np.array(positions)}
+        for name, row in zip(("clean", "counterfactual"), self._rows(number), strict=True):
+            for component, layers in self.runs.activations.items():
+                stacked = torch.stack([layer[row, positions] for layer in layers]).cpu()
+                kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
+        return kept
+
+
+def _numpy(tensor: Tensor | None) -> np.ndarray | None:
+    return None if tensor is None else tensor.numpy()
+
+
+def _spearman(both: list[tuple[float, float]]) -> float | None:
+    exact, estimated = (np.array(values) for values in zip(*both, strict=True))
+    if len(both) < 2 or (exact == exact[0]).all() or (estimated == estimated[0]).all():
+        return None
+    return float(stats.spearmanr(exact, estimated).statistic)
+
+
 def _can_matter(
-    component: str, layer: int, column: Sequence[int], first_difference: int, length: int, n_layers: int
+    plan: Plan, layer: int, column: Sequence[int], first_difference: int, length: int, n_layers: int
 ) -> bool:
     """Whether patching these positions can change the answer at all.
 
     Before the first differing token both runs are the same; above the last attention only the last token is read.
     """
-    last_attention = n_layers if component == "residual_stream" else n_layers - 1
+    last_attention = n_layers if plan.intervention_type == "residual_stream" else n_layers - 1
     return max(column) >= first_difference and (layer < last_attention or length - 1 in column)
 
 
@@ -745,6 +693,11 @@ class CausalTracingResult:
             merged |= other
         return merged
 
+    @property
+    def rank_agreement(self) -> list[float]:
+        """Of an attribution: Spearman's correlation with exact patching, pair by pair."""
+        return [result.rank_agreement for result in self.results if result.rank_agreement is not None]
+
     @cached_property
     def mean(self) -> MeanCausalMap:
         """The mean over pairs, aligned by target."""
@@ -758,13 +711,10 @@ def run_causal_tracing_experiment(
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",
     *,
-    targets: str | Sequence[str] | None = None,
-    prompt_template: str = CODE,
-    require_correct: bool = False,
-    exclude_shallow: bool = False,
     dtype: str | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
+    **plan: Any,
 ) -> CausalTracingResult:
     """Patch every pair's counterfactual activations into its original run, cell by cell, and keep the maps in memory.
 
@@ -773,12 +723,10 @@ def run_causal_tracing_experiment(
     Args:
         model_id: an id (see :func:`debug.models.load`), or a model that is loaded.
         programs: pairs, dicts with "original" and perhaps "counterfactual", or texts of programs.
-        intervention_type: one of ``COMPONENTS``.
+        intervention_type: one of ``INTERVENTION_TYPES``.
         intervention_layers: rows of the map; None for all (0 .. n_layers for the residual stream).
         positions: "all", "targets", or names of targets and token positions.
-        targets: what means over pairs are taken at; see :class:`Plan`.
-        require_correct: skip pairs of which the model does not answer both programs.
-        exclude_shallow: skip pairs whose root value is assigned on line 1 or 2.
+        plan: any other field of :class:`Plan`: targets, source, direction, heads, layer_window, require_correct, ...
 
     Raises:
         ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
@@ -786,12 +734,10 @@ def run_causal_tracing_experiment(
     """
     if not programs:
         raise ValueError("programs is empty; expected at least one pair")
-    plan = Plan(
-        intervention_type, intervention_layers, positions, targets, prompt_template, require_correct, exclude_shallow
-    )
+    what = Plan(intervention_type, intervention_layers, positions, **plan)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
-    results = list(tqdm(trace_pairs(model, programs, plan, batch_tokens), "pairs", len(programs), disable=None))
-    result = CausalTracingResult(model.id, plan, results)
+    results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
+    result = CausalTracingResult(model.id, what, results)
     if not result.maps:
         raise ValueError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")
     return result

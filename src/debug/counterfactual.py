@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import string
+import zlib
 from typing import Any
 
 import numpy as np
@@ -45,3 +46,29 @@ def as_pair(program: ProgramPair | dict[str, Any] | str) -> ProgramPair:
         return ProgramPair.from_record(program)
     derived = make_pair(program["original"], program.get("seed"), program.get("expected_counterfactual"))
     return ProgramPair.from_record({**program, "counterfactual": derived.counterfactual.text})
+
+
+def same_answer_program(program: Program, attempt: int = 0) -> Program | None:
+    """Another program with the same answer: its variables renamed, its lines, numbers and query as they were.
+
+    The source of the same-answer control: what differs in its run is everything but the value and where it goes. Names
+    of one letter become other letters of their case, longer ones are exchanged with names of their own length; the draw
+    is by ``RandomState`` of the text and ``attempt``. None where no other names can be had.
+    """
+    names = list(dict.fromkeys(assignment.lhs for assignment in program.assignments))
+    rng = np.random.RandomState([zlib.crc32(program.text.encode()), attempt, 2])
+    renamed: dict[str, str] = {}
+    for name in names:
+        alphabet = string.ascii_lowercase if name.islower() else string.ascii_uppercase
+        pool = alphabet if name in alphabet else [other for other in names if len(other) == len(name)]
+        free = [other for other in pool if other != name and other not in renamed.values()]
+        if not free:
+            return None
+        renamed[name] = str(rng.choice(free))
+    spans = [span for a in program.assignments for span in (a.lhs_span, a.rhs_span)] + [program.query_var_span]
+    text, end = "", 0
+    for start, stop in spans:
+        word = program.text[start:stop]
+        text += program.text[end:start] + renamed.get(word, word)
+        end = stop
+    return Program.parse(text + program.text[end:])

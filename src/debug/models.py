@@ -166,6 +166,10 @@ class LoadedModel:
     def unembedding(self) -> Any:
         return _follow(self.nnsight, self.architecture.unembedding)
 
+    def project_heads(self, layer: int, heads: Float[Tensor, "*token heads"]) -> Float[Tensor, "*token width"]:
+        """What the output projection of a layer makes of its heads' outputs."""
+        return _follow(_follow(self.hf, self.architecture.layers)[layer], self.architecture.output_projection)(heads)
+
     def trace(self, token_ids: Int[Tensor, "row token"], **forward: Any) -> Any:
         """An nnsight trace whose forward pass gets these keywords as they are.
 

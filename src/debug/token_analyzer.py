@@ -38,22 +38,42 @@ class TokenizedProgram:
         right_hand_sides = [role for role in self.roles if role.endswith("_rhs")]
         return [*right_hand_sides, "query_var", "query_colon", "final"]
 
-    def targets(self, names: Sequence[str] | None = None) -> dict[str, list[int]]:
-        """Token positions of the named roles; by default right-hand sides, ``query_var``, ``query_colon``, ``final``.
-
-        Roles that fall on the same positions are one target. It is called ``final`` or ``ref_depth_1_rhs`` where it is
-        one of these, so that what holds by construction there is known as such; else by the first name.
+    def positions(self, name: str | int) -> list[int]:
+        """Token positions of a role, of a chain line (``ref_depth_2_line``), of a number, or of several joined by "+".
 
         Raises:
-            PairError: this program has no such role.
+            PairError: this program has no such role or position.
         """
-        names = self.default_targets if names is None else names
-        if unknown := [name for name in names if name not in self.roles]:
-            raise PairError(
-                f"no target {', '.join(map(repr, unknown))} in this program; it has: {', '.join(self.roles)}"
-            )
-        canonical = {tuple(self.roles[name]): name for name in [*reversed(names), "ref_depth_1_rhs", "final"]}
-        return {canonical[tuple(self.roles[name])]: self.roles[name] for name in names}
+        if isinstance(name, str) and "+" in name:
+            return sorted({position for part in name.split("+") for position in self.positions(part)})
+        if isinstance(name, int) or name.isdecimal():
+            if not 0 <= int(name) < len(self.token_ids):
+                raise PairError(f"position {name} is out of range; the prompt has tokens 0 to {len(self.token_ids) - 1}")
+            return [int(name)]
+        if name.endswith("_line") and (line := name.removesuffix("line")) + "lhs" in self.roles:
+            return list(range(self.roles[f"{line}lhs"][0], self.roles[f"{line}newline"][-1] + 1))
+        if name not in self.roles:
+            raise PairError(f"no target {name!r} in this program; it has: {', '.join(self.roles)}")
+        return self.roles[name]
+
+    def targets(self, names: Sequence[str | int] | None = None) -> dict[str, list[int]]:
+        """Token positions of the named targets; by default right-hand sides, ``query_var``, ``query_colon``, ``final``.
+
+        Targets that fall on the same positions are one. It is called by its role where it has one (``final`` or
+        ``ref_depth_1_rhs`` where it is one of these, so that what holds by construction there is known as such), else
+        by the first name, ``position_<number>`` for a number.
+
+        Raises:
+            PairError: this program has no such target.
+        """
+        given = list(self.default_targets if names is None else names)
+        found = {name: self.positions(name) for name in given}
+        canonical = {tuple(at): f"position_{name}" if str(name).isdecimal() else name for name, at in found.items()}
+        roles = {tuple(at): role for role, at in reversed(self.roles.items())}
+        named = {tuple(at): name for name, at in reversed(found.items()) if name in self.roles}
+        canonical |= {at: roles[at] for at in canonical if at in roles} | named
+        canonical |= {tuple(self.roles[name]): name for name in ("ref_depth_1_rhs", "final")}
+        return {str(canonical[tuple(at)]): at for at in found.values()}
 
 
 @dataclass(frozen=True)
@@ -67,9 +87,14 @@ class TokenizedPair:
     """c and o: the first token of the counterfactual's and of the original's answer."""
 
     @property
-    def first_difference(self) -> int:
+    def differing(self) -> tuple[int, ...]:
+        """Positions at which the two prompts differ, in order."""
         both = zip(self.original.token_ids, self.counterfactual.token_ids, strict=True)
-        return next(position for position, (a, b) in enumerate(both) if a != b)
+        return tuple(position for position, (a, b) in enumerate(both) if a != b)
+
+    @property
+    def first_difference(self) -> int:
+        return self.differing[0]
 
 
 def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> TokenizedProgram:
