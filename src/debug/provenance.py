@@ -75,10 +75,11 @@ def text_digest(texts: Iterable[str]) -> str:
 
 def files_digest(files: Iterable[Path]) -> str:
     """SHA-256 over the names and SHA-256 of files, in the order of their names."""
-    return text_digest(f"{path.name} {_file_digest(path)}" for path in sorted(files, key=lambda path: path.name))
+    return text_digest(f"{path.name} {file_digest(path)}" for path in sorted(files, key=lambda path: path.name))
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file; read once while it does not change."""
     target = path.resolve()
     if target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name):
         return target.name  # the hub's cache names large files by their SHA-256

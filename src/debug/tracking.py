@@ -24,7 +24,7 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
@@ -52,8 +52,9 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from sqlalchemy.exc import SQLAlchemyError
 
-from debug import provenance
+from debug import checks, provenance
 from debug.causal_map import CausalMap, CausalMapError, load_maps
+from debug.checks import Check, from_json, read_json
 from debug.counterfactual import make_pair
 from debug.programs import ProgramError, ProgramPair
 from debug.provenance import without_passwords as _shown
@@ -391,6 +392,56 @@ class Store:
             for chunk in _chunks(values, _BATCH_OTHERS):
                 self.client.log_batch(run_id, tags=chunk)
 
+    def restore(self, record: Mapping[str, Any], folders: Mapping[str, Path], parent: str | None = None) -> str:
+        """Make a run from :meth:`LoggedRun.record`, under a new id; its children too. The new id is returned.
+
+        The old id stays as the tag ``debug.exported_from``.
+
+        Args:
+            record: checked by the caller.
+            folders: run id of the record -> the folder with its artifacts.
+            parent: the run that it belongs under.
+
+        Raises:
+            TrackingError: the store cannot be written; a run that was begun is then FAILED.
+        """
+        old = record["run_id"]
+        own = dict(record["tags"]) | {"debug.exported_from": old} | ({_PARENT: parent} if parent else {})
+        with self._reported(f"cannot restore run {old} in"):
+            if parent is None:
+                self.relocate()
+            experiment_id = self._experiment_id(record["experiment"])
+            run = self.client.create_run(experiment_id, record["start_time"], own, record["name"])
+        writer = RunWriter(self, run, record["experiment"], {})
+        try:
+            writer.log_params(record["params"])
+            with self._reported(f"cannot restore run {old} in"):
+                points = [Metric(name, value, time, step) for name, value, time, step in record["metrics"]]
+                for chunk in _chunks(points, _BATCH_METRICS):
+                    self.client.log_batch(writer.run_id, metrics=chunk)
+                inputs = [
+                    DatasetInput(
+                        Dataset(each["name"], each["digest"], "programs", each["source"], profile=each["profile"]),
+                        [InputTag("mlflow.data.context", "evaluation")],
+                    )
+                    for each in record["datasets"]
+                ]
+                if inputs:
+                    self.client.log_inputs(writer.run_id, inputs)
+                for name in record["files"]:
+                    shutil.copyfile(_inside(folders[old], name, f"run {old}"), writer._path(name))
+            writer.flush()
+            for child in record["children"]:
+                self.restore(child, folders, writer.run_id)
+            with self._reported(f"cannot restore run {old} in"):
+                self.client.set_terminated(writer.run_id, record["status"], record["end_time"])
+        except BaseException:
+            self._terminate(run, "FAILED", {"debug.error": f"the restoration of run {old} was not finished"})
+            raise
+        finally:
+            writer._remove_folder()
+        return writer.run_id
+
     # reading
 
     def load_run(self, run_id: str) -> LoggedRun:
@@ -559,6 +610,11 @@ def _provenance() -> dict[str, str]:
     with suppress(OSError, KeyError):  # a container may have no name for its user
         tags["mlflow.user"] = getpass.getuser()
     return tags
+
+
+def _kept_tag(name: str) -> bool:
+    """Whether a tag is a run's own: those that MLflow gives by itself belong to a store."""
+    return not name.startswith("mlflow.") or name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
 
 
 def _checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -810,7 +866,36 @@ class LoggedRun:
         """The run's dataset inputs: name, digest, and their source as :meth:`RunWriter.log_dataset` got it."""
         inputs = self._run.inputs.dataset_inputs if self._run.inputs else []
         datasets = [each.dataset for each in inputs]
-        return [{"name": each.name, "digest": each.digest, "source": each.source} for each in datasets]
+        return [{name: getattr(each, name) for name in ("name", "digest", "source", "profile")} for each in datasets]
+
+    def record(self) -> dict[str, Any]:
+        """All that MLflow holds of the run, as JSON values, with every artifact's size and SHA-256, and its children.
+
+        :meth:`Store.restore` makes the run again from it.
+        """
+        metrics = []
+        with self.store._reported(f"cannot read metrics of run {self.run_id} from"):
+            for name in sorted(self.metrics):
+                history = self.store.client.get_metric_history(self.run_id, name)
+                metrics += [[name, point.value, point.timestamp, point.step] for point in history]
+        files = {}
+        for name in self.artifacts():
+            path = self.artifact(name)
+            files[name] = {"size": path.stat().st_size, "sha256": provenance.file_digest(path)}
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "experiment": self.experiment,
+            "status": self.status,
+            "start_time": self._run.info.start_time,
+            "end_time": self._run.info.end_time,
+            "params": self.params,
+            "tags": {name: value for name, value in self.tags.items() if _kept_tag(name)},
+            "metrics": sorted(metrics),
+            "datasets": self.datasets,
+            "files": files,
+            "children": [child.record() for child in self.children],
+        }
 
     # artifacts
 
@@ -878,7 +963,7 @@ class LoggedRun:
         of_pairs = any(not record.keys().isdisjoint(_SAMPLE_OF_PAIR) for record in records)
         fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
         values = {name: [record.get(name) for record in records] for name in fields}
-        answers = [name for name, check in fields.items() if check is _answer]
+        answers = [name for name, check in fields.items() if check is checks.answer]
         kinds = {type(value) for name in answers for value in values[name]} - {type(None)}
         dtypes = {name: _DTYPES.get(check) for name, check in fields.items()}
         for name in answers:
@@ -893,20 +978,24 @@ class LoggedRun:
         """The records of samples.jsonl, checked, one at a time."""
         name = "samples.jsonl"
         with self.artifact(name).open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(checks.LONGEST_LINE + 1), b""), 1):
+                if len(line) > checks.LONGEST_LINE:
+                    raise self._broken(name, f"line {number} has more than {checks.LONGEST_LINE:,} bytes")
                 if self.status == "RUNNING" and not line.endswith(b"\n"):
                     return  # the run is writing it
                 try:
-                    record = _from_json(line)
+                    record = from_json(line)
                 except ValueError as error:
                     raise self._broken(name, f"line {number} is no JSON: {error}") from error
                 if not isinstance(record, dict):
                     raise self._broken(name, f"line {number} is {record!r:.80}; expected a JSON object")
-                skipped = record.get("error") is not None  # a sample that was not run leaves fields empty
+                # A sample that was not run leaves fields empty, and so does one of which they were not recorded.
+                skipped = record.get("error") is not None
+                nullable = _NULLABLE | (_NOT_RECORDED if self.kind == "imported" else set())
                 for field, check in _SAMPLE.items():
                     if field not in record:
                         raise self._broken(name, f"line {number}: field {field!r} is missing")
-                    if record[field] is None and (skipped or field in _NULLABLE):
+                    if record[field] is None and (skipped or field in nullable):
                         continue
                     self._check(name, number, field, record[field], check)
                 for field, check in _SAMPLE_OF_PAIR.items():
@@ -914,7 +1003,7 @@ class LoggedRun:
                         self._check(name, number, field, record[field], check)
                 yield record
 
-    def _check(self, name: str, line: int, field: str, value: Any, check: _Check) -> None:
+    def _check(self, name: str, line: int, field: str, value: Any, check: Check) -> None:
         try:
             check(value)
         except ValueError as error:
@@ -982,7 +1071,7 @@ class LoggedRun:
     def _json_object(self, name: str) -> dict[str, Any]:
         path = self.artifact(name)
         try:
-            value = _from_json(path.read_bytes())
+            value = read_json(path)
         except (OSError, ValueError) as error:
             raise self._broken(name, f"is no JSON: {error}") from error
         if not isinstance(value, dict):
@@ -1080,70 +1169,34 @@ _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
 """Types of safetensors that numpy has."""
 
 
-def _from_json(text: bytes) -> Any:
-    """Raises ValueError for all that is no JSON: NaN, broken text and nesting without end included."""
-    try:
-        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _integer(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise ValueError("expected an integer")
-
-
-def _text(value: Any) -> None:
-    if not isinstance(value, str):
-        raise ValueError("expected a text")
-    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
-
-
-def _boolean(value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-
-
-def _answer(value: Any) -> None:
-    if isinstance(value, str):
-        _text(value)
-    elif not isinstance(value, bool):
-        _integer(value)
-
-
-def _names(value: Any) -> None:
-    if not isinstance(value, list):
-        raise ValueError("expected a list of texts")
-    for name in value:
-        _text(name)
-
-
-_Check = Callable[[Any], None]
-_SAMPLE: dict[str, _Check] = {
-    "seed": _integer,
-    "seq_len": _integer,
-    "hops": _integer,
-    "program": _text,
-    "prompt": _text,
-    "expected": _answer,
-    "raw_output": _text,
-    "parsed": _answer,
-    "correct": _boolean,
-    "chain": _names,
-    "error": _text,
+_SAMPLE: dict[str, Check] = {
+    "seed": checks.integer,
+    "seq_len": checks.integer,
+    "hops": checks.integer,
+    "program": checks.text,
+    "prompt": checks.text,
+    "expected": checks.answer,
+    "raw_output": checks.text,
+    "parsed": checks.answer,
+    "correct": checks.boolean,
+    "chain": checks.names,
+    "error": checks.text,
 }
-_SAMPLE_OF_PAIR: dict[str, _Check] = {
-    "counterfactual": _text,
-    "expected_counterfactual": _answer,
-    "raw_output_counterfactual": _text,
-    "correct_counterfactual": _boolean,
+_SAMPLE_OF_PAIR: dict[str, Check] = {
+    "counterfactual": checks.text,
+    "expected_counterfactual": checks.answer,
+    "raw_output_counterfactual": checks.text,
+    "correct_counterfactual": checks.boolean,
 }
 _NULLABLE = {"seed", "hops", "parsed", "chain", "error"}
-_DTYPES: dict[_Check, Any] = {_integer: pl.Int64, _text: pl.String, _boolean: pl.Boolean, _names: pl.List(pl.String)}
+_NOT_RECORDED = {"prompt", "raw_output", "correct", "expected"}
+"""What imported runs may lack besides: the older format does not record all of it."""
+_DTYPES: dict[Check, Any] = {
+    checks.integer: pl.Int64,
+    checks.text: pl.String,
+    checks.boolean: pl.Boolean,
+    checks.names: pl.List(pl.String),
+}
 
 
 def _time(milliseconds: int | None) -> datetime | None:
