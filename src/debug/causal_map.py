@@ -238,14 +238,21 @@ class CausalMap:
 
 
 def _int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError("expected an integer")
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value < 2**31:
+        raise TypeError("expected an integer of 32 bits")
     return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise TypeError("expected a number, 0 or more")
+    return float(value)
 
 
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("expected a text")
+    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
     return value
 
 
@@ -287,6 +294,7 @@ _ARRAYS = {
     "lens_ranks": np.int64,
     **dict.fromkeys(LEGACY, np.float32),
 }
+LONGEST_HEADER = 2**24  # characters that say what the maps of one file are of
 _OPTIONAL = ("control_top", "lens_logits", "lens_ranks", *LEGACY)
 _HEADER: dict[str, Any] = {
     "intervention_type": _str,
@@ -300,8 +308,8 @@ _HEADER: dict[str, Any] = {
     "first_difference": _int,
     "answer_tokens": _two,
     "top_tokens": _two,
-    "min_effect": float,
-    "vocabulary": lambda value: {int(token): _str(text) for token, text in value.items()},
+    "min_effect": _number,
+    "vocabulary": lambda value: {_int(int(token)): _str(text) for token, text in value.items()},
     "target_columns": lambda value: {_str(name): _int(column) for name, column in value.items()},
     "layer_window": _int,
     "heads": _list(_list(_int)),
@@ -339,9 +347,12 @@ def load_maps(path: Path) -> list[CausalMap]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            headers = json.loads((file.metadata() or {})["causal_maps"])
-            if not isinstance(headers, list):
-                raise CausalMapError("the header 'causal_maps' is no list")
+            text = (file.metadata() or {})["causal_maps"]
+            if len(text) > LONGEST_HEADER:
+                raise CausalMapError(f"the header 'causal_maps' has {len(text):,} characters, above {LONGEST_HEADER:,}")
+            headers = json.loads(text)
+            if not isinstance(headers, list) or not all(isinstance(header, dict) for header in headers):
+                raise CausalMapError("the header 'causal_maps' is no list of records")
             maps = []
             for index, header in enumerate(headers):
                 arrays = {
@@ -356,7 +367,10 @@ def load_maps(path: Path) -> list[CausalMap]:
                         )
                 if arrays["z_clean"].shape != (2,) or arrays["z_counterfactual"].shape != (2,):
                     raise CausalMapError(f"map {index}: 'z_clean' and 'z_counterfactual' must have two logits each")
-                maps.append(CausalMap.from_tensors(arrays, header))
+                try:
+                    maps.append(CausalMap.from_tensors(arrays, header))
+                except CausalMapError as error:
+                    raise CausalMapError(f"map {index}: {error}") from error
             return maps
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError, TypeError, AttributeError) as error:
         if isinstance(error, CausalMapError):

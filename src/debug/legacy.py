@@ -35,7 +35,7 @@ from debug.programs import Program, ProgramError, ProgramPair
 from debug.provenance import text_digest
 from debug.statistics import Interval, bootstrap_mean, wilson
 from debug.token_analyzer import PairError, of_texts
-from debug.tracking import RunWriter, Store
+from debug.tracking import RunWriter, Store, TrackingError
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +126,10 @@ def _import_file(store: Store, root: Path, path: Path) -> Imported:
                     shutil.copyfile(path, run.folder / "legacy" / path.name)
                     run_ids.append(run.run_id)
             study.log_json("summary.json", {"problems": [str(problem) for problem in source.problems[:1000]]})
-    except ValueError as error:  # a text that the store cannot hold; the run is FAILED and says so, too
+    except (
+        ValueError,
+        TrackingError,
+    ) as error:  # something that a store cannot hold; the run is FAILED and says so, too
         source.problems.append(Problem(name, None, str(error)))
     return Imported(name, run_ids, source.problems)
 
@@ -141,8 +144,6 @@ class _Source:
     problems: list[Problem] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if not self.path.resolve().is_relative_to(self.root.resolve()):
-            self.problems.append(Problem(self.name, None, "leads out of the folder"))
         self.experiment, self.timestamp, self.model_folder = self.path.parent.name or "imported", None, None
         parts = self.path.resolve().parent.parts
         for place in range(len(parts) - 1, max(-1, len(parts) - 3), -1):  # the time is the last folder, or that above
@@ -153,7 +154,7 @@ class _Source:
                 break
 
     def sha256(self) -> str:
-        if self.problems:
+        if not self.path.resolve().is_relative_to(self.root.resolve()):
             raise LegacyError("leads out of the folder; it is not read")
         with self.path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -312,7 +313,7 @@ def _read_maps(source: _Source) -> list[_Cell]:
         else:
             group.rows[place] = (index, row)
         target = re.sub(r"_layer_\d+(_head_\d+)?$", "", row["target_name"] or "")
-        if target and not re.fullmatch(r"pos_\d+", target):
+        if re.fullmatch(r"\w{1,80}", target, re.ASCII) and not re.fullmatch(r"pos_\d+", target):
             group.names.setdefault(target, position)
     if not groups:
         raise LegacyError("has no row that makes sense")
