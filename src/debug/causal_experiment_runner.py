@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import PairResult, Plan, SelfChecks, default_batch_tokens, trace_pairs
+from debug.causal_tracing import PairResult, Plan, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
+from debug.engine import SelfChecks, default_batch_tokens
 from debug.generators import Generator, search
 from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
@@ -125,8 +126,8 @@ class CellResult:
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
-            if self.mean.patch_success_rate is not None:
-                lines.append(f"  patch success rate at the targets, over layers: {self.mean.patch_success_rate}")
+            if (rate := self.mean.overall.get("success")) is not None:
+                lines.append(f"  patch success rate at the targets, over layers: {rate}")
             if (peak := self.mean.peak()) is not None:
                 lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
             lines += [
@@ -287,7 +288,7 @@ class CausalExperimentRunner:
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(
-        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int
+        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int, batch_tokens: int
     ) -> Iterator[PairResult]:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
@@ -295,7 +296,7 @@ class CausalExperimentRunner:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, self.batch_tokens):
+                for result in trace_pairs(model, asked, plan, batch_tokens):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)
@@ -345,7 +346,7 @@ class CausalExperimentRunner:
                 writer = _CellWriter(run, cell, params)
                 started = time.monotonic()
                 try:
-                    for result in self._results(model, pairs, plan, wanted, max_tries):
+                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens):
                         writer.add(result)
                         cell.seconds = time.monotonic() - started
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
@@ -446,8 +447,8 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         metrics |= cell.checks.metrics()
     curves: dict[int, dict[str, float | None]] = {}
     if (mean := cell.mean) is not None:
-        metrics |= _with_interval("patch_success_rate", mean.patch_success_rate)
-        metrics |= _with_interval("normalized_logit_diff", mean.normalized_logit_diff)
+        metrics |= _with_interval("patch_success_rate", mean.overall.get("success"))
+        metrics |= _with_interval("normalized_logit_diff", mean.overall.get("normalized_logit_diff"))
         if (peak := mean.peak()) is not None:
             metrics |= _with_interval("peak_patch_success_rate", peak[2])
         for target, (layer, rate) in mean.peaks().items():

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from tokenizers import decoders
 
+from debug import causal_visualization as charts
 from debug import checks
 from debug.causal_map import LEGACY, CausalMap, MeanCausalMap, MeanOverPairs, save_maps
 from debug.checks import Check
@@ -476,6 +477,11 @@ def _write_maps(
     if pairs:
         texts = [text for pair in pairs for text in (pair.original.text, pair.counterfactual.text)]
         run.log_dataset("imported pairs", texts, {"file": source.name})
+    if maps[0].top.ndim == 2:
+        metric = "success" if maps[0].answer_tokens[0] >= 0 else "legacy_success_rate"
+        charts.save_chart(charts.causal_heatmap(maps[0], metric), run.folder, "causal_map_first_pair")
+    if mean is not None and mean.peaks():
+        charts.save_chart(charts.success_by_layer(mean), run.folder, "success_by_layer")
 
 
 def _metrics(
