@@ -32,6 +32,7 @@ from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.statistics import Interval, wilson
+from debug.stored_activations import StoredActivations
 from debug.tracking import LoggedRun, RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -292,11 +293,12 @@ class CausalExperimentRunner:
     ) -> Iterator[PairResult]:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
+        stored = StoredActivations(self.store.load_run(plan.source_run), model) if plan.source_run else None
         with tqdm(total=wanted, desc=f"{model.id} {plan.intervention_type}", unit="pair", disable=None) as bar:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, batch_tokens):
+                for result in trace_pairs(model, asked, plan, batch_tokens, stored):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)

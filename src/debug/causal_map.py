@@ -149,7 +149,7 @@ class CausalMap:
         if self.method == "attribution":
             return ("normalized_logit_diff", "logit_diff")
         moved = ("success", "normalized_logit_diff", "logit_diff")
-        return moved if self.source == "counterfactual" else ("answer_kept", "answer_logit_drop")
+        return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
 
     @property
     def target_metrics(self) -> tuple[str, ...]:
@@ -279,9 +279,11 @@ def _one_of(*options: str) -> Any:
     return read
 
 
-SOURCES = ("counterfactual", "zero", "mean", "resample")
-"""Where patched activations can come from: the counterfactual's run; zeros; the mean over runs of other programs of the
-same length; the run of another pair's original."""
+SOURCES = ("counterfactual", "stored", "zero", "mean", "resample")
+"""Where patched activations can come from: the counterfactual's run; the same, as a logged run stored it; zeros; the
+mean over runs of other programs of the same length; the run of another pair's original."""
+PAIR_SOURCES = ("counterfactual", "stored")
+"""The sources that are the pair's other program: only from these a cell can succeed."""
 DIRECTIONS = ("into_original", "into_counterfactual")
 
 _ARRAYS = {
