@@ -644,7 +644,7 @@ def again(run: LoggedRun, name: str, content: bytes) -> LoggedRun:
     path = run._root / name  # type: ignore[operator]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    return run._store.load_run(run.run_id)
+    return run.store.load_run(run.run_id)
 
 
 @pytest.mark.parametrize(

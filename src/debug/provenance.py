@@ -17,6 +17,8 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from debug.checks import from_json
+
 DISTRIBUTION = "debug-lm"
 VERSIONED = {
     **{name: name for name in ("torch", "transformers", "tokenizers", "nnsight", "safetensors", "numpy", "mlflow")},
@@ -99,7 +101,7 @@ def environment(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str,
     found: dict[str, str | None] = {name: params.get(name) for name in ENVIRONMENT}
     found |= {name: tags.get(f"debug.{name}") for name in _TAGS}
     try:
-        versions = json.loads(tags.get("debug.versions", "{}"))
+        versions = from_json(tags.get("debug.versions", "{}").encode())
     except ValueError:
         versions = {}
     if isinstance(versions, dict):

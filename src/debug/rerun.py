@@ -93,11 +93,11 @@ def rerun(
     """
     logged = run if isinstance(run, LoggedRun) else Store(tracking_uri).load_run(run)
     cells = logged.children if logged.role == "study" else [logged]
-    repeat = {"causal_tracing": _repeat_causal, "accuracy": _repeat_accuracy}.get(logged.kind or "")
+    repeat = _REPEAT.get(logged.kind or "")
     if repeat is None or not cells:
         raise RerunError(
-            f"run {logged.run_id} is of kind {logged.kind!r} and has {len(cells)} cells; causal and accuracy runs can "
-            "be repeated"
+            f"run {logged.run_id} is of kind {logged.kind!r} and has {len(cells)} cells; what can be repeated are runs "
+            f"of kind {', '.join(_REPEAT)}"
         )
     return [_rerun_cell(cell, repeat, model, dtype, device, pairs, changes) for cell in cells]
 
@@ -161,6 +161,9 @@ def _repeat_causal(
     config = _causal_config(cell)
     plan = _built(cell, Plan, config["plan"], changes)
     params = {name: _value(cell.params[name]) for name in _OF_PROGRAMS if name in cell.params}
+    for name in ("seed", "num_seqs"):
+        if name in params and type(params[name]) is not int and (name, params[name]) != ("seed", None):
+            raise TrackingError(f"run {cell.run_id}: param {name!r} is {params[name]!r:.80}; expected an integer")
     if changes or chosen is not None:
         programs: Sequence[Any] = _chosen(cell, cell.pairs, chosen)
         params |= {"num_seqs": len(programs)}
@@ -220,9 +223,11 @@ def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
         if one.top.shape != other.top.shape:
             return DIFFERENT, [f"the map of pair {one.pair} was {one.top.shape}, now {other.top.shape}"]
         (arrays, _), (others, _) = one.to_tensors(), other.to_tensors()
-        identical &= all(array.tobytes() == others[name].tobytes() for name, array in arrays.items())
-        moved = np.nan_to_num(np.abs(one.z_patched - other.z_patched), nan=np.inf).max(axis=-1)
-        moved[np.isnan(one.z_patched).any(-1) & np.isnan(other.z_patched).any(-1)] = 0
+        identical &= arrays.keys() == others.keys()
+        identical &= all(array.tobytes() == others[name].tobytes() for name, array in arrays.items() if name in others)
+        moved = np.nan_to_num(np.abs(one.z_patched - other.z_patched), nan=np.inf)
+        moved[np.isnan(one.z_patched) & np.isnan(other.z_patched)] = 0  # what an attribution does not estimate
+        moved = moved.max(axis=-1)
         place = np.unravel_index(int(moved.argmax()), moved.shape)
         if moved[place] > worst:
             worst, cell_of_worst = float(moved[place]), _cell(one, place)
@@ -358,3 +363,10 @@ def _built(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mapp
         return kind(**{**logged, **changes})
     except TypeError as error:
         raise TrackingError(f"run {cell.run_id}, config.json: no {kind.__name__} can be made of it: {error}") from error
+
+
+_REPEAT: dict[str, Callable[..., str]] = {
+    **dict.fromkeys(("causal_tracing", "attention_knockout", "attribution"), _repeat_causal),
+    "accuracy": _repeat_accuracy,
+}
+"""By kind of run."""
