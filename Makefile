@@ -27,7 +27,8 @@ dashboard: .venv/installed  ## the dashboard, on the default store (or MLFLOW_TR
 	$(BIN)/streamlit run dashboard/app.py
 
 mlflow: .venv/installed  ## the MLflow UI, on the same store
-	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c "from debug.tracking import store_uri; print(store_uri())")"
+	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c \
+	  "from debug.tracking import Store; store = Store(); store.relocate(); print(store.uri)")"
 
 lint: .venv/installed  ## ruff and pyright
 	$(BIN)/ruff check .

@@ -15,7 +15,6 @@ from store import MOST_RUNS, chosen_store, literally, load, mean_map, problem, r
 from debug.causal_map import CausalMapError
 from debug.causal_visualization import (
     METRICS,
-    Metric,
     Picture,
     accuracy_chart,
     causal_heatmap,
@@ -147,16 +146,18 @@ def show_maps(run: LoggedRun) -> None:
     st.subheader("Causal map")
     left, right = st.columns(2)
     with left:
-        pair = from_url("pair", "Pair", [MEAN, *map(str, range(len(maps)))], str)
+        averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
+        pair = from_url("pair", "Pair", [*averages, *map(str, range(len(maps)))], str)
+    mean = mean_map(run, run.run_id, len(maps)) if pair == MEAN else None
     with right:
-        names: list[Metric] = [name for name in METRICS if pair != MEAN or name != "logit_diff"]
+        there = (mean or maps[int(pair)]).metrics
+        names = [name for name in dict.fromkeys(("normalized_logit_diff", *METRICS)) if name in there]
         metric = from_url("metric", "Metric", names, METRICS.__getitem__)
-    if pair == MEAN:
-        assert metric != "logit_diff"  # not offered: raw logits of different pairs are not averaged
-        mean = mean_map(run, run.run_id, len(maps))
+    if mean is not None:
         with st.container(horizontal=True):
             draw(mean_heatmap(mean, metric), "mean")
-            draw(success_by_layer(mean), "curves")
+            if mean.peaks():
+                draw(success_by_layer(mean), "curves")
         return
     causal_map = maps[int(pair)]
     if causal_map.top.ndim == 3 and not causal_map.targets:
@@ -166,6 +167,9 @@ def show_maps(run: LoggedRun) -> None:
         draw(head_heatmap(causal_map, target, metric), "heads")
     else:
         draw(causal_heatmap(causal_map, metric), "map")
+    if causal_map.pair < 0:
+        st.info("The programs of this map were not recorded.")
+        return
     if not 0 <= causal_map.pair < len(run.pairs):
         problem("The program of this map is not among the programs of the run.", f"pair {causal_map.pair}")
         return

@@ -48,6 +48,7 @@ def make_map(
         positions=list(range(n)),
         columns=[[position] for position in range(n)],
         targets={"ref_depth_1_rhs": [2], "ref_depth_2_rhs": [6], "ref_depth_3_rhs": [10], "final": [n - 1]},
+        target_columns={"ref_depth_1_rhs": 2, "ref_depth_2_rhs": 6, "ref_depth_3_rhs": 10, "final": n - 1},
         n_layers=n_layers,
         first_difference=2,
         answer_tokens=(17, 18),
@@ -58,6 +59,7 @@ def make_map(
         z_counterfactual=z_cf,
         z_patched=z,
         top=np.where(z[..., 0] > z[..., 1], 17, 18).astype(np.int64),
+        heads=[[head] for head in range(heads or 0)],
     )
 
 

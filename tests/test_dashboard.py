@@ -9,8 +9,10 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from debug.legacy import import_results
 from debug.tracking import Store
 from synthetic import NASTY, PROGRAM, log_accuracy, log_causal, make_map
+from test_legacy import grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
 
@@ -119,6 +121,20 @@ def test_a_link_to_a_pair_that_is_not_there_says_so(store):
 def test_a_map_with_heads_is_shown_at_a_target(store):
     app = opened(run=log_causal(store, [make_map(heads=4)]), pair="0", target="final")
     assert [title_of(chart).split(" · ")[:2] for chart in charts(app)] == [["attention_heads", "final"]]
+
+
+def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
+    folder = written(grid(), tmp_path / "e" / "20250101_120000" / "Qwen_Qwen3-4B")
+    (imported,) = import_results(folder, store.uri)
+    app = opened(run=imported.run_ids[0])
+    assert [title_of(chart) for chart in charts(app)] == ["residual_stream · mean over 1 pair"] * 2
+    app = opened(run=imported.run_ids[0], pair="0", metric="legacy_normalized_logit_difference")
+    (chart,) = charts(app)
+    assert chart["layer"][0]["encoding"]["color"]["title"] == "legacy normalized logit difference"
+    assert not [option for option in app.selectbox(key="metric").options if option == "normalized logit difference"]
+    flat = [{"layer_idx": 0, "token_pos": at, "success_rate": 1.0} for at in range(3)]
+    (imported,) = import_results(written(flat, tmp_path / "flat", "patch_results.json"), store.uri)
+    assert "were not recorded" in sentences(opened(run=imported.run_ids[0], metric="legacy_success_rate"))
 
 
 def test_a_study_shows_the_accuracy_of_its_cells(store):

@@ -1,5 +1,6 @@
 """Loading, caching and unloading; what is refused; greedy completions."""
 
+import copy
 import shutil
 
 import pytest
@@ -99,3 +100,32 @@ def test_packed_rows_see_only_what_a_sliding_window_lets_them():
     assert isinstance(masks, dict)
     assert (masks["full_attention"] == 0).flatten().tolist() == [True, True, True, False]
     assert (masks["sliding_attention"] == 0).flatten().tolist() == [True, True, False, False]
+
+
+def test_a_digest_names_the_weights_and_not_where_they_lie(tmp_path):
+    tiny = models.load("tiny")
+    folder = tmp_path / "copy"
+    shutil.copytree(tiny.path, folder)
+    assert models.load(str(folder)).weights_digest == tiny.weights_digest
+    models.unload(str(folder))
+    (folder / "config.json").write_text((folder / "config.json").read_text().replace("{", "{ ", 1))
+    assert models.load(str(folder)).weights_digest != tiny.weights_digest
+    models.unload(str(folder))
+
+
+def test_a_model_without_files_is_told_by_its_parameters():
+    tiny = models.load("tiny")
+    one, same = (models.wrap(tiny.hf, tiny.tokenizer, model_id="x") for _ in range(2))
+    assert one.weights_digest == same.weights_digest
+    changed = copy.deepcopy(tiny.hf)
+    with torch.no_grad():
+        next(changed.parameters())[0, 0] += 1
+    assert models.wrap(changed, tiny.tokenizer, model_id="x").weights_digest != one.weights_digest
+
+
+def test_the_tokenizers_digest_is_that_of_what_it_does_and_not_of_what_it_did():
+    tiny = models.load("tiny")
+    before = tiny.tokenizer_digest
+    tiny.tokenizer(["a = 1", "b"], padding=True)
+    del tiny.__dict__["tokenizer_digest"]
+    assert tiny.tokenizer_digest == before

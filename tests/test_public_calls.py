@@ -17,6 +17,7 @@ needs_smollm2 = pytest.mark.skipif(
 @pytest.fixture(autouse=True)
 def store(monkeypatch, uri):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    models.unload_all()  # what tests before this one left
     yield
     models.unload_all()
 

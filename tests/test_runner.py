@@ -69,6 +69,9 @@ class Scripted:
     dtype: str = "float32"
     device: str = "cpu"
 
+    def provenance(self) -> dict[str, str]:
+        return {"debug.model_path": self.path}
+
     def generate(
         self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32
     ) -> Iterator[tuple[int, str]]:

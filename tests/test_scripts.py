@@ -65,6 +65,11 @@ def test_quickstart_says_what_it_found_and_where_to_look(uri, tmp_path):
         ("accuracy.py", ["--batch-size", "0"], "batch_size is 0"),
         ("accuracy.py", ["--prompt", "no place for it"], "{code}"),
         ("accuracy.py", ["--generator", "nonsense"], "unknown generator"),
+        ("rerun.py", ["0123456789"], "no run '0123456789' in the store"),
+        ("rerun.py", ["0123456789", "--set", "layers"], "expected FIELD=VALUE"),
+        ("export_run.py", ["0123456789"], "no run '0123456789' in the store"),
+        ("export_run.py", ["--import", "./nowhere"], "there is no export nowhere"),
+        ("import_results.py", ["./nowhere"], "there is no folder './nowhere'"),
         ("quickstart.py", ["--tracking-uri", "file:///tmp/mlruns"], "expected sqlite:///folder/mlflow.db"),
         ("quickstart.py", ["--tracking-uri", "http://127.0.0.1:9"], "start the server or correct the address"),
         ("quickstart.py", ["--tracking-uri", "sqlite:////proc/nowhere/mlflow.db"], "proc/nowhere"),
@@ -79,6 +84,33 @@ def test_bad_input_ends_with_one_clear_message(script, arguments, message, uri, 
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
     assert "RUNNING" not in tracking.find_runs(tracking_uri=uri)["status"].to_list()
+
+
+def in_process(script, *arguments, monkeypatch, capsys) -> str:
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(str(ROOT / "runs" / script), run_name="__main__")
+    return capsys.readouterr().out
+
+
+def test_a_run_is_repeated_exported_and_imported_from_the_command_line(uri, tmp_path, monkeypatch, capsys):
+    def start(script, *arguments):
+        return in_process(script, *arguments, "--tracking-uri", uri, monkeypatch=monkeypatch, capsys=capsys)
+
+    start("causal_trace.py", "--num-seqs", "2")
+    (run_id,) = tracking.find_runs(role="cell", tracking_uri=uri)["run_id"]
+    assert f"repeats {run_id}: identical" in start("rerun.py", run_id[:10])
+    assert "repeats" in start(
+        "rerun.py", run_id, "--intervention-type", "mlp", "--layers", "0", "--positions", "final", "2"
+    )
+    newest = tracking.find_runs(role="cell", tracking_uri=uri, limit=1)
+    assert newest.select("params.intervention_type", "params.positions", "params.layers").row(0) == (
+        "mlp",
+        "final,2",
+        "0",
+    )
+    assert str(tmp_path / "run.zip") in start("export_run.py", run_id, "--to", str(tmp_path / "run.zip"))
+    assert "was made in" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
+    assert "was there already" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
 
 
 @pytest.fixture(autouse=True)

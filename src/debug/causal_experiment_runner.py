@@ -23,14 +23,16 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import PairResult, Plan, SelfChecks, trace_pairs
+from debug.causal_tracing import PairResult, Plan, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
+from debug.engine import SelfChecks, default_batch_tokens
 from debug.generators import Generator, search
 from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.statistics import Interval, wilson
+from debug.stored_activations import StoredActivations
 from debug.tracking import LoggedRun, RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -125,8 +127,8 @@ class CellResult:
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
-            if self.mean.patch_success_rate is not None:
-                lines.append(f"  patch success rate at the targets, over layers: {self.mean.patch_success_rate}")
+            if (rate := self.mean.overall.get("success")) is not None:
+                lines.append(f"  patch success rate at the targets, over layers: {rate}")
             if (peak := self.mean.peak()) is not None:
                 lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
             lines += [
@@ -209,8 +211,7 @@ class CausalExperimentRunner:
                     "generator": name,
                     "prompt_template": prompt_name,
                 }
-                results = self._results(model, pairs, config.plan(), config.num_seqs, config.max_tries)
-                cells.append(self._cell(study, model, config.plan(), results, params))
+                cells.append(self._cell(study, model, config.plan(), pairs, config.num_seqs, config.max_tries, params))
                 study.log_json("summary.json", {"cells": [_summary(cell) for cell in cells]})
                 study.flush()
             if all(cell.error for cell in cells):
@@ -239,8 +240,6 @@ class CausalExperimentRunner:
             ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        if not programs:
-            raise ValueError("programs is empty; expected at least one pair")
         plan = Plan(
             intervention_type,
             layers,
@@ -251,33 +250,55 @@ class CausalExperimentRunner:
             exclude_shallow,
             save_activations,
         )
+        return self.run_plan(model_id, programs, plan, name=name, tags=tags)
+
+    def run_plan(
+        self,
+        model_id: str | LoadedModel,
+        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        plan: Plan,
+        *,
+        name: str = "causal_tracing",
+        wanted: int | None = None,
+        params: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> CausalExperimentResult:
+        """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
+
+        ``params`` say where the programs came from, where that is known: generator, hops, seq_len, seed, num_seqs.
+
+        Raises:
+            ValueError, SelfCheckError: as :meth:`run_intervention_experiment`.
+        """
+        if not programs:
+            raise ValueError("programs is empty; expected at least one pair")
         model = model_id
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
-        with self.store.start(name, f"{model.id} · {intervention_type}", kind="causal_tracing", tags=tags) as study:
+        title = f"{model.id} · {plan.intervention_type}"
+        given = {"num_seqs": len(programs), "generator": "given"}
+        prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}
+        with self.store.start(name, title, kind="causal_tracing", tags=tags) as study:
             study.log_json("config.json", asdict(plan) | {"name": name, "models": [model.id]})
-            params = _common_params(programs) | {
-                "num_seqs": len(programs),
-                "generator": "given",
-                "prompt_template": get_prompt(prompt_template)[0],
-            }
-            results = self._results(model, iter(programs), plan, len(programs), len(programs))
-            cell = self._cell(study, model, plan, results, params)
+            known = _common_params(programs) | given | prompt | (params or {})
+            wanted = len(programs) if wanted is None else wanted
+            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known)
             study.log_json("summary.json", {"cells": [_summary(cell)]})
             if cell.error:
                 raise ValueError(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(
-        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int
+        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int, batch_tokens: int
     ) -> Iterator[PairResult]:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
+        stored = StoredActivations(self.store.load_run(plan.source_run), model) if plan.source_run else None
         with tqdm(total=wanted, desc=f"{model.id} {plan.intervention_type}", unit="pair", disable=None) as bar:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, self.batch_tokens):
+                for result in trace_pairs(model, asked, plan, batch_tokens, stored):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)
@@ -288,7 +309,14 @@ class CausalExperimentRunner:
             logger.warning("%d of %d pairs were used; %d were tried", used, wanted, tried)
 
     def _cell(
-        self, study: RunWriter, model: LoadedModel, plan: Plan, results: Iterator[PairResult], params: dict[str, Any]
+        self,
+        study: RunWriter,
+        model: LoadedModel,
+        plan: Plan,
+        pairs: Iterator[Any],
+        wanted: int,
+        max_tries: int,
+        params: dict[str, Any],
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         hops, seq_len = params.get("hops"), params.get("seq_len")
@@ -313,12 +341,14 @@ class CausalExperimentRunner:
         try:
             with study.cell(cell.name, params) as run:
                 cell.run_id = run.run_id
-                if model.path != model.id:
-                    run.set_tags({"debug.model_path": model.path})
+                run.set_tags(model.provenance())
+                batch_tokens = self.batch_tokens or default_batch_tokens(model)
+                # All that the numbers depend on, but for the pairs (samples.jsonl) and the environment (params, tags).
+                run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})
                 writer = _CellWriter(run, cell, params)
                 started = time.monotonic()
                 try:
-                    for result in results:
+                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens):
                         writer.add(result)
                         cell.seconds = time.monotonic() - started
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
@@ -394,6 +424,10 @@ class _CellWriter:
         for layer, values in curves.items():
             self.run.log_metrics(values, step=layer)
         self.run.log_json("summary.json", _summary(cell))
+        if self.pairs:
+            known = {name: self.params.get(name) for name in ("generator", "seed", "hops", "seq_len")}
+            texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
+            self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
         if self.first is not None:
             if self.first.top.ndim == 2:
                 charts.save_chart(charts.causal_heatmap(self.first), self.run.folder, "causal_map_first_pair")
@@ -415,8 +449,8 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         metrics |= cell.checks.metrics()
     curves: dict[int, dict[str, float | None]] = {}
     if (mean := cell.mean) is not None:
-        metrics |= _with_interval("patch_success_rate", mean.patch_success_rate)
-        metrics |= _with_interval("normalized_logit_diff", mean.normalized_logit_diff)
+        metrics |= _with_interval("patch_success_rate", mean.overall.get("success"))
+        metrics |= _with_interval("normalized_logit_diff", mean.overall.get("normalized_logit_diff"))
         if (peak := mean.peak()) is not None:
             metrics |= _with_interval("peak_patch_success_rate", peak[2])
         for target, (layer, rate) in mean.peaks().items():

@@ -39,6 +39,9 @@ METRICS = {
     "answer_logit_drop": "drop of the answer's logit",
     "control_success": "success of the same-answer control",
     "control_answer_kept": "answer kept by the same-answer control",
+    "legacy_success_rate": "legacy success rate (the top token changed)",
+    "legacy_normalized_logit_difference": "legacy normalized logit difference",
+    "legacy_logit_difference": "legacy logit difference",
 }
 """What maps can say of a cell, with its name on screen; see :meth:`CausalMap.metrics` for which map has which.
 
@@ -46,8 +49,11 @@ METRICS = {
 - logit_diff: z_patched[c] - z_clean[c]; normalized: as a share of z_cf[c] - z_clean[c].
 - answer_logit_drop: z_clean[o] - z_patched[o].
 - control_*: the same cell patched from another program with the original's own answer, at the targets.
+- legacy_*: what results of the older format call so; no scale of this project. The logit difference is that of the
+  patched run's top token, whichever that is, and normalized by the range of the clean run's logits.
 """
-RATES = ("success", "answer_kept", "control_success", "control_answer_kept")
+RATES = ("success", "answer_kept", "control_success", "control_answer_kept", "legacy_success_rate")
+LEGACY = tuple(metric for metric in METRICS if metric.startswith("legacy_"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +82,7 @@ class CausalMap:
     first_difference: int
     """First token position at which the two prompts differ; cells before it were not run: their effect is zero."""
     answer_tokens: tuple[int, int]
-    """c and o: first tokens of the counterfactual's and of the original's answer."""
+    """c and o: first tokens of the counterfactual's and of the original's answer; -1 where not known (imported)."""
     top_tokens: tuple[int, int]
     """Top token of the clean and of the counterfactual run."""
     min_effect: float
@@ -87,7 +93,7 @@ class CausalMap:
     z_counterfactual: Answer
     z_patched: Float[np.ndarray, "layer *head column 2"]
     top: Int[np.ndarray, "layer *head column"]
-    """Top token of each patched run; -1 where it was only estimated."""
+    """Top token of each patched run; -1 where it was only estimated, or not recorded."""
     layer_window: int = 1
     """Row l patches, or cuts, the layers l to l + layer_window - 1 together."""
     heads: list[list[int]] = field(default_factory=list)
@@ -96,7 +102,8 @@ class CausalMap:
     """Where patched activations come from: one of SOURCES, or "knockout" where edges are cut."""
     direction: str = "into_original"
     method: str = "patching"
-    """"patching", or "attribution": a linear estimate of the logit difference."""
+    """"patching"; "attribution": a linear estimate of the logit difference; "imported": of the older format, of which
+    logits are not known (NaN)."""
     control_top: Int[np.ndarray, "layer *head target"] | None = None
     """Top tokens with the same-answer control as source, at the targets; None where it was not run."""
     lens_logits: Float[np.ndarray, "row position 2"] | None = None
@@ -104,6 +111,10 @@ class CausalMap:
     top; of the single ``positions``. None where it was not read."""
     lens_ranks: Int[np.ndarray, "row position 2"] | None = None
     """How many tokens have a higher logit there than c and o."""
+    legacy_success_rate: Float[np.ndarray, "layer *head column"] | None = None
+    legacy_normalized_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
+    legacy_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
+    """See METRICS; of imported maps only."""
 
     def __post_init__(self) -> None:
         expected = (len(self.layers), *([len(self.heads)] if self.heads else []), len(self.columns))
@@ -126,13 +137,19 @@ class CausalMap:
             if (array := getattr(self, name)) is not None and array.shape != lens:
                 raise CausalMapError(f"'{name}' {array.shape} does not fit {lens} rows x positions x answers")
 
+        for name in LEGACY:
+            if (array := getattr(self, name)) is not None and array.shape != expected:
+                raise CausalMapError(f"'{name}' {array.shape} does not fit {expected} layers x (heads x) columns")
+
     @property
     def metrics(self) -> tuple[str, ...]:
         """What this map says of a cell, the main one first."""
+        if self.method == "imported":
+            return ("success", *(name for name in LEGACY if getattr(self, name) is not None))
         if self.method == "attribution":
             return ("normalized_logit_diff", "logit_diff")
         moved = ("success", "normalized_logit_diff", "logit_diff")
-        return moved if self.source == "counterfactual" else ("answer_kept", "answer_logit_drop")
+        return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
 
     @property
     def target_metrics(self) -> tuple[str, ...]:
@@ -145,14 +162,18 @@ class CausalMap:
         Raises:
             CausalMapError: this map has no such metric.
         """
-        return self._values(metric)[..., : len(self.positions)]
+        return self.values(metric)[..., : len(self.positions)]
 
-    def _values(self, metric: str) -> Float[np.ndarray, "layer *head column"]:
+    def values(self, metric: str) -> Float[np.ndarray, "layer *head column"]:
+        """A metric over all columns, joint ones too; as :meth:`grid`."""
         if metric not in self.metrics:
             raise CausalMapError(f"this map has no {metric!r}; it has {', '.join(self.metrics)}")
         c, o = self.answer_tokens
+        if metric in LEGACY:
+            return getattr(self, metric).astype(float)
         if metric in ("success", "answer_kept"):
-            return (self.top == (c if metric == "success" else o)).astype(float)
+            answer = c if metric == "success" else o
+            return np.where((self.top < 0) | (answer < 0), np.nan, self.top == answer)
         if metric == "answer_logit_drop":
             return (self.z_clean[1] - self.z_patched[..., 1]).astype(float)
         raw = (self.z_patched[..., 0] - self.z_clean[0]).astype(float)
@@ -173,8 +194,8 @@ class CausalMap:
 
     @property
     def success(self) -> Bool[np.ndarray, "layer *head position"]:
-        """The patched run's top token is c."""
-        return self.grid("success").astype(bool)
+        """The patched run's top token is c; False where that is not known (imported maps: :meth:`grid` has NaN)."""
+        return self.grid("success") == 1
 
     @property
     def top_token(self) -> Int[np.ndarray, "layer *head position"]:
@@ -185,7 +206,7 @@ class CausalMap:
         if metric.startswith("control_") and self.control_top is not None:
             answer = self.answer_tokens[0 if metric == "control_success" else 1]
             return (self.control_top[..., list(self.targets).index(target)] == answer).astype(float)
-        return self._values(metric)[..., self.target_columns[target]]
+        return self.values(metric)[..., self.target_columns[target]]
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         """The arrays, and everything else as JSON values."""
@@ -217,14 +238,21 @@ class CausalMap:
 
 
 def _int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError("expected an integer")
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value < 2**31:
+        raise TypeError("expected an integer of 32 bits")
     return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**31:
+        raise TypeError("expected a number, 0 or more")
+    return float(value)
 
 
 def _str(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError("expected a text")
+    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
     return value
 
 
@@ -251,9 +279,11 @@ def _one_of(*options: str) -> Any:
     return read
 
 
-SOURCES = ("counterfactual", "zero", "mean", "resample")
-"""Where patched activations can come from: the counterfactual's run; zeros; the mean over runs of other programs of the
-same length; the run of another pair's original."""
+SOURCES = ("counterfactual", "stored", "zero", "mean", "resample")
+"""Where patched activations can come from: the counterfactual's run; the same, as a logged run stored it; zeros; the
+mean over runs of other programs of the same length; the run of another pair's original."""
+PAIR_SOURCES = ("counterfactual", "stored")
+"""The sources that are the pair's other program: only from these a cell can succeed."""
 DIRECTIONS = ("into_original", "into_counterfactual")
 
 _ARRAYS = {
@@ -264,8 +294,10 @@ _ARRAYS = {
     "control_top": np.int64,
     "lens_logits": np.float32,
     "lens_ranks": np.int64,
+    **dict.fromkeys(LEGACY, np.float32),
 }
-_OPTIONAL = ("control_top", "lens_logits", "lens_ranks")
+LONGEST_HEADER = 2**24  # characters that say what the maps of one file are of
+_OPTIONAL = ("control_top", "lens_logits", "lens_ranks", *LEGACY)
 _HEADER: dict[str, Any] = {
     "intervention_type": _str,
     "pair": _int,
@@ -278,14 +310,14 @@ _HEADER: dict[str, Any] = {
     "first_difference": _int,
     "answer_tokens": _two,
     "top_tokens": _two,
-    "min_effect": float,
-    "vocabulary": lambda value: {int(token): _str(text) for token, text in value.items()},
+    "min_effect": _number,
+    "vocabulary": lambda value: {_int(int(token)): _str(text) for token, text in value.items()},
     "target_columns": lambda value: {_str(name): _int(column) for name, column in value.items()},
     "layer_window": _int,
     "heads": _list(_list(_int)),
     "source": _one_of(*SOURCES, "knockout"),
     "direction": _one_of(*DIRECTIONS),
-    "method": _one_of("patching", "attribution"),
+    "method": _one_of("patching", "attribution", "imported"),
 }
 _DEFAULTS = ("layer_window", "heads", "source", "direction", "method")  # what the first maps did not say
 
@@ -317,9 +349,12 @@ def load_maps(path: Path) -> list[CausalMap]:
     """
     try:
         with safe_open(path, framework="numpy") as file:
-            headers = json.loads((file.metadata() or {})["causal_maps"])
-            if not isinstance(headers, list):
-                raise CausalMapError("the header 'causal_maps' is no list")
+            text = (file.metadata() or {})["causal_maps"]
+            if len(text) > LONGEST_HEADER:
+                raise CausalMapError(f"the header 'causal_maps' has {len(text):,} characters, above {LONGEST_HEADER:,}")
+            headers = json.loads(text)
+            if not isinstance(headers, list) or not all(isinstance(header, dict) for header in headers):
+                raise CausalMapError("the header 'causal_maps' is no list of records")
             maps = []
             for index, header in enumerate(headers):
                 arrays = {
@@ -334,7 +369,10 @@ def load_maps(path: Path) -> list[CausalMap]:
                         )
                 if arrays["z_clean"].shape != (2,) or arrays["z_counterfactual"].shape != (2,):
                     raise CausalMapError(f"map {index}: 'z_clean' and 'z_counterfactual' must have two logits each")
-                maps.append(CausalMap.from_tensors(arrays, header))
+                try:
+                    maps.append(CausalMap.from_tensors(arrays, header))
+                except CausalMapError as error:
+                    raise CausalMapError(f"map {index}: {error}") from error
             return maps
     except (SafetensorError, OSError, KeyError, ValueError, RecursionError, TypeError, AttributeError) as error:
         if isinstance(error, CausalMapError):
@@ -407,7 +445,10 @@ class MeanCausalMap:
         found = []
         leader = None
         for row, layer in enumerate(self.layers if "success" in self.metrics else ()):
-            best = max(self.curves, key=lambda curve: curve.success[row].estimate)
+            known = [curve for curve in self.curves if curve.success[row] is not None]
+            if not known or (leader and leader not in known):
+                continue  # of an imported map
+            best = max(known, key=lambda curve: curve.success[row].estimate)
             rate = best.success[row].estimate
             if rate > (leader.success[row].estimate if leader else 0):
                 if leader:
@@ -416,7 +457,8 @@ class MeanCausalMap:
         return found
 
     def _below_top(self, curve: TargetCurve) -> list[tuple[int, Interval]]:
-        return [(layer, rate) for layer, rate in zip(self.layers, curve.success, strict=True) if layer < self.n_layers]
+        rates = zip(self.layers, curve.success, strict=True)
+        return [(layer, rate) for layer, rate in rates if layer < self.n_layers and rate is not None]
 
 
 class MeanOverPairs:
@@ -432,7 +474,8 @@ class MeanOverPairs:
     def add(self, causal_map: CausalMap) -> None:
         if self._first is None:
             self._first = causal_map
-            own = [metric for metric in causal_map.metrics if metric != "logit_diff"]  # no scale that pairs share
+            unshared = ("logit_diff", "legacy_logit_difference")  # no scale that pairs share
+            own = [metric for metric in causal_map.metrics if metric not in unshared]
             self._metrics = (*own, "control_success", "control_answer_kept")
         first = self._first
         if causal_map.layers != first.layers or causal_map.metrics != first.metrics:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from debug import models
 from debug.attention_knockout import HYPOTHESES, RANDOM, edges_of, random_control
-from debug.causal_map import DIRECTIONS, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
+from debug.causal_map import DIRECTIONS, PAIR_SOURCES, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
 from debug.counterfactual import as_pair, same_answer_program
 from debug.engine import (
     COMPONENTS,
@@ -73,11 +73,26 @@ class PairResult:
     causal_map: CausalMap | None = None
     checks: SelfChecks | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
-    """``<clean|counterfactual>/<component>`` -> [layer, position, width], and "positions"; see ``save_activations``."""
+    """``<clean|counterfactual>/<component>`` -> [layer, position, width], "positions", and both runs' "token_ids"."""
     interventions: int = 0
     """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
     rank_agreement: float | None = None
     """Of an attribution: Spearman's correlation with exact patching over some of its cells; None where all are equal."""
+
+
+class StoredRun(NamedTuple):
+    """A program's run as a log kept it: what patching from it needs, so that it is not run again."""
+
+    positions: list[int]
+    activations: Mapping[str, Float[np.ndarray, "layer position width"]]
+    """Component -> its activations at these positions."""
+    logits: dict[int, float]
+    """Of both answers' tokens."""
+    top_token: int
+
+
+StoredRuns = Callable[[Sequence[int]], StoredRun]
+"""Token ids of a prompt -> its run; raises PairError where there is none."""
 
 
 class Columns(NamedTuple):
@@ -112,6 +127,8 @@ class Plan:
     """Which positions' activations come with each result: "none", "targets" or "all"."""
     source: str = "counterfactual"
     """Where patched activations come from, one of SOURCES."""
+    source_run: str | None = None
+    """The id of the logged run whose activations are the source, where that is "stored"."""
     direction: str = "into_original"
     """Which program is patched: "into_original", from its counterfactual, or "into_counterfactual", the reverse."""
     layer_window: int | None = None
@@ -136,6 +153,12 @@ class Plan:
         one_of("source", SOURCES)
         one_of("direction", DIRECTIONS)
         one_of("method", METHODS)
+        if (self.source == "stored") != (self.source_run is not None):
+            raise ValueError(
+                f"source is {self.source!r} and source_run {self.source_run!r}; 'stored' goes with a run's id"
+            )
+        if self.source == "stored" and self.knockout:
+            raise ValueError("source is 'stored', but attention_knockout patches nothing")
         object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
@@ -191,7 +214,7 @@ class Plan:
     @property
     def patches_pairs(self) -> bool:
         """Whether the counterfactual's activations are moved: only then a cell can succeed."""
-        return not self.knockout and self.source == "counterfactual"
+        return not self.knockout and self.source in PAIR_SOURCES
 
     def _window(self, n_layers: int) -> int:
         return self.layer_window or (n_layers if self.knockout else 1)
@@ -229,7 +252,7 @@ class Plan:
         if not isinstance(self.positions, str):
             targets = original.targets(self.positions)
         elif self.targets == "roles":
-            first = tokenized.first_difference if self.source == "counterfactual" else 0
+            first = tokenized.first_difference if self.source in PAIR_SOURCES else 0
             targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
         else:
             targets = original.targets(self.targets)  # type: ignore[arg-type]
@@ -264,20 +287,29 @@ class _Given(NamedTuple):
     control: TokenizedProgram | None
     partner: TokenizedProgram | None = None
     """The other pair's program whose run is the source, where the plan resamples."""
+    stored: StoredRun | None = None
+    """The counterfactual's run, where it is the source as stored."""
 
 
 def trace_pairs(
-    model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int | None = None
+    model: LoadedModel,
+    pairs: Iterable[ProgramPair | dict[str, Any] | str],
+    plan: Plan,
+    batch_tokens: int | None = None,
+    stored: StoredRuns | None = None,
 ) -> Iterator[PairResult]:
     """Run a plan on pair after pair and yield what became of each, in order. Pairs of one length share forward passes.
 
     A pair that cannot be used is yielded with its reason, and the rest go on. Memory does not grow with their number.
+    ``stored`` gives the counterfactuals' runs of a plan whose source they are.
 
     Raises:
         ValueError: the plan does not fit the model.
         SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
     """
     plan.layers_of(model), plan.heads_of(model)  # before anything runs
+    if plan.source == "stored" and stored is None:
+        raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
@@ -287,7 +319,7 @@ def trace_pairs(
             pair = None
             try:
                 pair = as_pair(given)
-                ready = _prepare(model, index, pair, plan)
+                ready = _prepare(model, index, pair, plan, stored)
             except (ProgramError, PairError, VocabularyError) as error:
                 done[index] = PairResult(index, pair, skipped=str(error))
             else:
@@ -321,7 +353,9 @@ def trace_pairs(
             yield done.pop(index)
 
 
-def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan) -> _Given:
+def _prepare(
+    model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None
+) -> _Given:
     """Raises ProgramError, PairError or VocabularyError: the reason why this pair is skipped."""
     directed = pair if plan.direction == "into_original" else pair.reversed
     for program in (directed.original, directed.counterfactual):
@@ -330,7 +364,28 @@ def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan) -> _
     control = None
     if plan.control and plan.patches_pairs and plan.method == "patching":
         control = _control(model, tokenized, plan)
-    return _Given(index, pair, tokenized, plan.columns_of(tokenized), control)
+    columns = plan.columns_of(tokenized)
+    source = _stored_source(tokenized, columns, plan, stored) if stored and plan.source == "stored" else None
+    return _Given(index, pair, tokenized, columns, control, stored=source)
+
+
+def _stored_source(tokenized: TokenizedPair, columns: Columns, plan: Plan, stored: StoredRuns) -> StoredRun:
+    """The counterfactual's run; raises PairError where not all that the plan patches from it is stored."""
+    run = stored(tokenized.counterfactual.token_ids)
+    if plan.intervention_type not in run.activations:
+        raise PairError(
+            f"no {plan.intervention_type} of this pair is stored in run {plan.source_run}, which has "
+            f"{', '.join(sorted(run.activations))}"
+        )
+    changed = [column for column in columns.columns if max(column) >= tokenized.first_difference]
+    if missing := sorted({position for column in changed for position in column} - {*run.positions}):
+        raise PairError(
+            f"positions {missing} of this pair are not stored in run {plan.source_run}; name positions that are "
+            "('targets'), or log that run with save_activations 'all'"
+        )
+    if unknown := [token for token in tokenized.answer_tokens if token not in run.logits]:
+        raise PairError(f"logits of the answer tokens {unknown} are not stored in run {plan.source_run}")
+    return run
 
 
 def _control(model: LoadedModel, tokenized: TokenizedPair, plan: Plan) -> TokenizedProgram | None:
@@ -379,7 +434,9 @@ class _Group:
         batch_tokens: int,
     ) -> None:
         self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
-        programs = [g.tokenized.original for g in given] + [g.tokenized.counterfactual for g in given]
+        programs = [g.tokenized.original for g in given]
+        # Where the counterfactuals' runs are stored, one is run all the same: the self-checks compare with a whole run.
+        programs += [g.tokenized.counterfactual for g in (given[:1] if plan.source == "stored" else given)]
         self.source_row: dict[int, int] = {}
         self.control_row: dict[int, int] = {}
         for number, one in enumerate(given):
@@ -400,7 +457,37 @@ class _Group:
             self.source_row = dict.fromkeys(range(len(given)), len(self.runs))
             dtype = self.runs.activations["residual_stream"][0].dtype
             self.runs = self.runs.with_sources({name: [at.to(dtype) for at in layers] for name, layers in extra.items()})
+        if plan.source == "stored":
+            self.source_row = {number: len(self.runs) + number for number in range(len(given))}
+            self.runs = self.runs.with_sources(self._stored_activations())
         self.tops = self.runs.logits.argmax(-1).tolist()
+
+    def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
+        """The stored runs in the places of runs; what is not stored is NaN, which no logits survive."""
+        found = {}
+        for name, layers in self.runs.activations.items():
+            found[name] = [torch.full((len(self.given), *at.shape[1:]), torch.nan, dtype=at.dtype) for at in layers]
+            for number, run in enumerate(one.stored for one in self.given):
+                if run is None or name not in run.activations:
+                    continue
+                stored = torch.tensor(np.asarray(run.activations[name]))
+                if stored.shape != (len(layers), len(run.positions), layers[0].shape[-1]):
+                    raise ValueError(
+                        f"stored {name} of run {self.plan.source_run} is {tuple(stored.shape)}; {self.model.id!r} has "
+                        f"{len(layers)} layers of width {layers[0].shape[-1]}"
+                    )
+                for at, values in zip(found[name], stored, strict=True):
+                    at[number, run.positions] = values.to(at.dtype)
+            found[name] = [at.to(self.runs.logits.device) for at in found[name]]
+        return found
+
+    def _counterfactual(self, number: int) -> tuple[Float[Tensor, "2"], int]:
+        """Of the counterfactual's run: the logits of both answers, and the top token."""
+        answers = list(self.given[number].tokenized.answer_tokens)
+        if (stored := self.given[number].stored) is not None:
+            return torch.tensor([stored.logits[token] for token in answers]), stored.top_token
+        row = len(self.given) + number
+        return self.runs.logits[row, answers].cpu(), self.tops[row]
 
     def results(self) -> Iterator[PairResult]:
         used = []
@@ -433,10 +520,10 @@ class _Group:
 
     def _said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
-        one, (clean, counterfactual) = self.given[number], self._rows(number)
+        one, tops = self.given[number], (self.tops[number], self._counterfactual(number)[1])
         c, o = one.tokenized.answer_tokens
-        correct = (self.tops[clean] == o, self.tops[counterfactual] == c)
-        answers = tuple(self.model.tokenizer.decode([self.tops[row]]) for row in (clean, counterfactual))
+        correct = (tops[0] == o, tops[1] == c)
+        answers = tuple(self.model.tokenizer.decode([top]) for top in tops)
         prompts = (one.tokenized.original.prompt, one.tokenized.counterfactual.prompt)
         if self.plan.direction == "into_counterfactual":
             correct, answers, prompts = correct[::-1], answers[::-1], prompts[::-1]
@@ -457,6 +544,7 @@ class _Group:
         return self.given[number].tokenized.first_difference if self.plan.patches_pairs else 0
 
     def _checks(self, used: list[int]) -> list[Check]:
+        used = [0] if self.plan.source == "stored" else used
         pairs = [self._rows(number) for number in used]
         differing = [self.given[number].tokenized.differing for number in used]
         return checks_of(self.model, self.runs, self.plan.intervention_type, pairs, differing)
@@ -585,9 +673,9 @@ class _Group:
         self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None
     ) -> CausalMap:
         model, plan, one = self.model, self.plan, self.given[number]
-        clean, counterfactual = self._rows(number)
+        z_counterfactual, top_counterfactual = self._counterfactual(number)
         answers = list(one.tokenized.answer_tokens)
-        seen = {*np.unique(top).tolist(), *answers, self.tops[clean], self.tops[counterfactual]}
+        seen = {*np.unique(top).tolist(), *answers, self.tops[number], top_counterfactual}
         seen |= set() if control is None else {*np.unique(control).tolist()}
         lens = self._lens(number) if plan.logit_lens and one.columns.positions else (None, None)
         heads = [] if self._head_sets() == [None] else [list(heads) for heads in self._head_sets() if heads]
@@ -603,11 +691,11 @@ class _Group:
             n_layers=model.n_layers,
             first_difference=self._first(number),
             answer_tokens=one.tokenized.answer_tokens,
-            top_tokens=(self.tops[clean], self.tops[counterfactual]),
+            top_tokens=(self.tops[number], top_counterfactual),
             min_effect=models.SMALLEST_EFFECT[model.dtype],
             vocabulary={token: model.tokenizer.decode([token]) for token in sorted(seen - {-1})},
-            z_clean=self.runs.logits[clean, answers].cpu().numpy(),
-            z_counterfactual=self.runs.logits[counterfactual, answers].cpu().numpy(),
+            z_clean=self.runs.logits[number, answers].cpu().numpy(),
+            z_counterfactual=z_counterfactual.numpy(),
             z_patched=z_patched,
             top=top,
             layer_window=plan._window(model.n_layers),
@@ -633,12 +721,13 @@ class _Group:
         return torch.cat(logits).view(shape).numpy(), torch.cat(ranks).view(shape).numpy()
 
     def _kept_activations(self, number: int) -> dict[str, np.ndarray]:
-        if self.plan.save_activations == "none":
+        if self.plan.save_activations == "none" or self.plan.source == "stored":  # these are the source run's
             return {}
         positions = sorted({p for column in self.given[number].columns.targets.values() for p in column})
         if self.plan.save_activations == "all":
             positions = list(range(self.runs.length))
-        kept = {"positions": np.array(positions)}
+        programs = (self.given[number].tokenized.original, self.given[number].tokenized.counterfactual)
+        kept = {"positions": np.array(positions), "token_ids": np.array([program.token_ids for program in programs])}
         for name, row in zip(("clean", "counterfactual"), self._rows(number), strict=True):
             for component, layers in self.runs.activations.items():
                 stacked = torch.stack([layer[row, positions] for layer in layers]).cpu()

@@ -13,22 +13,16 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import CausalMap, MeanCausalMap
+from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
 
 Picture = alt.LayerChart | alt.FacetChart
-Metric = Literal["normalized_logit_diff", "success", "logit_diff"]
-METRICS: dict[Metric, str] = {
-    "normalized_logit_diff": "normalized logit difference",
-    "success": "success",
-    "logit_diff": "logit difference",
-}
-"""Metrics of a map that can be drawn, with their names on screen."""
+Metric = str  # one of METRICS that the map has
 
 # Okabe and Ito's colours, told apart by colour-blind readers; yellow darkened for white paper, black greyed for dark.
 _CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#b8a800"]
@@ -124,9 +118,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
             "position": position,
             "token": token_text[position],
             "target": [target_at.get(p) for p in position.tolist()],
-            "success": causal_map.success.ravel(),
-            "normalized_logit_diff": causal_map.normalized_logit_diff.ravel(),
-            "logit_diff": causal_map.logit_diff.ravel(),
+            **{metric: causal_map.grid(metric).ravel() for metric in causal_map.metrics},
             "top_token": [top_text.get(token, f"token {token}") for token in top.ravel().tolist()],
         },
         schema_overrides={"token": pl.Utf8, "target": pl.Utf8},
@@ -169,14 +161,14 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalize
     if target not in causal_map.targets:
         raise ValueError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
     layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
-    values = {name: causal_map.at_target(target, name).ravel() for name in METRICS}
+    values = {name: causal_map.at_target(target, name).ravel() for name in causal_map.metrics}
     frame = pl.DataFrame({"layer": np.array(causal_map.layers)[layer], "head": head, **values}).fill_nan(None)
     x = alt.X("head:O", axis=_axis()).title("head")
     chart = alt.layer(*_grid(frame, metric, x, causal_map))
     return _sized(chart.properties(title=_title(causal_map, frame, metric, target)), causal_map, cell_width=22)
 
 
-def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_logit_diff"] = "success") -> Picture:
+def mean_heatmap(mean: MeanCausalMap, metric: Metric = "success") -> Picture:
     """The mean over pairs: layers x targets in the order of the text, each with its n."""
     frame = _curves(mean, metric)
     x = alt.X("label:N", sort=_labels(frame), axis=_axis(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
@@ -188,7 +180,7 @@ def mean_heatmap(mean: MeanCausalMap, metric: Literal["success", "normalized_log
         .encode(
             x=x,
             y=_layer_axis(mean),
-            text=alt.Text(f"{metric}:Q", format=".0%" if metric == "success" else ".2f"),
+            text=alt.Text(f"{metric}:Q", format=".0%" if metric in RATES else ".2f"),
             color=alt.when(f"abs(datum.{metric}) > 0.7").then(alt.value("white")).otherwise(alt.value(_INK)),
         )
     )
@@ -202,7 +194,7 @@ def success_by_layer(mean: MeanCausalMap) -> Picture:
     Of more targets than there are colours to tell them apart, those with the highest rates are drawn, none that is zero
     throughout, and the subtitle says so.
     """
-    peaks = {curve.target: max(rate.estimate for rate in curve.success) for curve in mean.curves}
+    peaks = {curve.target: max((rate.estimate for rate in curve.success if rate), default=0.0) for curve in mean.curves}
     drawn = list(peaks)
     if len(drawn) > len(_CATEGORIES):
         drawn = sorted(filter(peaks.get, peaks), key=lambda target: -peaks[target])[: len(_CATEGORIES)] or drawn
@@ -252,7 +244,7 @@ def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
             "interval": str(value) if value else "no value",
         }
         for curve in mean.curves
-        for layer, value in zip(mean.layers, getattr(curve, metric), strict=True)
+        for layer, value in zip(mean.layers, curve[metric], strict=True)
     ]
     numbers = dict.fromkeys((metric, "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
     return pl.DataFrame(rows, schema_overrides=numbers).fill_nan(None)
@@ -278,7 +270,7 @@ def _colour(frame: pl.DataFrame, metric: Metric) -> alt.Color:
     legend = alt.Legend(
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
     )
-    if metric == "success":
+    if metric in RATES:
         scale = alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, 1])
     else:
         end = 1.0 if metric == "normalized_logit_diff" else _largest(frame, metric) or 1.0
@@ -302,10 +294,7 @@ _TOOLTIPS = {
     "head": alt.Tooltip("head:O"),
     "target": alt.Tooltip("target:N"),
     "interval": alt.Tooltip("interval:N", title="mean and 95% interval"),
-    "normalized_logit_diff": alt.Tooltip(
-        "normalized_logit_diff:Q", format=".3f", title=METRICS["normalized_logit_diff"]
-    ),
-    "logit_diff": alt.Tooltip("logit_diff:Q", format=".3f", title=METRICS["logit_diff"]),
+    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in METRICS.items()},
     "success": alt.Tooltip("success:N"),
     "top_token": alt.Tooltip("top_token:N", title="top token"),
 }
@@ -343,7 +332,8 @@ def _title(
     parts = [visible(of.intervention_type), *([visible(target)] if target else []), which]
     notes = []
     if frame[metric].null_count():
-        notes.append("×: no value, the pair's own effect is too small to divide by")
+        why = ", the pair's own effect is too small to divide by" if metric == "normalized_logit_diff" else ""
+        notes.append(f"×: no value{why}")
     if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1.005).sum())):
         notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
     return alt.TitleParams(

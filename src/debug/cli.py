@@ -13,10 +13,16 @@ import sys
 from collections.abc import Callable
 
 
-def parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring, with the options that all scripts share."""
+def store_parser(doc: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the script's docstring, with the option that names the store."""
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlruns/mlflow.db)")
+    return made
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The same with the options of scripts that run a model."""
+    made = store_parser(doc)
     made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
     made.add_argument("--device", help="as torch names it (default: the first GPU, else cpu)")
     return made

@@ -11,8 +11,11 @@ from __future__ import annotations
 
 import copy
 import gc
+import hashlib
 import importlib.util
+import json
 import os
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +30,10 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils.logging import disable_progress_bar
 
+from debug.provenance import files_digest, text_digest
+
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
+BUNDLED = ("tiny", "smollm2")  # ids that name a model wherever this project is installed
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SELF_CHECK_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.03}
 SMALLEST_EFFECT = {"float32": 1e-2, "bfloat16": 2.5, "float16": 0.3}
@@ -104,6 +110,35 @@ class LoadedModel:
     @cached_property
     def n_heads(self) -> int:
         return self.config.num_attention_heads
+
+    @cached_property
+    def weights_digest(self) -> str:
+        """SHA-256 of the files with configuration and weights; of the parameters where the model has no files."""
+        if files := _weight_files(self.path):
+            return files_digest(files)
+        parameters = self.hf.state_dict().items()
+        return text_digest(f"{name} {tuple(value.shape)} {_bytes_digest(value)}" for name, value in parameters)
+
+    @cached_property
+    def tokenizer_digest(self) -> str:
+        """SHA-256 of everything that turns a text into tokens."""
+        pipeline = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        del pipeline["padding"], pipeline["truncation"]  # what the last call asked for
+        return text_digest([json.dumps(pipeline, sort_keys=True)])
+
+    def provenance(self) -> dict[str, str]:
+        """Tags that say which model this is and what computes it."""
+        if self.device.startswith("cuda"):
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        return {
+            "debug.model_path": self.path,
+            "debug.weights_digest": self.weights_digest,
+            "debug.tokenizer_digest": self.tokenizer_digest,
+            "debug.device_name": name,
+            "debug.threads": str(torch.get_num_threads()),
+        }
 
     @property
     def tolerance(self) -> float:
@@ -225,6 +260,30 @@ def _follow(start: Any, path: str) -> Any:
     for name in path.split("."):
         start = getattr(start, name)
     return start
+
+
+def _weight_files(path: str) -> list[Path]:
+    """config.json and the files that transformers reads weights from; none where the model came from no files."""
+    folder = Path(path)
+    if path and not folder.is_dir():
+        cached = try_to_load_from_cache(path, "config.json")
+        folder = Path(cached).parent if isinstance(cached, str) else folder
+    if not path or not folder.is_dir():
+        return []
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        index = folder / f"{name}.index.json"
+        if (folder / name).is_file():
+            weights = [folder / name]
+        elif index.is_file():
+            weights = [folder / shard for shard in set(json.loads(index.read_text("utf-8"))["weight_map"].values())]
+        else:
+            continue
+        return [folder / "config.json", *weights]
+    return list(folder.glob("*.gguf"))
+
+
+def _bytes_digest(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
 
 _cache: dict[tuple[str, str, str], LoadedModel] = {}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -111,11 +111,20 @@ class ExperimentRunner:
     def _load(self, model_id: str) -> LoadedModel:
         return models.load(model_id, dtype=self.dtype, device=self.device)
 
-    def run(self, config: ExperimentConfig, no_cache: bool = False) -> ExperimentResult:
+    def run(
+        self,
+        config: ExperimentConfig,
+        no_cache: bool = False,
+        *,
+        programs: Mapping[tuple[int | None, int], Sequence[GeneratedProgram]] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> ExperimentResult:
         """Score every model on every cell, the same programs for all models.
 
         Args:
             no_cache: free each model after its cells.
+            programs: of cells, by (hops, seq_len), that are not to be drawn.
+            tags: of the study and its cells.
 
         Raises:
             debug.models.ModelNotFound: before anything is written, where that can be told without loading.
@@ -127,13 +136,13 @@ class ExperimentRunner:
             models.locate(model_id)
         names = [models.name_of(model_id) for model_id in config.models]
         cells = list(product(config.hops, config.seq_lens))
-        programs: dict[tuple[int | None, int], Drawn] = {}
+        drawn = {cell: Drawn(list(given), 0) for cell, given in (programs or {}).items()}
         summary: dict[str, Any] = {"experiment": config.name, "cells": []}
         samples: list[dict[str, Any]] = []
         store = tracking.Store(self.tracking_uri)
         title = f"{', '.join(names)} · {config.generator[0]} · {config.prompt[0]}"
         with (
-            store.start(config.name, title, kind=KIND) as study,
+            store.start(config.name, title, kind=KIND, tags=tags) as study,
             tqdm(total=len(config.models) * len(cells) * config.num_seqs, unit="sample") as bar,
         ):
             study.log_params(_params(config))
@@ -141,9 +150,9 @@ class ExperimentRunner:
             for model_id in config.models:
                 model = self._load(model_id)
                 for hops, seq_len in cells:
-                    if (hops, seq_len) not in programs:
-                        programs[hops, seq_len] = _draw(config, hops, seq_len)
-                    row, records = self._run_cell(study, model, config, hops, programs[hops, seq_len], bar)
+                    if (hops, seq_len) not in drawn:
+                        drawn[hops, seq_len] = _draw(config, hops, seq_len)
+                    row, records = self._run_cell(study, model, config, hops, drawn[hops, seq_len], bar)
                     summary["cells"].append(row)
                     samples += [{"model": row["model"], **record} for record in records]
                     study.log_json("summary.json", summary)
@@ -180,7 +189,15 @@ class ExperimentRunner:
             "device": model.device,
         }
         with study.cell(name, _params(config) | params) as cell:
-            cell.set_tags({"debug.model_path": model.path})
+            cell.set_tags(model.provenance())
+            own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len], "batch_size": self.batch_size}
+            cell.log_json("config.json", config.to_record() | own)
+            source = {"generator": config.generator[0], "seed": config.seed, "hops": hops, "seq_len": seq_len}
+            cell.log_dataset(
+                f"{config.generator[0]} programs",
+                [program.program for program in drawn.programs],
+                source | {"artifact": "samples.jsonl"},
+            )
             records = []
             started = time.perf_counter()
             for record in _complete(model, drawn.programs, config, self.batch_size):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 from debug.programs import Program, ProgramPair, Span
@@ -48,7 +48,9 @@ class TokenizedProgram:
             return sorted({position for part in name.split("+") for position in self.positions(part)})
         if isinstance(name, int) or name.isdecimal():
             if not 0 <= int(name) < len(self.token_ids):
-                raise PairError(f"position {name} is out of range; the prompt has tokens 0 to {len(self.token_ids) - 1}")
+                raise PairError(
+                    f"position {name} is out of range; the prompt has tokens 0 to {len(self.token_ids) - 1}"
+                )
             return [int(name)]
         if name.endswith("_line") and (line := name.removesuffix("line")) + "lhs" in self.roles:
             return list(range(self.roles[f"{line}lhs"][0], self.roles[f"{line}newline"][-1] + 1))
@@ -116,12 +118,27 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
     spans = dict(zip(read, pairwise([0, *ends, len(prompt)]), strict=True))
     names = tokenizer.convert_ids_to_tokens(token_ids)
     texts = [prompt[slice(*spans.get(position, (0, 0)))] or name for position, name in enumerate(names)]
-    shift = prompt_template.index(CODE)
+    return TokenizedProgram(prompt, token_ids, texts, _roles(program, spans, prompt_template.index(CODE), len(texts)))
+
+
+def of_texts(program: Program, tokens: Sequence[str]) -> TokenizedProgram:
+    """A program from the texts of its tokens, where a log has these and not their ids (which are then -1).
+
+    Raises:
+        PairError: the texts are not those of the program.
+    """
+    if "".join(tokens) != program.text:
+        raise PairError(f"the tokens' texts are {''.join(tokens)[:200]!r}, and the program is {program.text[:200]!r}")
+    ends = list(accumulate(map(len, tokens)))
+    spans = dict(enumerate(pairwise([0, *ends])))
+    return TokenizedProgram(program.text, [-1] * len(tokens), list(tokens), _roles(program, spans, 0, len(tokens)))
+
+
+def _roles(program: Program, spans: dict[int, Span], shift: int, n_tokens: int) -> dict[str, list[int]]:
     roles = {role: _positions(spans, span, shift) for role, span in _role_spans(program).items()}
     if missing := [role for role, positions in roles.items() if not positions]:
         raise PairError(f"no token covers {', '.join(missing)} in {program.text!r}")
-    roles["final"] = [len(token_ids) - 1]
-    return TokenizedProgram(prompt, token_ids, texts, roles)
+    return roles | {"final": [n_tokens - 1]}
 
 
 def _role_spans(program: Program) -> dict[str, Span]:

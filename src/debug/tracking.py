@@ -17,20 +17,17 @@ import logging
 import math
 import os
 import re
-import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from numbers import Real
 from pathlib import Path, PurePosixPath
@@ -48,15 +45,19 @@ import polars as pl
 import requests
 import sqlalchemy
 from filelock import FileLock
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from sqlalchemy.exc import SQLAlchemyError
 
+from debug import checks, provenance
 from debug.causal_map import CausalMap, CausalMapError, load_maps
+from debug.checks import Check, from_json, read_json
+from debug.counterfactual import make_pair
 from debug.programs import ProgramError, ProgramPair
+from debug.provenance import without_passwords as _shown
 
 logger = logging.getLogger(__name__)
 # The first opening of a database runs some fifty migrations and would log each; errors come back as TrackingError.
@@ -64,6 +65,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 SCHEMA = 1
+ARTIFACTS = "artifacts"
+"""Name of the folder beside a SQLite store that holds the artifacts of its runs."""
 KINDS = (
     "accuracy",
     "causal_tracing",
@@ -74,18 +77,9 @@ KINDS = (
     "training",
     "imported",
 )
-VERSIONED = {
-    "torch": "torch",
-    "transformers": "transformers",
-    "nnsight": "nnsight",
-    "mlflow": "mlflow",
-    "debug": "debug-lm",
-}
-"""Name in the tag debug.versions -> distribution."""
-
 _PARENT = "mlflow.parentRunId"
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
-_MAX_PARAM, _MAX_TAG = 6000, 8000  # characters; MLflow cuts longer values off without a word
+_MAX_PARAM, _MAX_TAG, _MAX_DIGEST = 6000, 8000, 36  # characters; MLflow cuts longer values off without a word
 _BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
 _PAGE = 1000  # runs in one answer of the store
 _CONNECT_SECONDS = 10
@@ -140,7 +134,7 @@ def _mlruns() -> Path:
                 project = tomllib.loads(pyproject.read_text("utf-8")).get("project", {})
             except (OSError, ValueError):
                 continue  # somebody else's, and broken
-            if project.get("name") == VERSIONED["debug"]:
+            if project.get("name") == provenance.DISTRIBUTION:
                 return folder / "mlruns"
     return working / "mlruns"
 
@@ -150,11 +144,6 @@ def _sqlite_path(uri: str) -> Path | None:
         return None
     database = uri.partition(":///")[2]
     return Path(database).absolute() if database not in ("", ":memory:") else None
-
-
-def _shown(text: str) -> str:
-    """The text without the passwords of the URIs in it."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
@@ -220,7 +209,7 @@ class Store:
             logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
-                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / "artifacts")).engine.dispose()
+                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / ARTIFACTS)).engine.dispose()
                 os.replace(new, database)
 
     @contextmanager
@@ -267,6 +256,8 @@ class Store:
         writer: RunWriter | None = None
         try:
             with self._reported("cannot start a run in"):
+                if role == "study":
+                    self.relocate()
                 experiment_id = self._experiment_id(experiment)
                 with _uninterrupted():
                     run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
@@ -321,8 +312,135 @@ class Store:
     def _artifact_location(self) -> str | None:
         """Beside a SQLite file; in ``mlruns/`` for another database; None where a server decides."""
         if self._database is not None:
-            return str(self._database.parent / "artifacts")
-        return None if self.uri.startswith("http") else str(_mlruns() / "artifacts")
+            return str(self._database.parent / ARTIFACTS)
+        return None if self.uri.startswith("http") else str(_mlruns() / ARTIFACTS)
+
+    def _root_of(self, run: Run) -> Path | None:
+        """The folder of a run's artifacts where it is one of this machine's, else None.
+
+        The artifacts of a SQLite store are those in its own folder. MLflow records absolute paths; one from where the
+        store was before it was moved or copied means the same place in the folder where it is now.
+
+        Raises:
+            TrackingError: the artifacts are recorded elsewhere, or lead there through a symbolic link.
+        """
+        recorded = _local_path(run.info.artifact_uri)
+        if self._database is None or recorded is None:
+            return recorded
+        home, run_id = self._database.parent, run.info.run_id
+        tail = _tail(recorded, run.info.experiment_id, run_id)
+        root = home.joinpath(*tail) if tail else recorded
+        if not any(root.resolve().is_relative_to(folder.resolve()) for folder in (home, home / ARTIFACTS)):
+            raise TrackingError(
+                f"run {run_id}: its artifacts are recorded in {recorded}, outside of the store's folder {home}; they "
+                "are not read. Copy them into that folder, or open the store through the MLflow server that keeps them"
+            )
+        return root
+
+    def relocate(self) -> int:
+        """Write where the artifacts are now into the database of a SQLite store that was moved; how many were changed.
+
+        This project reads a moved store as it is. MLflow's own UI and client follow the paths that MLflow recorded, and
+        so would new runs: `make mlflow` and :meth:`start` call this, and a warning says what was changed.
+
+        Raises:
+            TrackingError: the store cannot be opened or written.
+        """
+        if self._database is None or not self._exists():
+            return 0
+        home = self._database.parent
+        changed, elsewhere, before = 0, 0, ""
+        engine = sqlalchemy.create_engine(self.uri, poolclass=sqlalchemy.NullPool)
+        with (
+            self._reported("cannot correct artifact locations in"),
+            FileLock(f"{self._database}.lock"),
+            engine.begin() as connection,
+        ):
+            for table, key, column in (
+                ("experiments", "experiment_id", "artifact_location"),
+                ("runs", "run_uuid", "artifact_uri"),
+            ):
+                rows = connection.exec_driver_sql(f"SELECT {key}, experiment_id, {column} FROM {table}").all()
+                for row_id, experiment_id, location in rows:
+                    if (recorded := _local_path(location)) is None:
+                        continue
+                    tail = _tail(recorded, str(experiment_id), row_id if table == "runs" else None)
+                    if tail is None:
+                        elsewhere += not recorded.resolve().is_relative_to(home.resolve())
+                    elif (now := home.joinpath(*tail)).resolve() != recorded.resolve():
+                        update = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
+                        connection.exec_driver_sql(update, (str(now), row_id))
+                        changed, before = changed + 1, str(Path(*recorded.parts[: -len(tail)]))
+        if changed:
+            logger.warning(
+                "the store %s was moved or copied from %s: %d artifact locations in its database now name %s",
+                self._database, before, changed, home,
+            )  # fmt: skip
+        if elsewhere:
+            logger.warning("%d artifact locations of %s are outside of its folder and stay", elsewhere, self._database)
+        return changed
+
+    def set_tags(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Tag a run, an ended one too.
+
+        Raises:
+            ValueError: a value is no text or too long.
+            TrackingError: there is no such run, or the store cannot be written.
+        """
+        values = [RunTag(name, value) for name, value in _checked_tags(tags).items()]
+        with self._reported(f"cannot log tags of run {run_id} in"):
+            for chunk in _chunks(values, _BATCH_OTHERS):
+                self.client.log_batch(run_id, tags=chunk)
+
+    def restore(self, record: Mapping[str, Any], folders: Mapping[str, Path], parent: str | None = None) -> str:
+        """Make a run from :meth:`LoggedRun.record`, under a new id; its children too. The new id is returned.
+
+        The old id stays as the tag ``debug.exported_from``.
+
+        Args:
+            record: checked by the caller.
+            folders: run id of the record -> the folder with its artifacts.
+            parent: the run that it belongs under.
+
+        Raises:
+            TrackingError: the store cannot be written; a run that was begun is then FAILED.
+        """
+        old = record["run_id"]
+        own = dict(record["tags"]) | {"debug.exported_from": old} | ({_PARENT: parent} if parent else {})
+        with self._reported(f"cannot restore run {old} in"):
+            if parent is None:
+                self.relocate()
+            experiment_id = self._experiment_id(record["experiment"])
+            run = self.client.create_run(experiment_id, record["start_time"], own, record["name"])
+        writer = RunWriter(self, run, record["experiment"], {})
+        try:
+            writer.log_params(record["params"])
+            with self._reported(f"cannot restore run {old} in"):
+                points = [Metric(name, value, time, step) for name, value, time, step in record["metrics"]]
+                for chunk in _chunks(points, _BATCH_METRICS):
+                    self.client.log_batch(writer.run_id, metrics=chunk)
+                inputs = [
+                    DatasetInput(
+                        Dataset(each["name"], each["digest"], "programs", each["source"], profile=each["profile"]),
+                        [InputTag("mlflow.data.context", "evaluation")],
+                    )
+                    for each in record["datasets"]
+                ]
+                if inputs:
+                    self.client.log_inputs(writer.run_id, inputs)
+                for name in record["files"]:
+                    shutil.copyfile(_inside(folders[old], name, f"run {old}"), writer._path(name))
+            writer.flush()
+            for child in record["children"]:
+                self.restore(child, folders, writer.run_id)
+            with self._reported(f"cannot restore run {old} in"):
+                self.client.set_terminated(writer.run_id, record["status"], record["end_time"])
+        except BaseException:
+            self._terminate(run, "FAILED", {"debug.error": f"the restoration of run {old} was not finished"})
+            raise
+        finally:
+            writer._remove_folder()
+        return writer.run_id
 
     # reading
 
@@ -372,6 +490,7 @@ class Store:
         seq_len: int | None = None,
         experiment: str | None = None,
         role: str | None = None,
+        tags: Mapping[str, str] | None = None,
         limit: int | None = 1000,
     ) -> pl.DataFrame:
         """The latest runs that have all of what is named, newest first. Params are those of cells, not of studies.
@@ -383,13 +502,14 @@ class Store:
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
         """
-        wanted = {
+        wanted: dict[_Field, Any] = {
             ("tags", "debug.kind"): kind,
             ("tags", "debug.role"): role,
             ("params", "model"): model,
             ("params", "hops"): hops,
             ("params", "seq_len"): seq_len,
         }
+        wanted |= {("tags", name): value for name, value in (tags or {}).items()}
         equal = {field: str(value) for field, value in wanted.items() if value is not None}
         experiments = self._experiments()
         searched = {key: name for key, name in experiments.items() if experiment in (None, name)}
@@ -485,37 +605,16 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _provenance() -> dict[str, str]:
-    """Tags that say which code made the run: git commit, library versions, command line, user."""
-    versions: dict[str, str | None] = {}
-    for name, distribution in VERSIONED.items():
-        try:
-            versions[name] = version(distribution)
-        except PackageNotFoundError:
-            versions[name] = None
-    tags = {
-        "debug.versions": json.dumps(versions),
-        "debug.command": _shown(shlex.join(sys.argv))[:_MAX_TAG],
-        "mlflow.source.name": sys.argv[0] or "python",
-        "mlflow.source.type": "LOCAL",
-    }
+    """Tags that say which code made the run, and those of MLflow's own columns."""
+    tags = {**provenance.of_process(), "mlflow.source.name": sys.argv[0] or "python", "mlflow.source.type": "LOCAL"}
     with suppress(OSError, KeyError):  # a container may have no name for its user
         tags["mlflow.user"] = getpass.getuser()
-    # The commit counts only if this file is under version control: an installed package may lie in any repository.
-    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None:
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-        if commit is not None and changes is not None:
-            tags |= {"debug.git_commit": commit, "debug.git_dirty": str(bool(changes)).lower()}
     return tags
 
 
-def _git(*arguments: str) -> str | None:
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+def _kept_tag(name: str) -> bool:
+    """Whether a tag is a run's own: those that MLflow gives by itself belong to a store."""
+    return not name.startswith("mlflow.") or name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
 
 
 def _checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -544,7 +643,7 @@ class RunWriter:
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags = store, experiment, tags
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
-        root = _local_root(run)
+        root = store._root_of(run)
         self._temporary = root is None
         with store._reported(f"cannot keep artifacts of run {self.run_id} of"):
             self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
@@ -599,10 +698,7 @@ class RunWriter:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Raises ValueError for a value that is no text or too long, TrackingError where the store refuses."""
-        values = [RunTag(name, value) for name, value in _checked_tags(tags).items()]
-        with self._reported("tags"):
-            for chunk in _chunks(values, _BATCH_OTHERS):
-                self._store.client.log_batch(self.run_id, tags=chunk)
+        self._store.set_tags(self.run_id, tags)
 
     def log_json(self, name: str, value: Any) -> None:
         """Write a JSON file into the folder. Raises ValueError for what JSON cannot hold, NaN included."""
@@ -623,6 +719,20 @@ class RunWriter:
     def log_programs(self, pairs: Iterable[ProgramPair]) -> None:
         """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
         self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
+
+    def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, Any]) -> None:
+        """Tell MLflow, as the run's dataset input, which programs it is about; ``source`` says where they came from."""
+        programs = list(programs)
+        dataset = Dataset(
+            name,
+            provenance.text_digest(programs)[:_MAX_DIGEST],
+            "programs",
+            _to_json(source, "source"),
+            profile=_to_json({"num_programs": len(programs)}, "profile"),
+        )
+        with self._reported("the dataset"):
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
+            self._store.client.log_inputs(self.run_id, inputs)
 
     def flush(self) -> None:
         """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
@@ -660,13 +770,22 @@ def _to_json(value: Any, what: str, indent: int | None = None) -> str:
         raise ValueError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
 
 
-def _local_root(run: Run) -> Path | None:
-    """The folder of a run's artifacts where it is one of this machine's, else None."""
-    uri = run.info.artifact_uri or ""
-    parts = urlsplit(uri)
+def _local_path(uri: str | None) -> Path | None:
+    """The folder that an artifact location names where it is one of this machine's, else None."""
+    parts = urlsplit(uri or "")
     if parts.scheme == "file":
         return Path(unquote(parts.path))
     return Path(uri) if uri and not parts.scheme else None
+
+
+def _tail(recorded: Path, experiment_id: str, run_id: str | None) -> tuple[str, ...] | None:
+    """The end of a recorded artifact location that is its place inside a store's folder: an experiment's, or a run's.
+
+    None where it is none that this project or MLflow's own default gives.
+    """
+    end = (run_id, ARTIFACTS) if run_id else ()
+    tails = [(ARTIFACTS, *end), (ARTIFACTS, experiment_id, *end)]
+    return next((tail for tail in tails if recorded.parts[-len(tail) :] == tail), None)
 
 
 def _inside(root: Path, name: str, what: str) -> Path:
@@ -705,8 +824,7 @@ class LoggedRun:
         self.start_time = _time(run.info.start_time)
         self.duration: float | None = _seconds(run)
         """Seconds; None while the run goes on."""
-        self._store, self._run = store, run
-        self._root = _local_root(run)
+        self.store, self._run = store, run
         schema = tags.get("debug.schema", str(SCHEMA))  # somebody else's run has none, and is read as far as it goes
         if not re.fullmatch("[0-9]{1,9}", schema):
             raise TrackingError(f"run {self.run_id}: the tag debug.schema is {schema!r:.80}; expected a number")
@@ -723,33 +841,78 @@ class LoggedRun:
     def children(self) -> list[LoggedRun]:
         """The runs nested in this one, in the order in which they were started."""
         ids = {self._run.info.experiment_id: self.experiment}
-        runs = self._store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
-        return [LoggedRun(self._store, run, self.experiment) for run in runs]
+        runs = self.store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
+        return [LoggedRun(self.store, run, self.experiment) for run in runs]
 
     def curves(self, prefix: str = "") -> pl.DataFrame:
         """Every logged value of the metrics whose names begin with ``prefix``: metric, step, value, sorted."""
         rows = []
-        with self._store._reported(f"cannot read metrics of run {self.run_id} from"):
+        with self.store._reported(f"cannot read metrics of run {self.run_id} from"):
             for name in sorted(name for name in self.metrics if name.startswith(prefix)):
-                history = self._store.client.get_metric_history(self.run_id, name)
+                history = self.store.client.get_metric_history(self.run_id, name)
                 history.sort(key=lambda point: (point.step, point.timestamp))
                 rows += [(name, point.step, point.value) for point in history]
         return pl.DataFrame(
             rows, schema={"metric": pl.String, "step": pl.Int64, "value": pl.Float64}, orient="row", strict=False
         )
 
+    @property
+    def environment(self) -> dict[str, str | None]:
+        """How the run was computed: versions, dtype, device, digests of weights and tokenizer, commit, threads."""
+        return provenance.environment(self.params, self.tags)
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """The run's dataset inputs: name, digest, and their source as :meth:`RunWriter.log_dataset` got it."""
+        inputs = self._run.inputs.dataset_inputs if self._run.inputs else []
+        datasets = [each.dataset for each in inputs]
+        return [{name: getattr(each, name) for name in ("name", "digest", "source", "profile")} for each in datasets]
+
+    def record(self) -> dict[str, Any]:
+        """All that MLflow holds of the run, as JSON values, with every artifact's size and SHA-256, and its children.
+
+        :meth:`Store.restore` makes the run again from it.
+        """
+        metrics = []
+        with self.store._reported(f"cannot read metrics of run {self.run_id} from"):
+            for name in sorted(self.metrics):
+                history = self.store.client.get_metric_history(self.run_id, name)
+                metrics += [[name, point.value, point.timestamp, point.step] for point in history]
+        files = {}
+        for name in self.artifacts():
+            path = self.artifact(name)
+            files[name] = {"size": path.stat().st_size, "sha256": provenance.file_digest(path)}
+        return {
+            "run_id": self.run_id,
+            "name": self.name,
+            "experiment": self.experiment,
+            "status": self.status,
+            "start_time": self._run.info.start_time,
+            "end_time": self._run.info.end_time,
+            "params": self.params,
+            "tags": {name: value for name, value in self.tags.items() if _kept_tag(name)},
+            "metrics": sorted(metrics),
+            "datasets": self.datasets,
+            "files": files,
+            "children": [child.record() for child in self.children],
+        }
+
     # artifacts
+
+    @cached_property
+    def _root(self) -> Path | None:
+        return self.store._root_of(self._run)
 
     def artifacts(self) -> list[str]:
         """Names of the run's files, sorted; folders are separated by ``/``."""
         if self._root is None:
-            with self._store._reported(f"cannot list artifacts of run {self.run_id} in"):
+            with self.store._reported(f"cannot list artifacts of run {self.run_id} in"):
                 return sorted(self._listed(None))
         files = (path for path in self._root.rglob("*") if path.is_file() and path.suffix != _PART)
         return sorted(path.relative_to(self._root).as_posix() for path in files)
 
     def _listed(self, folder: str | None) -> Iterator[str]:
-        for entry in self._store.client.list_artifacts(self.run_id, folder):
+        for entry in self.store.client.list_artifacts(self.run_id, folder):
             if entry.is_dir:
                 yield from self._listed(entry.path)
             else:
@@ -765,13 +928,13 @@ class LoggedRun:
         if self._root is None and not path.exists():
             with tempfile.TemporaryDirectory(dir=self._downloads) as folder:
                 try:
-                    done = self._store.client.download_artifacts(self.run_id, name, folder)
+                    done = self.store.client.download_artifacts(self.run_id, name, folder)
                 except (MlflowException, OSError) as error:
                     raise self._broken(name, f"cannot be downloaded: {_shown(str(error))}") from error
                 path.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(done, path)  # whole, or not there
         if not path.is_file():
-            where = self._root or _shown(self._store.uri)
+            where = self._root or _shown(self.store.uri)
             raise self._broken(
                 name, f"no such file in {where}; there are: {', '.join(self.artifacts()[:20]) or 'none'}"
             )
@@ -796,11 +959,11 @@ class LoggedRun:
 
         Answers are integers, or booleans, where all of the run's are; else texts.
         """
-        records = list(self._sample_records())
+        records = list(self.sample_records())
         of_pairs = any(not record.keys().isdisjoint(_SAMPLE_OF_PAIR) for record in records)
         fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
         values = {name: [record.get(name) for record in records] for name in fields}
-        answers = [name for name, check in fields.items() if check is _answer]
+        answers = [name for name, check in fields.items() if check is checks.answer]
         kinds = {type(value) for name in answers for value in values[name]} - {type(None)}
         dtypes = {name: _DTYPES.get(check) for name, check in fields.items()}
         for name in answers:
@@ -811,23 +974,28 @@ class LoggedRun:
                 values[name] = [None if value is None else str(value) for value in values[name]]
         return pl.DataFrame(values, schema=dtypes)
 
-    def _sample_records(self) -> Iterator[dict[str, Any]]:
+    def sample_records(self) -> Iterator[dict[str, Any]]:
+        """The records of samples.jsonl, checked, one at a time."""
         name = "samples.jsonl"
         with self.artifact(name).open("rb") as file:
-            for number, line in enumerate(file, 1):
+            for number, line in enumerate(iter(lambda: file.readline(checks.LONGEST_LINE + 1), b""), 1):
+                if len(line) > checks.LONGEST_LINE:
+                    raise self._broken(name, f"line {number} has more than {checks.LONGEST_LINE:,} bytes")
                 if self.status == "RUNNING" and not line.endswith(b"\n"):
                     return  # the run is writing it
                 try:
-                    record = _from_json(line)
+                    record = from_json(line)
                 except ValueError as error:
                     raise self._broken(name, f"line {number} is no JSON: {error}") from error
                 if not isinstance(record, dict):
                     raise self._broken(name, f"line {number} is {record!r:.80}; expected a JSON object")
-                skipped = record.get("error") is not None  # a sample that was not run leaves fields empty
+                # A sample that was not run leaves fields empty, and so does one of which they were not recorded.
+                skipped = record.get("error") is not None
+                nullable = _NULLABLE | (_NOT_RECORDED if self.kind == "imported" else set())
                 for field, check in _SAMPLE.items():
                     if field not in record:
                         raise self._broken(name, f"line {number}: field {field!r} is missing")
-                    if record[field] is None and (skipped or field in _NULLABLE):
+                    if record[field] is None and (skipped or field in nullable):
                         continue
                     self._check(name, number, field, record[field], check)
                 for field, check in _SAMPLE_OF_PAIR.items():
@@ -835,7 +1003,7 @@ class LoggedRun:
                         self._check(name, number, field, record[field], check)
                 yield record
 
-    def _check(self, name: str, line: int, field: str, value: Any, check: _Check) -> None:
+    def _check(self, name: str, line: int, field: str, value: Any, check: Check) -> None:
         try:
             check(value)
         except ValueError as error:
@@ -861,6 +1029,27 @@ class LoggedRun:
                 raise self._broken(name, f"pair {index}: {error}") from error
         return pairs
 
+    @property
+    def programs(self) -> list[ProgramPair]:
+        """The pairs that the run is about, of all cells where it is a study: what `run_intervention_experiment` takes.
+
+        Of an accuracy run they are its programs with the counterfactuals that their seeds give.
+
+        Raises:
+            TrackingError: it has none, or its programs are no pairs (those of another task, say).
+        """
+        if self.role == "study":
+            return [pair for child in self.children for pair in child.programs]
+        if "programs.json" in self.artifacts():
+            return self.pairs
+        pairs = []
+        for number, sample in enumerate(self.sample_records(), 1):
+            try:
+                pairs.append(make_pair(sample["program"], sample["seed"]))
+            except ProgramError as error:
+                raise self._broken("samples.jsonl", f"line {number} has no program to patch: {error}") from error
+        return pairs
+
     @cached_property
     def maps(self) -> Sequence[CausalMap]:
         """The causal maps, one a pair. Lazy: one shard is in memory at a time; ``len`` reads the headers."""
@@ -868,7 +1057,7 @@ class LoggedRun:
 
     @cached_property
     def activations(self) -> Mapping[str, np.ndarray]:
-        """The stored activations by name. Lazy: an array is read from its memory-mapped shard when it is asked for."""
+        """The stored activations by name, as memory maps of the shards: what is not looked at is not read."""
         return _Activations(self)
 
     @property
@@ -882,7 +1071,7 @@ class LoggedRun:
     def _json_object(self, name: str) -> dict[str, Any]:
         path = self.artifact(name)
         try:
-            value = _from_json(path.read_bytes())
+            value = read_json(path)
         except (OSError, ValueError) as error:
             raise self._broken(name, f"is no JSON: {error}") from error
         if not isinstance(value, dict):
@@ -942,21 +1131,31 @@ class _Activations(Mapping[str, np.ndarray]):
         self._of = run
 
     @cached_property
-    def _places(self) -> dict[str, str]:
-        places: dict[str, str] = {}
+    def _places(self) -> dict[str, tuple[str, int, dict[str, Any]]]:
+        """Of every array: its shard, where the shard's data begin, and what the shard's header says of it."""
+        places: dict[str, tuple[str, int, dict[str, Any]]] = {}
         for shard in self._of._shards("activations"):
-            with self._of._safetensors(shard) as file:
-                names = file.keys()
-            for name in names:
+            # Once it opens it is whole, and no array lies outside of it or over another.
+            with self._of._safetensors(shard), self._of.artifact(shard).open("rb") as file:
+                length = int.from_bytes(file.read(8), "little")
+                header = json.loads(file.read(length))
+            for name in header.keys() - {"__metadata__"}:
                 if name in places:
-                    raise self._of._broken(shard, f"{name!r} is in {places[name]} already")
-                places[name] = shard
-        return places
+                    raise self._of._broken(shard, f"{name!r} is in {places[name][0]} already")
+                if header[name]["dtype"] not in _NUMPY:
+                    raise self._of._broken(shard, f"{name!r} is of type {header[name]['dtype']}, which numpy has not")
+                places[name] = (shard, 8 + length, header[name])
+        return dict(sorted(places.items()))
 
     def __getitem__(self, name: str) -> np.ndarray:
-        shard = self._places[name]
-        with self._of._safetensors(shard) as file:
-            return file.get_tensor(name)
+        shard, start, entry = self._places[name]
+        path, dtype, shape = self._of.artifact(shard), _NUMPY[entry["dtype"]], tuple(entry["shape"])
+        if not math.prod(shape):
+            return np.empty(shape, dtype)
+        try:
+            return np.memmap(path, dtype, "r", start + entry["data_offsets"][0], shape)
+        except (OSError, ValueError) as error:
+            raise self._of._broken(shard, f"{name!r} cannot be mapped: {error}") from error
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -965,70 +1164,39 @@ class _Activations(Mapping[str, np.ndarray]):
         return len(self._places)
 
 
-def _from_json(text: bytes) -> Any:
-    """Raises ValueError for all that is no JSON: NaN, broken text and nesting without end included."""
-    try:
-        return json.loads(text.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deep") from error
+_NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
+_NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+"""Types of safetensors that numpy has."""
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
-
-
-def _integer(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
-        raise ValueError("expected an integer")
-
-
-def _text(value: Any) -> None:
-    if not isinstance(value, str):
-        raise ValueError("expected a text")
-    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
-
-
-def _boolean(value: Any) -> None:
-    if not isinstance(value, bool):
-        raise ValueError("expected true or false")
-
-
-def _answer(value: Any) -> None:
-    if isinstance(value, str):
-        _text(value)
-    elif not isinstance(value, bool):
-        _integer(value)
-
-
-def _names(value: Any) -> None:
-    if not isinstance(value, list):
-        raise ValueError("expected a list of texts")
-    for name in value:
-        _text(name)
-
-
-_Check = Callable[[Any], None]
-_SAMPLE: dict[str, _Check] = {
-    "seed": _integer,
-    "seq_len": _integer,
-    "hops": _integer,
-    "program": _text,
-    "prompt": _text,
-    "expected": _answer,
-    "raw_output": _text,
-    "parsed": _answer,
-    "correct": _boolean,
-    "chain": _names,
-    "error": _text,
+_SAMPLE: dict[str, Check] = {
+    "seed": checks.integer,
+    "seq_len": checks.integer,
+    "hops": checks.integer,
+    "program": checks.text,
+    "prompt": checks.text,
+    "expected": checks.answer,
+    "raw_output": checks.text,
+    "parsed": checks.answer,
+    "correct": checks.boolean,
+    "chain": checks.names,
+    "error": checks.text,
 }
-_SAMPLE_OF_PAIR: dict[str, _Check] = {
-    "counterfactual": _text,
-    "expected_counterfactual": _answer,
-    "raw_output_counterfactual": _text,
-    "correct_counterfactual": _boolean,
+_SAMPLE_OF_PAIR: dict[str, Check] = {
+    "counterfactual": checks.text,
+    "expected_counterfactual": checks.answer,
+    "raw_output_counterfactual": checks.text,
+    "correct_counterfactual": checks.boolean,
 }
 _NULLABLE = {"seed", "hops", "parsed", "chain", "error"}
-_DTYPES: dict[_Check, Any] = {_integer: pl.Int64, _text: pl.String, _boolean: pl.Boolean, _names: pl.List(pl.String)}
+_NOT_RECORDED = {"prompt", "raw_output", "correct", "expected"}
+"""What imported runs may lack besides: the older format does not record all of it."""
+_DTYPES: dict[Check, Any] = {
+    checks.integer: pl.Int64,
+    checks.text: pl.String,
+    checks.boolean: pl.Boolean,
+    checks.names: pl.List(pl.String),
+}
 
 
 def _time(milliseconds: int | None) -> datetime | None:
@@ -1043,6 +1211,11 @@ def _seconds(run: Run) -> float | None:
 def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:
     """A run of a store; see :meth:`Store.load_run`."""
     return Store(tracking_uri).load_run(run_id)
+
+
+def load_programs(run_id: str, tracking_uri: str | None = None) -> list[ProgramPair]:
+    """The pairs of a logged run; see :attr:`LoggedRun.programs`."""
+    return load_run(run_id, tracking_uri).programs
 
 
 def find_runs(*, tracking_uri: str | None = None, **filters: Any) -> pl.DataFrame:

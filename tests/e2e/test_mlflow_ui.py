@@ -7,9 +7,14 @@ from debug.causal_experiment_runner import CausalExperimentRunner
 from debug.tracking import Store
 
 
-def test_the_heatmap_is_shown_as_an_artifact(browser, serve, uri):
-    result = CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["i = 8\nx = i\nh = x\n#h: "])
+def test_the_heatmap_of_a_run_in_a_moved_store_is_shown_as_an_artifact(browser, serve, tmp_path):
+    original, moved = tmp_path / "cluster", tmp_path / "laptop"
+    runner = CausalExperimentRunner(f"sqlite:///{original}/mlflow.db")
+    result = runner.run_intervention_experiment("tiny", ["i = 8\nx = i\nh = x\n#h: "])
     run_id = result.cells[0].run_id
+    original.rename(moved)
+    uri = f"sqlite:///{moved}/mlflow.db"
+    assert Store(uri).relocate() > 0  # as `make mlflow` does
     experiment_id = Store(uri).client.get_run(run_id).info.experiment_id
 
     def command(port: int) -> list[str]:

@@ -1,0 +1,70 @@
+"""What a value that was read from a file must be. Files of a store or of an older result folder are untrusted.
+
+A check takes a value and raises ValueError with what was expected; whoever calls it names the file and the field.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Check = Callable[[Any], None]
+LARGEST_JSON = 2**26  # bytes of a file that is parsed as a whole: a parsed value takes some twenty times as much memory
+LONGEST_LINE = 2**24
+
+
+def from_json(text: bytes, *, constants: bool = False) -> Any:
+    """Raises ValueError for all that is no JSON: broken text, nesting without end and (without ``constants``) NaN."""
+    try:
+        return json.loads(text.decode("utf-8"), parse_constant=float if constants else _refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def read_json(path: Path, *, constants: bool = False, largest: int = LARGEST_JSON) -> Any:
+    """Raises ValueError as :func:`from_json`, for files that are too large to be read too; OSError."""
+    if (size := path.stat().st_size) > largest:
+        raise ValueError(f"has {size:,} bytes; expected at most {largest:,}")
+    return from_json(path.read_bytes(), constants=constants)
+
+
+def integer(value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+        raise ValueError("expected an integer")
+
+
+def number(value: Any) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError("expected a finite number")
+
+
+def text(value: Any) -> None:
+    if not isinstance(value, str):
+        raise ValueError("expected a text")
+    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
+
+
+def boolean(value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError("expected true or false")
+
+
+def answer(value: Any) -> None:
+    if isinstance(value, str):
+        text(value)
+    elif not isinstance(value, bool):
+        integer(value)
+
+
+def names(value: Any) -> None:
+    if not isinstance(value, list):
+        raise ValueError("expected a list of texts")
+    for name in value:
+        text(name)

@@ -1,0 +1,372 @@
+"""A logged run repeated: exactly, or with what is named changed; the repetition is compared with what the log says.
+
+    print(rerun("3f2a91c0"))                                   # identical, within tolerance, or different, and why
+    rerun("3f2a91c0", intervention_type="mlp", layers=[0, 1])  # the same programs, another question
+
+Everything that a repetition needs is in the run: the programs in samples.jsonl, the plan or configuration in
+config.json, model, dtype and device in params and tags. Knows no engine: runs go through the two runners.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from debug import models
+from debug.causal_experiment_runner import CausalExperimentRunner
+from debug.causal_map import CausalMap
+from debug.causal_tracing import Plan
+from debug.core import ExperimentConfig
+from debug.generators import GeneratedProgram
+from debug.provenance import differences
+from debug.runner import ExperimentRunner
+from debug.tracking import LoggedRun, Store, TrackingError
+
+IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
+
+
+class RerunError(ValueError):
+    """A run that cannot be repeated, or a change that does not apply to it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a repetition gave beside the run that it repeats."""
+
+    outcome: str
+    """``identical`` (every bit), ``within tolerance`` (logits as close as rounding allows, same successes), or
+    ``different``."""
+    findings: list[str]
+    """What differs in the results; the largest difference with its cell first."""
+    environment: dict[str, tuple[str | None, ...]]
+    """What differs in how the two were computed: name -> then and now."""
+
+    def __str__(self) -> str:
+        lines = [self.outcome, *(f"  {finding}" for finding in self.findings)]
+        lines += [f"  {name}: was {then}, now {now}" for name, (then, now) in self.environment.items()]
+        if not self.environment:
+            lines.append("  nothing differs in versions, dtype, device, digests, commit or thread count")
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Rerun:
+    """A repetition: the cell that it repeats, its own, and the verdict, None where something was changed."""
+
+    of: str
+    run_id: str
+    verdict: Verdict | None
+
+    def __str__(self) -> str:
+        return f"run {self.run_id} repeats {self.of}: {self.verdict or 'with changes, so there is nothing to compare'}"
+
+
+def rerun(
+    run: str | LoggedRun,
+    *,
+    tracking_uri: str | None = None,
+    model: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    pairs: Sequence[int] | None = None,
+    **changes: Any,
+) -> list[Rerun]:
+    """Repeat a logged causal or accuracy run, each cell of it where it is a study.
+
+    Args:
+        run: a run, its id, the beginning of its id, or its name.
+        tracking_uri: the store that it is in, and that the repetition is logged to.
+        model: other weights than those that the run names; the same ones in another place are no change.
+        dtype, device: other than logged. The programs and the question stay, so there is a verdict all the same.
+        pairs: numbers of pairs (of samples, in an accuracy run) to which the repetition is limited.
+        changes: fields of :class:`debug.causal_tracing.Plan`, of :class:`debug.core.ExperimentConfig` in accuracy runs.
+
+    Raises:
+        RerunError: it cannot be repeated; the message says what is missing.
+        debug.tracking.TrackingError: there is no such run, or its artifacts are broken.
+    """
+    logged = run if isinstance(run, LoggedRun) else Store(tracking_uri).load_run(run)
+    cells = logged.children if logged.role == "study" else [logged]
+    repeat = _REPEAT.get(logged.kind or "")
+    if repeat is None or not cells:
+        raise RerunError(
+            f"run {logged.run_id} is of kind {logged.kind!r} and has {len(cells)} cells; what can be repeated are runs "
+            f"of kind {', '.join(_REPEAT)}"
+        )
+    return [_rerun_cell(cell, repeat, model, dtype, device, pairs, changes) for cell in cells]
+
+
+def _rerun_cell(
+    cell: LoggedRun,
+    repeat: Callable[..., str],
+    model: str | None,
+    dtype: str | None,
+    device: str | None,
+    pairs: Sequence[int] | None,
+    changes: dict[str, Any],
+) -> Rerun:
+    named = {"model": model, "dtype": dtype, "device": device, "pairs": pairs and list(pairs)}
+    asked = {name: value for name, value in named.items() if value is not None} | changes
+    tags = {"debug.rerun_of": cell.run_id} | ({"debug.rerun_changes": json.dumps(asked)} if asked else {})
+    run_id = repeat(
+        cell,
+        model or _model_of(cell),
+        {"dtype": dtype or cell.params.get("dtype"), "device": device or _device_of(cell)},
+        pairs,
+        changes,
+        tags,
+    )
+    new = cell.store.load_run(run_id)
+    weights = {run.tags.get("debug.weights_digest") for run in (cell, new)}
+    if changes or pairs is not None or (model is not None and len(weights) > 1):
+        return Rerun(cell.run_id, run_id, None)
+    compare = _compare_samples if cell.kind == "accuracy" else _compare_maps
+    outcome, findings = compare(cell, new)
+    verdict = Verdict(outcome, findings, differences(cell.environment, new.environment))
+    new.store.set_tags(run_id, {"debug.rerun_verdict": str(verdict)[:8000]})
+    return Rerun(cell.run_id, run_id, verdict)
+
+
+def _model_of(cell: LoggedRun) -> str:
+    """The id that loads the run's model here: its folder where that is there, else the name."""
+    name, path = cell.params.get("model", ""), cell.tags.get("debug.model_path", "")
+    if not name:
+        raise RerunError(f"run {cell.run_id} names no model; name one")
+    return path if name not in models.BUNDLED and path != name and Path(path).is_dir() else name
+
+
+def _device_of(cell: LoggedRun) -> str | None:
+    """The run's device where this machine has it; else this machine's own choice, which the verdict then names."""
+    device = cell.params.get("device")
+    return None if device is None or (device.startswith("cuda") and not torch.cuda.is_available()) else device
+
+
+# --- causal runs ------------------------------------------------------------------------------------------------------
+
+
+def _repeat_causal(
+    cell: LoggedRun,
+    model: str,
+    where: dict[str, str | None],
+    chosen: Sequence[int] | None,
+    changes: dict[str, Any],
+    tags: dict[str, str],
+) -> str:
+    config = _causal_config(cell)
+    plan = _built(cell, Plan, config["plan"], changes)
+    params = {name: _value(cell.params[name]) for name in _OF_PROGRAMS if name in cell.params}
+    for name in ("seed", "num_seqs"):
+        if name in params and type(params[name]) is not int and (name, params[name]) != ("seed", None):
+            raise TrackingError(f"run {cell.run_id}: param {name!r} is {params[name]!r:.80}; expected an integer")
+    if changes or chosen is not None:
+        programs: Sequence[Any] = _chosen(cell, cell.pairs, chosen)
+        params |= {"num_seqs": len(programs)}
+        wanted = len(programs)
+    else:
+        # Which pairs share a forward pass moves logits by rounding: those that were skipped are tried again, too.
+        programs = [_given(record) for record in cell.sample_records()]
+        wanted = config["wanted"]
+    runner = CausalExperimentRunner(cell.store.uri, batch_tokens=config["batch_tokens"], **where)
+    result = runner.run_plan(model, programs, plan, name=cell.experiment, wanted=wanted, params=params, tags=tags)
+    return result.cells[0].run_id
+
+
+_OF_PROGRAMS = ("generator", "hops", "seq_len", "seed", "num_seqs")
+
+
+def _causal_config(cell: LoggedRun) -> dict[str, Any]:
+    """Plan, number of pairs wanted and batch size; runs of before 2 hold the plan in their study's configuration."""
+    if "config.json" in cell.artifacts():
+        config = cell.config
+    elif cell.parent_run_id is not None:
+        known = {field.name for field in fields(Plan)}
+        study = cell.store.load_run(cell.parent_run_id).config
+        config = {"plan": {name: value for name, value in study.items() if name in known}}
+    else:
+        raise RerunError(f"run {cell.run_id} has no config.json that says how it was made")
+    config = {"wanted": _value(cell.params.get("num_seqs", "null")), "batch_tokens": None} | config
+    checks: dict[str, Callable[[Any], bool]] = {
+        "plan": lambda value: isinstance(value, dict),
+        "wanted": lambda value: type(value) is int and value > 0,
+        "batch_tokens": lambda value: value is None or (type(value) is int and value > 0),
+    }
+    for name, check in checks.items():
+        if not check(config.get(name)):
+            raise TrackingError(f"run {cell.run_id}, config.json: field {name!r} is {config.get(name)!r:.80}")
+    return config
+
+
+def _given(record: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The pair of a sample; one that never was a program is skipped again, as nothing."""
+    if record["program"] is None:
+        return ""
+    fields = {"original": record["program"], "counterfactual": record.get("counterfactual"), "seed": record["seed"]}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
+    if old.pairs != new.pairs or len(old.maps) != len(new.maps):
+        first = next((n for n, both in enumerate(zip(old.pairs, new.pairs, strict=False)) if both[0] != both[1]), None)
+        where = "" if first is None else f"; the first that differs is pair {first}"
+        return DIFFERENT, [f"{len(old.pairs)} pairs were used then, {len(new.pairs)} now{where}"]
+    worst, cell_of_worst, flipped, first_flip, identical, cells = -1.0, "", 0, "", True, 0
+    for one, other in zip(old.maps, new.maps, strict=True):
+        for name in ("tokens", "layers", "columns", "targets"):
+            if getattr(one, name) != getattr(other, name):
+                return DIFFERENT, [f"{name} of pair {one.pair} were {getattr(one, name)}, now {getattr(other, name)}"]
+        if one.top.shape != other.top.shape:
+            return DIFFERENT, [f"the map of pair {one.pair} was {one.top.shape}, now {other.top.shape}"]
+        (arrays, _), (others, _) = one.to_tensors(), other.to_tensors()
+        identical &= arrays.keys() == others.keys()
+        identical &= all(array.tobytes() == others[name].tobytes() for name, array in arrays.items() if name in others)
+        moved = np.nan_to_num(np.abs(one.z_patched - other.z_patched), nan=np.inf)
+        moved[np.isnan(one.z_patched) & np.isnan(other.z_patched)] = 0  # what an attribution does not estimate
+        moved = moved.max(axis=-1)
+        place = np.unravel_index(int(moved.argmax()), moved.shape)
+        if moved[place] > worst:
+            worst, cell_of_worst = float(moved[place]), _cell(one, place)
+        succeeds = [each.top == each.answer_tokens[0] for each in (one, other)]
+        changed = succeeds[0] != succeeds[1]
+        if changed.any() and not flipped:
+            first_flip = _cell(one, tuple(np.argwhere(changed)[0]))
+        flipped, cells = flipped + int(changed.sum()), cells + changed.size
+    if identical:
+        return IDENTICAL, [f"every logit of {len(old.maps)} maps, {cells} cells, is the same to the last bit"]
+    dtypes = [run.params.get("dtype", "") for run in (old, new)]
+    tolerance = max(models.SELF_CHECK_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
+    findings = [f"largest difference of an answer's logit: {worst:.3g} ({cell_of_worst}); tolerance {tolerance:g}"]
+    if flipped:
+        findings.append(f"success differs in {flipped} of {cells} cells, first in {first_flip}")
+    return (DIFFERENT if flipped or not worst <= tolerance else WITHIN), findings
+
+
+def _cell(causal_map: CausalMap, place: Sequence[Any]) -> str:
+    row, *head, column = (int(index) for index in place)
+    positions = causal_map.columns[column]
+    tokens = ", ".join(f"{position} {causal_map.tokens[position]!r}" for position in positions)
+    return " ".join(
+        [f"pair {causal_map.pair}, layer {causal_map.layers[row]},", *(f"head {h}," for h in head), f"token {tokens}"]
+    )
+
+
+# --- accuracy runs ----------------------------------------------------------------------------------------------------
+
+
+def _repeat_accuracy(
+    cell: LoggedRun,
+    model: str,
+    where: dict[str, str | None],
+    chosen: Sequence[int] | None,
+    changes: dict[str, Any],
+    tags: dict[str, str],
+) -> str:
+    if "config.json" in cell.artifacts():
+        config = cell.config
+    elif cell.parent_run_id is not None:
+        config = cell.store.load_run(cell.parent_run_id).config
+    else:
+        raise RerunError(f"run {cell.run_id} has no config.json that says how it was made")
+    # Samples are stored as batches finished, the longest prompts first: batched in that order they fall alike.
+    records = _chosen(cell, list(cell.sample_records()), chosen)
+    if not records:
+        raise RerunError(f"run {cell.run_id} has no samples to repeat")
+    programs = [
+        GeneratedProgram(
+            record["seed"],
+            record["seq_len"],
+            record["program"],
+            record["expected"],
+            {"hops": record["hops"], "chain": record["chain"]},
+        )
+        for record in records
+    ]
+    hops, seq_len = _value(cell.params.get("hops", "any")), _value(cell.params.get("seq_len", "null"))
+    asked = {"hops": None if hops == "any" else hops, "seq_len": seq_len}
+    logged = {name: value for name, value in config.items() if name in {f.name for f in fields(ExperimentConfig)}}
+    logged |= {
+        "prompt_template": config.get("prompt_text", config.get("prompt_template")),
+        "program_generator": _logged_programs(str(config.get("generator", "given"))),
+        "models": [model],
+        "hops": [asked["hops"]],
+        "seq_lens": [asked["seq_len"]],
+        "num_seqs": len(programs),
+    }
+    experiment = _built(cell, ExperimentConfig, logged, changes)
+    runner = ExperimentRunner(cell.store.uri, batch_size=config.get("batch_size", 32), **where)
+    result = runner.run(experiment, programs={(asked["hops"], asked["seq_len"]): programs}, tags=tags)
+    return next(iter(result.cell_run_ids.values()))
+
+
+def _logged_programs(name: str) -> Callable[..., Any]:
+    """A generator in name only: the programs are the logged ones."""
+
+    def generator(seq_len: int, rng: Any, num_hops: int | None = None) -> tuple[str, int]:
+        raise RerunError(f"the programs of generator {name!r} are those of the log")
+
+    generator.__name__ = name
+    return generator
+
+
+def _compare_samples(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
+    then, now = list(old.sample_records()), list(new.sample_records())
+    if [record["prompt"] for record in then] != [record["prompt"] for record in now]:
+        return DIFFERENT, [f"the prompts differ; there were {len(then)} samples, now {len(now)}"]
+    changed = [
+        n for n, both in enumerate(zip(then, now, strict=True)) if both[0]["raw_output"] != both[1]["raw_output"]
+    ]
+    if not changed:
+        return IDENTICAL, [f"all {len(then)} completions are the same, character for character"]
+    answers = sum(then[n]["parsed"] != now[n]["parsed"] for n in changed)
+    was, became = (f"{records[changed[0]]['raw_output']!r:.80}" for records in (then, now))
+    return DIFFERENT, [
+        f"{len(changed)} of {len(then)} completions differ, {answers} of them in the parsed answer; the first is of "
+        f"sample {changed[0]} (seed {then[changed[0]]['seed']}): was {was}, now {became}"
+    ]
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _value(param: str) -> Any:
+    """A logged parameter as the value that it was; texts as they are."""
+    try:
+        return json.loads(param)
+    except ValueError:
+        return param
+
+
+def _chosen(cell: LoggedRun, items: Sequence[Any], numbers: Sequence[int] | None) -> Sequence[Any]:
+    if numbers is None:
+        return items
+    if bad := [number for number in numbers if not 0 <= number < len(items)]:
+        raise RerunError(f"pairs {bad} are out of range; run {cell.run_id} has 0 to {len(items) - 1}")
+    return [items[number] for number in numbers]
+
+
+def _built(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+    """A plan or a configuration from what was logged of it, with some fields changed."""
+    known = [field.name for field in fields(kind)]
+    if unknown := sorted(changes.keys() - set(known)):
+        raise RerunError(f"{', '.join(unknown)} cannot be changed; a run of kind {cell.kind!r} has: {', '.join(known)}")
+    if unknown := sorted(logged.keys() - set(known)):
+        raise RerunError(
+            f"run {cell.run_id} was made with {', '.join(unknown)}, which this version of the project does not know; "
+            "update the project to repeat it"
+        )
+    try:
+        return kind(**{**logged, **changes})
+    except TypeError as error:
+        raise TrackingError(f"run {cell.run_id}, config.json: no {kind.__name__} can be made of it: {error}") from error
+
+
+_REPEAT: dict[str, Callable[..., str]] = {
+    **dict.fromkeys(("causal_tracing", "attention_knockout", "attribution"), _repeat_causal),
+    "accuracy": _repeat_accuracy,
+}
+"""By kind of run."""

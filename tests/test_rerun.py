@@ -1,0 +1,223 @@
+"""Logged runs repeated: from a moved store, in another precision, with another question; and what the verdict says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from debug import ExperimentRunner, prompts, quick_experiment, tracking
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
+from debug.causal_map import load_maps, save_maps
+from debug.causal_tracing import run_causal_tracing_experiment
+from debug.programs import ProgramPair
+from debug.rerun import Rerun, RerunError, rerun
+from debug.tracking import LoggedRun, Store, TrackingError, load_run
+
+
+@pytest.fixture(scope="module")
+def moved(tmp_path_factory, _empty_store) -> tuple[Store, dict[str, str]]:
+    """A causal run with skipped pairs and an accuracy run; their store copied elsewhere, the original deleted."""
+    folder = tmp_path_factory.mktemp("stores")
+    (folder / "cluster").mkdir()
+    shutil.copy(_empty_store, folder / "cluster" / "mlflow.db")
+    uri = f"sqlite:///{folder}/cluster/mlflow.db"
+    config = CausalConfig(models=["tiny"], num_seqs=4, hops=(3,), exclude_shallow=True, seq_lens=(6,))
+    causal = CausalExperimentRunner(uri).run(config)
+    assert causal.cells[0].skipped
+    accuracy = ExperimentRunner(uri).run(
+        quick_experiment("acc", prompts.VARIABLE_BINDING, "variable_binding", ["tiny"], num_seqs=12, seq_lens=[4, 5])
+    )
+    shutil.copytree(folder / "cluster", folder / "laptop")
+    shutil.rmtree(folder / "cluster")
+    ids = {"causal": causal.cells[0].run_id, "study": causal.run_id, "accuracy": accuracy.run_id}
+    return Store(f"sqlite:///{folder}/laptop/mlflow.db"), ids
+
+
+def repeated(moved, which: str = "causal", **changes) -> tuple[Rerun, LoggedRun]:
+    store, ids = moved
+    (result,) = rerun(ids[which], tracking_uri=store.uri, **changes)
+    return result, store.load_run(result.run_id)
+
+
+def test_a_run_of_a_moved_store_is_repeated_bit_for_bit_and_the_verdict_says_so(moved):
+    result, new = repeated(moved)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "identical"
+    assert result.verdict.environment == {}
+    assert "nothing differs" in str(result)
+    assert new.tags["debug.rerun_of"] == result.of
+    assert new.tags["debug.rerun_verdict"].startswith("identical")
+    old = moved[0].load_run(result.of)
+    for one, other in zip(old.maps, new.maps, strict=True):
+        np.testing.assert_array_equal(one.z_patched, other.z_patched)
+    same = {"accuracy", "patch_success_rate", "patch_success_rate_ci_low", "pairs_used", "pairs_skipped"}
+    assert {name: old.metrics[name] for name in same} == {name: new.metrics[name] for name in same}
+    assert old.params == new.params
+    assert old.summary["seeds_passed_over"] == new.summary["seeds_passed_over"]
+
+
+def test_a_study_is_repeated_cell_by_cell_and_so_are_accuracy_runs(moved):
+    store, ids = moved
+    assert [each.of for each in rerun(ids["study"], tracking_uri=store.uri)] == [ids["causal"]]
+    results = rerun(ids["accuracy"], tracking_uri=store.uri)
+    assert [each.verdict and each.verdict.outcome for each in results] == ["identical", "identical"]
+    old, new = (store.load_run(run_id) for run_id in (results[0].of, results[0].run_id))
+    assert list(old.sample_records()) == list(new.sample_records())
+    assert old.params == new.params
+
+
+def test_another_precision_is_no_change_of_the_question_and_the_verdict_names_the_cell(moved):
+    result, new = repeated(moved, dtype="bfloat16")
+    assert result.verdict is not None
+    assert result.verdict.outcome in ("within tolerance", "different")
+    assert "pair " in result.verdict.findings[0]
+    assert "layer " in result.verdict.findings[0]
+    assert result.verdict.environment == {"dtype": ("float32", "bfloat16")}
+    assert new.params["dtype"] == "bfloat16"
+
+
+def test_another_component_on_logged_programs_is_what_the_engine_gives_for_them(moved):
+    result, new = repeated(moved, intervention_type="mlp", layers=[0, 2], positions="targets")
+    assert result.verdict is None
+    pairs = tracking.load_programs(result.of, moved[0].uri)
+    again = run_causal_tracing_experiment("tiny", pairs, "mlp", [0, 2], "targets")
+    for one, other in zip(new.maps, again.maps, strict=True):
+        np.testing.assert_array_equal(one.z_patched, other.z_patched)
+    assert json.loads(new.tags["debug.rerun_changes"])["layers"] == [0, 2]
+
+
+def test_a_repetition_may_be_limited_to_some_pairs(moved):
+    result, new = repeated(moved, pairs=[2, 0])
+    old = moved[0].load_run(result.of)
+    assert new.pairs == [old.pairs[2], old.pairs[0]]
+    with pytest.raises(RerunError, match=r"pairs \[9\] are out of range"):
+        repeated(moved, pairs=[9])
+
+
+def test_what_cannot_be_changed_or_repeated_is_a_sentence(moved):
+    store, _ = moved
+    with pytest.raises(RerunError, match=r"colour cannot be changed; .* has: intervention_type, layers"):
+        repeated(moved, colour="red")
+    with store.start("e", "other", kind="training") as run:
+        pass
+    with pytest.raises(RerunError, match="kind 'training'"):
+        rerun(run.run_id, tracking_uri=store.uri)
+    with store.start("e", "empty", kind="causal_tracing") as study, study.cell("c", {"model": "tiny"}) as cell:
+        pass
+    with pytest.raises(TrackingError, match=r"config\.json"):
+        rerun(cell.run_id, tracking_uri=store.uri)
+
+
+@pytest.mark.parametrize(
+    ("config", "said"),
+    [
+        ({"plan": 3}, "field 'plan' is 3"),
+        ({"plan": {}, "wanted": True}, "field 'wanted' is True"),
+        ({"plan": {}, "wanted": 1, "batch_tokens": 0}, "field 'batch_tokens' is 0"),
+        ({"plan": {"layers": 7}, "wanted": 1}, "no Plan can be made of it"),
+        ({"plan": {"from_the_future": 7}, "wanted": 1}, "made with from_the_future, which this version"),
+    ],
+)
+def test_a_broken_configuration_is_named(moved, config, said):
+    store, _ = moved
+    with store.start("e", "r", kind="causal_tracing") as study, study.cell("c", {"model": "tiny"}) as cell:
+        cell.log_json("config.json", config)
+        cell.append_jsonl("samples.jsonl", [])
+    with pytest.raises((TrackingError, RerunError), match=said):
+        rerun(cell.run_id, tracking_uri=store.uri)
+
+
+def copied(moved, which: str, tmp_path: Path) -> tuple[Store, LoggedRun]:
+    shutil.copytree(Path(moved[0].uri.removeprefix("sqlite:///")).parent, tmp_path / "copy")
+    store = Store(f"sqlite:///{tmp_path}/copy/mlflow.db")
+    return store, store.load_run(moved[1][which])
+
+
+def test_a_log_that_says_something_else_is_different_with_the_cell(moved, tmp_path):
+    store, run = copied(moved, "causal", tmp_path)
+    path = run.artifact("causal_maps/00000.safetensors")
+    maps = load_maps(path)
+    maps[1].z_patched[2, 5, 0] += 1
+    maps[1].top[3, 4] = maps[1].answer_tokens[0]
+    save_maps(path, maps)
+    (result,) = rerun(run.run_id, tracking_uri=store.uri)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "different"
+    token = maps[1].tokens[5]
+    assert f"1 (pair 1, layer 2, token 5 {token!r}); tolerance 0.0001" in result.verdict.findings[0]
+    assert "success differs in 1 of" in result.verdict.findings[1]
+    assert "layer 3, token 4" in result.verdict.findings[1]
+
+
+def test_a_completion_that_says_something_else_is_different(moved, tmp_path):
+    store, study = copied(moved, "accuracy", tmp_path)
+    run = study.children[0]
+    path = run.artifact("samples.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    records[3]["raw_output"] += "?"
+    path.write_text("".join(f"{json.dumps(record)}\n" for record in records))
+    (result,) = rerun(run.run_id, tracking_uri=store.uri)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "different"
+    assert "1 of 12 completions differ, 0 of them in the parsed answer; the first is of sample 3" in str(result.verdict)
+
+
+def test_other_weights_under_the_name_are_in_the_verdict(moved, tmp_path):
+    store, run = copied(moved, "causal", tmp_path)
+    store.set_tags(run.run_id, {"debug.weights_digest": "0" * 64, "debug.threads": "77"})
+    (result,) = rerun(run.run_id, tracking_uri=store.uri)
+    assert result.verdict is not None
+    assert result.verdict.environment.keys() == {"weights_digest", "threads"}
+    assert "weights_digest: was 000000" in str(result)
+
+
+def test_a_run_of_a_model_in_a_folder_is_repeated_from_there_and_from_elsewhere(uri, tmp_path):
+    folder = tmp_path / "my model"
+    shutil.copytree(Path(run_causal_tracing_experiment.__code__.co_filename).parent / "checkpoints" / "tiny", folder)
+    pair = "i = 8\nx = i\n#x: "
+    logged = CausalExperimentRunner(uri).run_intervention_experiment(str(folder), [pair], layers=[1]).logged()
+    (result,) = rerun(logged)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "identical"
+    folder.rename(tmp_path / "elsewhere")
+    (result,) = rerun(logged, model=str(tmp_path / "elsewhere"))  # the same weights: no change
+    assert result.verdict is not None
+    assert result.verdict.outcome == "identical"
+
+
+def test_pairs_of_a_run_before_cells_had_their_own_configuration_are_repeated_too(moved, tmp_path):
+    store, run = copied(moved, "causal", tmp_path)
+    run.artifact("config.json").unlink()
+    (result,) = rerun(run.run_id, tracking_uri=store.uri)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "identical"
+
+
+def test_programs_of_any_run_go_straight_into_an_intervention(moved):
+    store, ids = moved
+    causal, accuracy = (tracking.load_programs(ids[which], store.uri) for which in ("study", "accuracy"))
+    assert len(causal) == 4
+    assert len(accuracy) == 24
+    assert {type(pair) for pair in [*causal, *accuracy]} == {ProgramPair}
+    maps = run_causal_tracing_experiment("tiny", [accuracy[0]], positions=["final"], intervention_layers=[6]).maps
+    assert len(maps) == 1
+
+
+def test_a_run_says_which_files_code_and_machine_made_it(moved):
+    store, ids = moved
+    run = load_run(ids["causal"][:10], store.uri)
+    known = {name for name, value in run.environment.items() if value is not None}
+    assert {"dtype", "device", "weights_digest", "tokenizer_digest", "threads", "version of torch"} <= known
+    assert run.config["plan"]["exclude_shallow"] is True
+    (dataset,) = run.datasets
+    assert dataset["name"] == "variable_binding pairs"
+    assert json.loads(dataset["source"]) == {
+        "generator": "variable_binding", "seed": 0, "hops": 3, "seq_len": 6, "artifact": "programs.json",
+    }  # fmt: skip
+    accuracy = store.load_run(ids["accuracy"]).children[0]
+    assert accuracy.tags["debug.weights_digest"] == run.tags["debug.weights_digest"]
+    assert accuracy.datasets[0]["digest"] != dataset["digest"]
