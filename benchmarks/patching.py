@@ -102,34 +102,32 @@ class Report:
 
     scale: Scale
     path: Path | None
-    content: dict[str, Any] = field(default_factory=lambda: {"machine": {}, "rows": []})
+    content: dict[str, Any]
 
-    def row(
-        self, section: str, workload: str, what: str, value: float, unit: str, how: str, ratio: bool = False
-    ) -> None:
-        """``ratio``: this is the number that something was asked of."""
-        asked = ASKED.get((section, workload)) if ratio and self.scale is FULL else None
+    def row(self, section: str, workload: str, what: str, value: float, unit: str, how: str) -> None:
+        entry = {
+            "section": section,
+            "workload": workload,
+            "what": what,
+            "value": float(value),
+            "unit": unit,
+            "how": how,
+        }
         verdict = ""
-        if asked:
-            met = value >= asked[1] if asked[0] == ">=" else value <= asked[1]
-            verdict = f"{asked[0]} {asked[1]:g} {'met' if met else 'NOT MET'}"
-        self.content["rows"].append(
-            {"section": section, "workload": workload, "what": what, "value": value, "unit": unit, "how": how}
-            | ({"asked": f"{asked[0]} {asked[1]:g}", "met": met} if asked else {})
-        )
+        if self.scale is FULL and unit in ("x", "GiB") and (section, workload) in ASKED:
+            sign, bound = ASKED[section, workload]
+            entry |= {"asked": f"{sign} {bound:g}", "met": bool(value >= bound if sign == ">=" else value <= bound)}
+            verdict = f"{entry['asked']}{'' if entry['met'] else ' NOT'} met"
+        self.content["rows"].append(entry)
         self.line(section, workload, what, f"{value:.4g} {unit}", verdict, how)
-        self.save()
-
-    def line(self, section: str, workload: str, what: str, value: str, asked: str, how: str) -> None:
-        first, *more = textwrap.wrap(how, 76) or [""]
-        print(f"{section:<16} {workload:<2} {what:<34} {value:>15}  {asked:<14}  {first}")
-        for rest in more:
-            print(" " * 88 + rest)
-        sys.stdout.flush()
-
-    def save(self) -> None:
         if self.path:
             self.path.write_text(json.dumps(self.content, indent=1))
+
+    @staticmethod
+    def line(section: str, workload: str, what: str, value: str, asked: str, how: str) -> None:
+        wrapped = textwrap.wrap(how, 76) or [""]
+        print(f"{section:<16} {workload:<2} {what:<34} {value:>13}  {asked:<13}  {wrapped[0]}")
+        print(*(f"{'':86}{rest}" for rest in wrapped[1:]), sep="\n", end="\n" if wrapped[1:] else "", flush=True)
 
 
 def machine() -> dict[str, str]:
@@ -151,11 +149,13 @@ def machine() -> dict[str, str]:
 
 class Workload(NamedTuple):
     name: str
+    model: LoadedModel
     pair: ProgramPair
     template: str
 
-    def tokenized(self, model: LoadedModel) -> TokenizedPair:
-        return analyze_pair(model.tokenizer, self.pair, self.template)
+    @property
+    def tokenized(self) -> TokenizedPair:
+        return analyze_pair(self.model.tokenizer, self.pair, self.template)
 
 
 def binding_pair(lines: int, seed: int) -> ProgramPair:
@@ -168,9 +168,9 @@ def early_pairs(lines: int) -> Iterator[ProgramPair]:
     return (pair for pair in pairs if pair.variable_chain.root.line == 0)
 
 
-WORKLOADS: dict[str, Callable[[], Workload]] = {
-    "F": lambda: Workload("F", binding_pair(5, 1), prompts.few_shot("variable_binding", 3, 3, 900_000)),
-    "P": lambda: Workload("P", binding_pair(17, 12), prompts.VARIABLE_BINDING),
+WORKLOADS: dict[str, Callable[[LoadedModel], Workload]] = {
+    "F": lambda model: Workload("F", model, binding_pair(5, 1), prompts.few_shot("variable_binding", 3, 3, 900_000)),
+    "P": lambda model: Workload("P", model, binding_pair(17, 12), prompts.VARIABLE_BINDING),
 }
 
 
@@ -205,36 +205,38 @@ def matrix_products(model: LoadedModel, tokens: int, sets: int) -> list[float]:
     return speeds[1:]
 
 
-def unavoidable_flop(model: LoadedModel, component: str, layer: int, tokens: int) -> float:
-    """FLOP of one patch at a layer with ``tokens`` tokens at and after it: 2 for each weight that a token meets.
+def unavoidable_flop(model: LoadedModel, component: str, cells: Counter[tuple[int, int]]) -> float:
+    """FLOP of patches, each at a (layer, tokens at and after the position): 2 for each weight that a token meets.
 
     Layers above the patch (of the residual stream, the patched one too) at all these tokens, but of the last layer only
     keys and values, and the rest for the token that predicts; the unembedding of that token; and what the patched token
     meets behind the patch in its own layer. Attention's own products are left out: the limit is a little low.
     """
     sizes = {name: weight.numel() for name, weight in linear_layers(model)[0].items()}
-    whole = sum(sizes.values())
-    keys_values, output, mlp = (
+    whole, keys_values, output, mlp = (
         sum(size for name, size in sizes.items() if re.search(pattern, name))
-        for pattern in (r"[kv]_proj", "o_proj", "mlp")
+        for pattern in ("", "[kv]_proj", "o_proj", "mlp")
     )
-    first = layer + (component != "residual_stream")
-    weights = float(attrgetter(model.architecture.unembedding)(model.hf).weight.numel())
-    if first < model.n_layers:
-        weights += (model.n_layers - 1 - first) * whole * tokens + keys_values * tokens + (whole - keys_values)
-    if component in ("attention_heads", "attention"):
-        weights += mlp + (output / model.n_heads if component == "attention_heads" else 0)
+    behind = {"attention_heads": output / model.n_heads + mlp, "attention": mlp}.get(component, 0)
+    always = attrgetter(model.architecture.unembedding)(model.hf).weight.numel() + behind
+    weights = 0.0
+    for (layer, tokens), count in cells.items():
+        above = model.n_layers - layer - (component != "residual_stream")
+        weights += count * always
+        if above:
+            weights += count * ((above - 1) * whole * tokens + keys_values * tokens + whole - keys_values)
     return 2 * weights
 
 
-def cells_run(model: LoadedModel, result: CausalTracingResult, layers: Sequence[int]) -> list[tuple[int, int]]:
-    """(layer, tokens at and after the patch) of every cell that has to run, by the same rule as the engine's."""
-    cells = []
+def cells_run(model: LoadedModel, result: CausalTracingResult) -> Counter[tuple[int, int]]:
+    """How many cells of each (layer, tokens at and after the position) run, of all layers: the engine's own rule."""
+    cells = Counter[tuple[int, int]]()
     for causal_map in result.maps:
-        length, last = len(causal_map.tokens), model.n_layers - (causal_map.intervention_type != "residual_stream")
-        for layer, column in product(layers, causal_map.columns):
-            if max(column) >= causal_map.first_difference and (layer < last or length - 1 in column):
-                cells += [(layer, length - min(column))] * max(1, len(causal_map.heads))
+        residual, length = causal_map.intervention_type == "residual_stream", len(causal_map.tokens)
+        for layer, column in product(range(model.n_layers + residual), causal_map.columns):
+            read = layer < model.n_layers - (not residual) or length - 1 in column
+            if read and max(column) >= causal_map.first_difference:
+                cells[layer, length - min(column)] += max(1, len(causal_map.heads))
     return cells
 
 
@@ -242,50 +244,41 @@ def cells_run(model: LoadedModel, result: CausalTracingResult, layers: Sequence[
 class Grid:
     """All cells of one component of a workload, timed between matrix products of the size of the engine's batches."""
 
-    model: LoadedModel
     workload: Workload
     products: int
     component: str = "residual_stream"
     positions: str = "all"
     seconds: list[float] = field(default_factory=list)
     speeds: list[float] = field(default_factory=list)
-    result: CausalTracingResult | None = None
+
+    def trace(self, layers: Sequence[int] | None = None) -> CausalTracingResult:
+        plan = {"intervention_type": self.component, "positions": self.positions, "intervention_layers": layers}
+        return trace(self.workload.model, [self.workload.pair], self.workload.template, **plan)
 
     @cached_property
-    def cells(self) -> list[tuple[int, int]]:
-        layers = range(self.model.n_layers + (self.component == "residual_stream"))
-        return cells_run(self.model, self.trace([self.model.n_layers - 1]), layers)
+    def cells(self) -> Counter[tuple[int, int]]:
+        """From a trace of one layer, which is also the warm-up."""
+        model = self.workload.model
+        return cells_run(model, self.trace([model.n_layers - 1]))
 
     @cached_property
     def batch(self) -> int:
         """Tokens of the engine's usual batch: those of a layer's cells, as many as a batch may have."""
-        tokens = Counter[int]()
-        for layer, count in self.cells:
-            tokens[layer] += count
-        return int(median(min(count, default_batch_tokens(self.model)) for count in tokens.values()))
+        by_layer = Counter[int]()
+        for (layer, tokens), count in self.cells.items():
+            by_layer[layer] += tokens * count
+        return int(median(min(count, default_batch_tokens(self.workload.model)) for count in by_layer.values()))
 
-    def trace(self, layers: Sequence[int] | None = None) -> CausalTracingResult:
-        return trace(
-            self.model,
-            [self.workload.pair],
-            self.workload.template,
-            intervention_type=self.component,
-            positions=self.positions,
-            intervention_layers=layers,
-        )
-
-    def time(self, repeats: int) -> Grid:
-        batch = self.batch  # its cells come from a trace of one layer, which is also the warm-up
+    def time(self, repeats: int) -> CausalTracingResult:
         for _ in range(repeats):
-            self.speeds += matrix_products(self.model, batch, self.products)
+            self.speeds += matrix_products(self.workload.model, self.batch, self.products)
             start = time.perf_counter()
-            self.result = self.trace()
+            result = self.trace()
             self.seconds.append(time.perf_counter() - start)
-            self.speeds += matrix_products(self.model, batch, self.products)
-        ran = sum(result.interventions for result in self.result.results) if self.result else 0
-        if ran != len(self.cells):
-            raise RuntimeError(f"the engine ran {ran} cells, the limit counts {len(self.cells)}; their rules differ")
-        return self
+            self.speeds += matrix_products(self.workload.model, self.batch, self.products)
+            if (ran := result.results[0].interventions) != self.cells.total():
+                raise RuntimeError(f"the engine ran {ran} cells, the limit counts {self.cells.total()}: rules differ")
+        return result
 
     @property
     def typical(self) -> float:
@@ -298,20 +291,19 @@ class Grid:
 
     @property
     def flop(self) -> float:
-        counts = Counter(self.cells)
-        return sum(n * unavoidable_flop(self.model, self.component, *cell) for cell, n in counts.items())
+        return unavoidable_flop(self.workload.model, self.component, self.cells)
 
-    @property
-    def times_the_limit(self) -> float:
-        return self.typical / (self.flop / self.speed)
-
-    def how(self) -> str:
-        return (
-            f"{self.typical:.2f} s (median of {len(self.seconds)}: {min(self.seconds):.2f} to {max(self.seconds):.2f})"
-            f" over {self.flop / 1e9:.4g} GFLOP at {self.speed / 1e9:.4g} GFLOP/s (median of the better half of "
-            f"{len(self.speeds)} sets of products of {self.batch} tokens; of all {median(self.speeds) / 1e9:.4g}, best "
-            f"{max(self.speeds) / 1e9:.4g})"
+    def report_limit(self, report: Report, section: str) -> None:
+        name, kind = self.workload.name, self.component.replace("_", " ")
+        how = f"{self.cells.total()} cells, {self.positions} positions, in {self.typical:.3g} s"
+        report.row(section, name, f"{kind}, interventions/s", self.cells.total() / self.typical, "/s", how)
+        how = (
+            f"{self.typical:.3g} s (median of {len(self.seconds)}: {min(self.seconds):.3g} to {max(self.seconds):.3g}) "
+            f"over {self.flop / 1e9:.4g} GFLOP at {self.speed / 1e9:.4g} GFLOP/s (median of the better half of "
+            f"{len(self.speeds)} sets of products of {self.batch} tokens; median of all "
+            f"{median(self.speeds) / 1e9:.4g}, best {max(self.speeds) / 1e9:.4g})"
         )
+        report.row(section, name, f"{kind}, over the limit", self.typical / (self.flop / self.speed), "x", how)
 
 
 # --- The other ways ---------------------------------------------------------------------------------------------------
@@ -326,8 +318,9 @@ class Sample(NamedTuple):
 
 
 @torch.no_grad()
-def original_way(model: LoadedModel, tokenized: TokenizedPair, cells: Sequence[tuple[int, int]]) -> Sample:
+def original_way(workload: Workload, cells: Sequence[tuple[int, int]]) -> Sample:
     """A clean, a counterfactual and a patched trace for each cell, as first written for this research."""
+    model, tokenized = workload.model, workload.tokenized
     clean, source = (torch.tensor([p.token_ids]) for p in (tokenized.original, tokenized.counterfactual))
     seconds, logits = [], []
     for layer, position in [cells[0], *cells]:  # the first is not counted
@@ -350,25 +343,22 @@ def original_way(model: LoadedModel, tokenized: TokenizedPair, cells: Sequence[t
 def transformer_lens_python() -> Path:
     """The Python of a virtual environment with the current TransformerLens, made or brought up to date."""
     folder = CACHE / "transformer-lens"
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    uv = shutil.which("uv", path=places)
+    uv = shutil.which("uv", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if uv is None:
         raise FileNotFoundError("uv, which makes TransformerLens's environment, was not found; `make` installs it")
     python = folder / "bin" / "python"
+    packages = ["transformer-lens", f"torch=={version('torch').split('+')[0]}"]
     links = os.environ.get("UV_FIND_LINKS") or os.environ.get("PIP_FIND_LINKS", "")  # see the Makefile
-    torch_version = version("torch").split("+")[0]
-    make = [uv, "venv", "--quiet", "--python", sys.executable, str(folder)]
-    install = [uv, "pip", "install", "--quiet", "--python", str(python), "--upgrade", "transformer-lens"]
-    for command in ([] if python.exists() else [make], [[*install, f"torch=={torch_version}"]]):
-        for arguments in command:
-            subprocess.run(arguments, check=True, env=os.environ | {"UV_FIND_LINKS": links})
+    if not python.exists():
+        subprocess.run([uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    install = [uv, "pip", "install", "--quiet", "--python", python, "--upgrade", *packages]
+    subprocess.run(install, check=True, env=os.environ | {"UV_FIND_LINKS": links})
     return python
 
 
-def transformer_lens(
-    model: LoadedModel, tokenized: TokenizedPair, cells: Sequence[tuple[int, int]], python: Path, folder: str
-) -> Sample:
+def transformer_lens(workload: Workload, cells: Sequence[tuple[int, int]], python: Path, folder: str) -> Sample:
     """TransformerLens's ``generic_activation_patch`` on the same cells of the same model, in its own process."""
+    tokenized = workload.tokenized
     job = {
         "threads": torch.get_num_threads(),
         "folder": folder,
@@ -377,20 +367,13 @@ def transformer_lens(
         "answer_tokens": tokenized.answer_tokens,
         "cells": cells,
     }
+    command, offline = [python, Path(__file__).with_name("transformer_lens_side.py")], {"HF_HUB_OFFLINE": "1"}
     run = subprocess.run(
-        [str(python), str(Path(__file__).with_name("transformer_lens_side.py"))],
-        input=json.dumps(job),
-        stdout=subprocess.PIPE,
-        text=True,
-        check=True,
-        env=os.environ | {"HF_HUB_OFFLINE": "1"},
+        command, input=json.dumps(job), stdout=subprocess.PIPE, text=True, check=True, env=os.environ | offline
     )
     answer = json.loads(run.stdout.splitlines()[-1])
-    return Sample(
-        ", ".join(f"{name} {number}" for name, number in answer["versions"].items()),
-        answer["seconds"],
-        answer["logits"],
-    )
+    versions = ", ".join(f"{name} {number}" for name, number in answer["versions"].items())
+    return Sample(versions, answer["seconds"], answer["logits"])
 
 
 def save_for_transformers(model: LoadedModel, folder: str) -> None:
@@ -405,78 +388,47 @@ def save_for_transformers(model: LoadedModel, folder: str) -> None:
 # --- Sections ---------------------------------------------------------------------------------------------------------
 
 
-def residual_stream(
-    report: Report, model: LoadedModel, workload: Workload, sections: Sequence[str], lens: tuple[Path, str] | None
-) -> None:
+def residual_stream(report: Report, workload: Workload, sections: set[str], lens: tuple[Path, str] | None) -> None:
     """The whole grid of the residual stream, against each of the other ways and against the limit."""
-    scale, tokenized = report.scale, workload.tokenized(model)
+    scale, model, tokenized = report.scale, workload.model, workload.tokenized
     length = len(tokenized.original.token_ids)
-    grid = Grid(model, workload, scale.products).time(1)
     every = list(product(range(model.n_layers), range(length)))
     cells = [every[i] for i in np.random.RandomState(0).permutation(len(every))[: scale.sample]]
-    samples: dict[str, Sample] = {}
+    grid, samples = Grid(workload, scale.products), {}
+    ours = grid.time(1).maps[0].z_patched
     if "original" in sections:
-        samples["original"] = original_way(model, tokenized, cells)
+        samples["original"] = original_way(workload, cells)
     if lens is not None:
-        samples["transformer-lens"] = transformer_lens(model, tokenized, cells, *lens)
-    grid.time(scale.repeats - 1)
-    assert grid.result is not None
-    report.row(
-        "grid",
-        workload.name,
-        "residual stream, time",
-        grid.typical,
-        "s",
-        f"{length} tokens, the first difference is token {tokenized.first_difference}: {len(grid.cells)} of "
-        f"{(model.n_layers + 1) * length} cells run, the others have no effect by construction",
+        samples["transformer-lens"] = transformer_lens(workload, cells, *lens)
+    if scale.repeats > 1:
+        grid.time(scale.repeats - 1)
+    how = (
+        f"{length} tokens, the first difference is token {tokenized.first_difference}: {grid.cells.total()} of "
+        f"{(model.n_layers + 1) * length} cells run, the others have no effect by construction"
     )
+    report.row("grid", workload.name, "residual stream, time", grid.typical, "s", how)
     for section, sample in samples.items():
-        ours = grid.result.maps[0].z_patched
         difference = max(np.abs(ours[cell] - z).max() for cell, z in zip(cells, sample.logits, strict=True))
         if not difference <= AGREEMENT:
             raise RuntimeError(f"{section}: its logits are {difference:.3g} away from the engine's on the same cells")
         mean, error = np.mean(sample.seconds), np.std(sample.seconds, ddof=1) / len(cells) ** 0.5
-        low, high = ((mean + sign * 1.96 * error) * len(every) / grid.typical for sign in (-1, 1))
-        report.row(
-            section,
-            workload.name,
-            "times slower than the engine",
-            mean * len(every) / grid.typical,
-            "x",
+        low, ratio, high = ((mean + z * error) * len(every) / grid.typical for z in (-1.96, 0, 1.96))
+        how = (
             f"95% interval {low:.4g} to {high:.4g}; {mean:.3f} s a cell (mean of {len(cells)} random cells, "
-            f"{min(sample.seconds):.3f} to {max(sample.seconds):.3f}) x {len(every)} cells, over {grid.typical:.2f} s; "
-            f"logits differ by at most {difference:.1g}; {sample.name}",
-            ratio=True,
+            f"{min(sample.seconds):.3f} to {max(sample.seconds):.3f}) x {len(every)} cells, over {grid.typical:.3g} s; "
+            f"logits differ by at most {difference:.1g}; {sample.name}"
         )
+        report.row(section, workload.name, "times slower than the engine", float(ratio), "x", how)
     if "limit" in sections:
-        report.row(
-            "limit", workload.name, "residual stream, over the limit", grid.times_the_limit, "x", grid.how(), ratio=True
-        )
+        grid.report_limit(report, "limit")
 
 
-def components(report: Report, model: LoadedModel, workload: Workload) -> None:
-    """Interventions per second, and the time over its own limit, of every component."""
-    for component, positions in (
-        ("residual_stream", "all"),
-        ("attention_heads", "targets"),
-        ("attention", "all"),
-        ("mlp", "all"),
-    ):
-        grid = Grid(model, workload, report.scale.products, component, positions).time(report.scale.repeats)
-        rate = len(grid.cells) / grid.typical
-        name = component.replace("_", " ")
-        how = f"{len(grid.cells)} cells ({positions} positions) in {grid.typical:.2f} s"
-        report.row("components", workload.name, f"{name}, interventions/s", rate, "/s", how)
-        if component != "residual_stream":
-            report.row(
-                "components",
-                workload.name,
-                f"{name}, over its limit",
-                grid.times_the_limit,
-                "x",
-                grid.how(),
-                ratio=True,
-            )
+def components(report: Report, workload: Workload) -> None:
+    """Interventions per second, and the time over its own limit, of every other component."""
+    for component, positions in (("attention_heads", "targets"), ("attention", "all"), ("mlp", "all")):
+        grid = Grid(workload, report.scale.products, component, positions)
+        grid.time(report.scale.repeats)
+        grid.report_limit(report, "components")
 
 
 OPERATORS = {  # the rest of torch's operators is normalization and elementwise
@@ -488,101 +440,98 @@ OPERATORS = {  # the rest of torch's operators is normalization and elementwise
 REST = "normalization, elementwise"
 
 
-def breakdown(report: Report, model: LoadedModel, workload: Workload) -> None:
+def breakdown(report: Report, workload: Workload) -> None:
     """Where the time of the residual stream's grid goes, by torch's profiler: each operator less those it calls."""
-    grid = Grid(model, workload, report.scale.products).time(1)
-    everywhere = torch._C._profiler._ExperimentalConfig(profile_all_threads=True)  # nnsight runs patches in threads
+    grid = Grid(workload, report.scale.products)
+    grid.time(1)
     start = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CPU], experimental_config=everywhere, acc_events=True) as profiled:
+    with profile(activities=[ProfilerActivity.CPU], with_flops=True) as profiled:
         grid.trace()
         wall = time.perf_counter() - start
-    spent = dict.fromkeys([*OPERATORS, REST], 0.0)
+    spent, flop = dict.fromkeys([*OPERATORS, REST], 0.0), 0
     for event in profiled.key_averages():
         if event.key.startswith("aten::"):
             kind = next((kind for kind, pattern in OPERATORS.items() if re.match(pattern, event.key)), REST)
             spent[kind] += event.self_cpu_time_total / 1e6
+            flop += event.flops if kind == "matrix products" else 0
     spent["nnsight, Python, profiler"] = wall - sum(spent.values())
     for kind, seconds in spent.items():
-        how = f"{seconds:.2f} s of {wall:.2f} s under the profiler ({grid.typical:.2f} s without it)"
+        how = f"{seconds:.3g} s of {wall:.3g} s under the profiler ({grid.typical:.3g} s without it)"
         if kind == "matrix products":
-            how += f"; the limit's {grid.flop / 1e9:.4g} GFLOP are {grid.flop / grid.speed:.2f} s at the measured speed"
+            how += f"; {flop / 1e9:.4g} GFLOP, which at the measured speed are {flop / grid.speed:.3g} s"
         report.row("breakdown", workload.name, kind, 100 * seconds / wall, "%", how)
+    how = f"{flop / 1e9:.4g} over {grid.flop / 1e9:.4g} GFLOP; self-checks, unpatched runs and padding are the rest"
+    report.row("breakdown", workload.name, "matrix products done, over the limit", flop / grid.flop, "x", how)
 
 
-def random_model(config: Any, model_id: str) -> LoadedModel:
+IDS = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+
+
+def random_model(config: Any) -> LoadedModel:
     """Random weights of any size, with the bundled model's tokenizer."""
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
-    return models.wrap(hf, AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny"), model_id=model_id)
+    return models.wrap(hf, AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny"), model_id="random")
 
 
 def llama(n_layers: int, width: int) -> LoadedModel:
     sizes = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": 8, "vocab_size": 41}
-    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
-    return random_model(LlamaConfig(num_hidden_layers=n_layers, **sizes, **ids), f"llama-{n_layers}x{width}")
+    return random_model(LlamaConfig(num_hidden_layers=n_layers, **sizes, **IDS))
 
 
 def growth(report: Report) -> None:
     """Time of the residual stream's grid as one thing grows, the others kept: fitted exponent, and the arithmetic's."""
     scale = report.scale
-    middle, lines = scale.layers[len(scale.layers) // 2], scale.lines[len(scale.lines) // 2]
-    model = llama(middle, scale.width)
-    pairs = list(islice(early_pairs(lines), max(scale.pairs)))
-
-    def length(lines: int) -> int:
-        return len(analyze_pair(model.tokenizer, next(early_pairs(lines))).original.token_ids)
-
-    Setting = tuple[int, LoadedModel, list[ProgramPair], int | None]  # what is on the x axis, and what is run
-    settings: dict[str, tuple[list[Setting], str]] = {
+    n_layers, lines = scale.layers[len(scale.layers) // 2], scale.lines[len(scale.lines) // 2]
+    model, pairs = llama(n_layers, scale.width), list(islice(early_pairs(lines), max(scale.pairs)))
+    by_lines = [next(early_pairs(n)) for n in scale.lines]
+    lengths = [len(analyze_pair(model.tokenizer, pair).original.token_ids) for pair in by_lines]
+    # What grows -> sizes, the model, pairs and batch_tokens of each, and what the theory says.
+    runs: dict[str, tuple[Sequence[int], list[tuple[LoadedModel, list[ProgramPair], int | None]], str]] = {
         "layers": (
-            [(n, llama(n, scale.width), pairs[:1], None) for n in scale.layers],
-            "a patch at layer l runs the layers above: L (L + 1) / 2, which tends to exponent 2",
+            scale.layers,
+            [(llama(n, scale.width), pairs[:1], None) for n in scale.layers],
+            "a patch at layer l runs the layers above: L (L + 1) / 2, towards exponent 2",
         ),
         "tokens": (
-            [(length(n), model, [next(early_pairs(n))], None) for n in scale.lines],
-            "a patch at token t runs the tokens behind: T (T + 1) / 2, which tends to exponent 2; attention to 3",
+            lengths,
+            [(model, [pair], None) for pair in by_lines],
+            "a patch at token t runs the tokens behind: T (T + 1) / 2, towards exponent 2; attention towards 3",
         ),
-        "pairs": ([(n, model, pairs[:n], None) for n in scale.pairs], "each pair alike: 1"),
+        "pairs": (scale.pairs, [(model, pairs[:n], None) for n in scale.pairs], "each pair alike: 1"),
         "batch_tokens": (
-            [(n, model, pairs[:1], n) for n in scale.batch_tokens],
+            scale.batch_tokens,
+            [(model, pairs[:1], n) for n in scale.batch_tokens],
             "the same arithmetic: 0, below it while small batches leave the processor idle",
         ),
     }
-    for what, (runs, theory) in settings.items():
-        sizes, seconds, flop = [], [], []
-        for size, run_model, run_pairs, batch_tokens in runs:
+    for what, (sizes, settings, theory) in runs.items():
+        seconds, flop = [], []
+        for run_model, run_pairs, batch_tokens in settings:
             times = []
             for _ in range(scale.repeats + 1):  # the first is a warm-up
                 start = time.perf_counter()
                 result = trace(run_model, run_pairs, batch_tokens=batch_tokens)
                 times.append(time.perf_counter() - start)
-            cells = Counter(cells_run(run_model, result, range(run_model.n_layers + 1)))
-            sizes.append(size)
             seconds.append(min(times[1:]))
-            flop.append(sum(n * unavoidable_flop(run_model, "residual_stream", *cell) for cell, n in cells.items()))
+            flop.append(unavoidable_flop(run_model, "residual_stream", cells_run(run_model, result)))
         exponent, expected = (np.polyfit(np.log(sizes), np.log(y), 1)[0] for y in (seconds, flop))
-        measured = ", ".join(f"{size}: {t:.3g} s" for size, t in zip(sizes, seconds, strict=True))
-        report.row(
-            "growth",
-            "",
-            f"{what}, exponent",
-            float(exponent),
-            "",
-            f"{measured}; the arithmetic of these grids grows with exponent {expected:.2f} ({theory}). Llama of width "
-            f"{scale.width}, {middle} layers and {lines} lines where they do not grow, least squares on logs",
+        times = ", ".join(f"{size}: {t:.3g} s" for size, t in zip(sizes, seconds, strict=True))
+        how = (
+            f"{times}; the arithmetic of these grids has exponent {expected:.2f} ({theory}). Llama of width {scale.width}; {n_layers} layers, {lines} "
+            "lines where they do not grow; least squares on logs"
         )
+        report.row("growth", "", f"time by {what}, exponent", exponent, "", how)
 
 
 def peak_memory(config: dict[str, int]) -> dict[str, Any]:
     """Runs in a process of its own: highest resident memory after loading, and after tracing, in GiB."""
 
     def highest() -> float:
-        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        assert found is not None
-        return int(found[1]) / 2**20
+        (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(kilobytes) / 2**20
 
-    ids = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
-    model = random_model(Qwen3Config(tie_word_embeddings=True, **config, **ids), "qwen3")
+    model = random_model(Qwen3Config(tie_word_embeddings=True, **config, **IDS))
     weights = sum(parameter.numel() for parameter in model.hf.parameters()) * 4 / 2**30
     loaded, layers = highest(), [0, model.n_layers // 2, model.n_layers]
     result = trace(model, [binding_pair(17, 12)], intervention_layers=layers)
@@ -593,21 +542,15 @@ def peak_memory(config: dict[str, int]) -> dict[str, Any]:
 def memory(report: Report) -> None:
     """The most that a process has in memory while it traces a model of 0.6B weights."""
     if not Path("/proc/self/status").exists():
-        report.line("memory", "", "peak resident memory", "not measured", "", "needs Linux's /proc")
-        return
+        return report.line("memory", "", "peak resident memory", "not measured", "", "needs Linux's /proc")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         measured = pool.apply(peak_memory, [report.scale.memory])
-    report.row(
-        "memory",
-        "",
-        "peak resident memory",
-        measured["peak"],
-        "GiB",
+    how = (
         f"of a process that traces Qwen3 with random weights ({measured['weights']:.2f} GiB, float32): "
         f"{measured['loaded']:.2f} GiB once loaded; 17 lines, residual stream into layers {measured['layers']} at all "
-        f"positions, {measured['cells']} cells",
-        ratio=True,
+        f"positions, {measured['cells']} cells"
     )
+    return report.row("memory", "", "peak resident memory", measured["peak"], "GiB", how)
 
 
 def main() -> None:
@@ -619,20 +562,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there too, row by row")
     arguments = parser.parse_args()
     scale = QUICK if arguments.quick else FULL
-    sections = [
-        name for name in arguments.sections if not (arguments.no_transformer_lens and name == "transformer-lens")
-    ]
-    report = Report(scale, arguments.json)
-    report.content["machine"] = machine()
-    report.content["model"] = scale.model
-    for name, value in report.content["machine"].items():
-        print(f"{name}: {value}")
+    sections = set(arguments.sections) - ({"transformer-lens"} if arguments.no_transformer_lens else set())
+    report = Report(scale, arguments.json, {"model": scale.model, "machine": machine(), "rows": []})
+    print(*(f"{name}: {value}" for name, value in report.content["machine"].items()), sep="\n")
     print(f"model: {scale.model}, float32\n")
     report.line("section", "", "what", "value", "asked", "how it was measured")
 
-    workloads = [WORKLOADS[name]() for name in arguments.workloads]
-    on_model = [name for name in sections if name not in ("growth", "memory")]
-    if on_model:
+    if sections - {"growth", "memory"}:
         model = models.load(scale.model, dtype="float32", device="cpu")
         CACHE.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=CACHE) as folder:
@@ -640,15 +576,16 @@ def main() -> None:
             if "transformer-lens" in sections:
                 lens = (transformer_lens_python(), folder)
                 save_for_transformers(model, folder)
-            for workload in workloads:
-                if {"original", "transformer-lens", "limit"} & set(on_model):
-                    residual_stream(report, model, workload, sections, lens)
+            for name in arguments.workloads:
+                workload = WORKLOADS[name](model)
+                if sections & {"original", "transformer-lens", "limit"}:
+                    residual_stream(report, workload, sections, lens)
                 if "components" in sections:
-                    components(report, model, workload)
+                    components(report, workload)
                 if "breakdown" in sections:
-                    breakdown(report, model, workload)
+                    breakdown(report, workload)
         models.unload(scale.model)
-        del model
+        del model, workload
     if "growth" in sections:
         growth(report)
     if "memory" in sections:
