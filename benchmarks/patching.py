@@ -518,8 +518,8 @@ def growth(report: Report) -> None:
         exponent, expected = (np.polyfit(np.log(sizes), np.log(y), 1)[0] for y in (seconds, flop))
         times = ", ".join(f"{size}: {t:.3g} s" for size, t in zip(sizes, seconds, strict=True))
         how = (
-            f"{times}; the arithmetic of these grids has exponent {expected:.2f} ({theory}). Llama of width {scale.width}; {n_layers} layers, {lines} "
-            "lines where they do not grow; least squares on logs"
+            f"{times}; the arithmetic of these grids has exponent {expected:.2f} ({theory}). Llama of width "
+            f"{scale.width}; {n_layers} layers, {lines} lines where they do not grow; least squares on logs"
         )
         report.row("growth", "", f"time by {what}, exponent", exponent, "", how)
 
