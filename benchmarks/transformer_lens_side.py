@@ -19,8 +19,8 @@ def main() -> None:
     job = json.load(sys.stdin)
     torch.set_num_threads(job["threads"])
     torch.set_grad_enabled(False)
+    # Not in compatibility mode, whose forward pass takes longer; the weights are as they are in both.
     model = TransformerBridge.boot_transformers(job["folder"], device="cpu", dtype=torch.float32)
-    model.enable_compatibility_mode(no_processing=True)  # its hook names, and the weights as they are
     # In its words the corrupted run is the one that is patched, and the clean run is where activations come from.
     patched, source = (torch.tensor([job[name]]) for name in ("original", "counterfactual"))
     _, cache = model.run_with_cache(source)
