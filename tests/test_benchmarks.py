@@ -1,0 +1,50 @@
+"""Benchmarks run and say what they promise; how fast anything is, is not tested here: other work shares the machine."""
+
+import json
+import runpy
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.utils.flop_counter import FlopCounterMode
+
+from debug import models
+
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "patching.py"
+
+
+def test_the_quick_run_prints_every_ratio(tmp_path):
+    table = tmp_path / "table.json"
+    command = [sys.executable, BENCHMARK, "--quick", "--no-transformer-lens", "--json", table]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=550)
+    assert run.returncode == 0, run.stderr
+    content = json.loads(table.read_text())
+    units = Counter((row["section"], row["workload"], row["unit"]) for row in content["rows"])
+    for workload in ("F", "P"):
+        assert units["original", workload, "x"] == 1
+        assert units["limit", workload, "x"] == 1
+        assert units["components", workload, "x"] == units["components", workload, "/s"] == 3
+        shares = [r["value"] for r in content["rows"] if (r["section"], r["workload"]) == ("breakdown", workload)]
+        assert sum(shares[:-1]) == pytest.approx(100)
+    assert units["growth", "", ""] == 4
+    assert units["memory", "", "GiB"] == 1
+    assert {"processor", "torch threads", "versions", "load average at start"} == content["machine"].keys()
+    for row in content["rows"]:
+        assert np.isfinite(row["value"])
+        assert row["what"] in run.stdout
+        assert row["how"].split()[0] in run.stdout
+
+
+def test_the_limit_is_the_arithmetic_of_a_forward_pass_less_what_the_last_layer_need_not_do():
+    benchmark, model, tokens = runpy.run_path(str(BENCHMARK)), models.load("tiny"), 20
+    limit = benchmark["unavoidable_flop"](model, "residual_stream", Counter({(0, tokens): 1}))
+    with FlopCounterMode(display=False) as counter:
+        model.hf(model.tokenizer("1" * tokens, return_tensors="pt")["input_ids"], logits_to_keep=1)
+    products = sum(count for operator, count in counter.get_flop_counts()["Global"].items() if "mm" in str(operator))
+    sizes = {name: weight.numel() for name, weight in benchmark["linear_layers"](model)[-1].items()}
+    needed_by_all = sizes["self_attn.k_proj"] + sizes["self_attn.v_proj"]
+    spared = 2 * (tokens - 1) * (sum(sizes.values()) - needed_by_all)
+    assert limit == pytest.approx(products - spared, rel=1e-3)  # the rest: positions' angles
