@@ -2,9 +2,13 @@
 
 python runs/accuracy.py                                                  # bundled model, 5 lines, the published draw
 python runs/accuracy.py --hops 1 2 3 4 --seq-lens 5 17 --num-seqs 200
-python runs/accuracy.py --models smollm2 --prompt FEW_SHOT_BINDING --hops 3 --seq-lens 3 5 --num-seqs 50
-python runs/accuracy.py --models smollm2 --generator range --prompt RANGE_TRACKING --seq-lens 2 3 4 --num-seqs 20
+python runs/accuracy.py --models tiny heuristic:any-number heuristic:largest-chain --hops 1 2 3 4 --num-seqs 200
+python runs/accuracy.py --models smollm2 --few-shot 3 --hops 3 --seq-lens 3 5 --num-seqs 50
+python runs/accuracy.py --models smollm2 --task boolean --scoring logits --seq-lens 2 3 4 --num-seqs 20
+python runs/accuracy.py --models smollm2 --task range --prompt CHAIN_OF_THOUGHT --chat --num-seqs 10
 python runs/accuracy.py --models smollm2 --prompt 'Python program: {code}' --name wording --batch-size 8
+python runs/accuracy.py --models smollm2 --few-shot 3 --backend vllm --engine-args max_model_len=1024
+python runs/accuracy.py --study runs/studies/four_models.yaml            # go on with it: the same command again
 """
 
 from __future__ import annotations
@@ -12,15 +16,23 @@ from __future__ import annotations
 import argparse
 
 from debug import cli, generators, quick_experiment
-from debug.core import PARSERS
+from debug.core import PARSERS, TASKS
 from debug.prompts import PROMPTS
 
 
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__)
-    parser.add_argument("--models", nargs="+", default=["tiny"], help="ids: tiny, smollm2, a folder, a hub id")
-    parser.add_argument("--generator", default="variable_binding", help=f"one of: {', '.join(generators.GENERATORS)}")
-    parser.add_argument("--prompt", default="VARIABLE_BINDING", help=f"{', '.join(PROMPTS)}, or a text with {{code}}")
+    cli.backend_options(parser)
+    parser.add_argument(
+        "--models", nargs="+", default=["tiny"], help="ids: tiny, smollm2, heuristic:..., folder, hub id"
+    )
+    parser.add_argument(
+        *("--task", "--generator"), default="variable_binding", help=f"generator: {', '.join(generators.GENERATORS)}"
+    )
+    parser.add_argument("--prompt", help=f"{', '.join(PROMPTS)}, or a text with {{code}} (default: the task's own)")
+    parser.add_argument("--few-shot", type=int, default=0, help="solved programs before each program (default 0)")
+    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    parser.add_argument("--scoring", default="generate", help="generate (default), or logits: rank possible answers")
     parser.add_argument(
         "--hops", nargs="+", type=cli.hops, default=[None], help="referential depths of the query, or any (default)"
     )
@@ -29,31 +41,42 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the first program; program i has seed + i or later"
     )
-    parser.add_argument("--answer-parser", help=f"{', '.join(PARSERS)} (default: the generator's own, else integer)")
-    parser.add_argument("--max-new-tokens", type=int, default=8, help="tokens of a completion (default 8)")
-    parser.add_argument("--batch-size", type=int, default=32, help="prompts completed at once (default 32)")
+    parser.add_argument("--answer-parser", help=f"{', '.join(PARSERS)} (default: that of the task and the prompt)")
+    parser.add_argument("--max-new-tokens", type=int, help="tokens of a completion (default 8; 512 for reasoning)")
     parser.add_argument("--no-cache", action="store_true", help="free each model after its cells")
     parser.add_argument("--name", default="accuracy", help="MLflow experiment")
+    parser.add_argument("--study", help="a YAML or JSON file of experiments; the options of one are then not read")
+    parser.add_argument("--fresh", action="store_true", help="with --study: start anew where it was not finished")
     return parser.parse_args()
 
 
 def main(options: argparse.Namespace) -> None:
-    config = quick_experiment(
-        name=options.name,
-        prompt_template=options.prompt,
-        program_generator=options.generator,
-        models=options.models,
-        num_seqs=options.num_seqs,
-        seq_lens=options.seq_lens,
-        hops=options.hops,
-        seed=options.seed,
-        answer_parser=options.answer_parser,
-        max_new_tokens=options.max_new_tokens,
-    )
+    if options.study:
+        from debug.study import read_study
+
+        name, configs = read_study(options.study)
+    else:
+        config = quick_experiment(
+            name=options.name,
+            prompt_template=options.prompt or TASKS.get(options.task, ("MINIMAL",))[0],
+            program_generator=options.task,
+            models=options.models,
+            num_seqs=options.num_seqs,
+            seq_lens=options.seq_lens,
+            hops=options.hops,
+            seed=options.seed,
+            answer_parser=options.answer_parser,
+            max_new_tokens=options.max_new_tokens,
+            few_shot=options.few_shot,
+            chat=options.chat,
+            scoring=options.scoring,
+        )
+        name, configs = options.name, [config]
     from debug import ExperimentRunner  # torch and mlflow, seconds: after the arguments are known to be good
 
-    runner = ExperimentRunner(options.tracking_uri, options.batch_size, options.dtype, options.device)
-    result = runner.run(config, no_cache=options.no_cache)
+    runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
+    resume = bool(options.study) and not options.fresh
+    result = runner.run_study(name, configs, no_cache=options.no_cache, resume=resume)
     print(f"\n{result}")
     print(f"\nstudy run {result.run_id} in {result.tracking_uri}; look: make dashboard, or make mlflow")
 

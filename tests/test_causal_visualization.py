@@ -187,7 +187,7 @@ def test_accuracy_is_drawn_by_hops_where_there_are_several_else_by_length():
     assert axis_of(accuracy_chart(accuracies(hops=[1, 2, None]))) == "hops"
     assert axis_of(accuracy_chart(accuracies(hops=[None, None], seq_len=[5, 17]))) == "seq_len"
     both = accuracy_chart(accuracies(hops=[1, 2, 1, 2], seq_len=[17, 17, 5, 5])).to_dict()
-    assert both["facet"]["column"]["sort"] == ["5 lines", "17 lines"]
+    assert both["facet"]["sort"] == ["5 lines", "17 lines"]
 
 
 def test_accuracy_without_an_interval_has_no_bar_for_it():

@@ -1,11 +1,14 @@
 """Generated programs: the published ones to the byte, and what holds for every seed."""
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from debug import generators
+from debug.core import PARSERS, TASKS
 from debug.generators import (
     GENERATORS,
     GeneratedProgram,
@@ -13,6 +16,8 @@ from debug.generators import (
     HopsNotAvailable,
     generate,
     get_generator,
+    make_counterfactual_pair,
+    make_entity_tracking_program,
     make_range_program,
     make_variable_binding_program,
     search,
@@ -112,7 +117,7 @@ def test_more_than_four_hops_are_drawn_with_weights_alike() -> None:
 
 @pytest.mark.parametrize("seq_len", [0, -1, 1.5, "5", None, True])
 def test_a_length_that_cannot_be_is_refused(seq_len: object) -> None:
-    for generator in (make_variable_binding_program, make_range_program):
+    for generator in GENERATORS.values():
         with pytest.raises(ValueError, match=f"seq_len is {seq_len!r}; expected a number of lines, 1 or more"):
             generator(seq_len, np.random.RandomState(0))  # type: ignore[arg-type]
 
@@ -153,6 +158,85 @@ def test_a_search_ends_after_its_bound_with_what_it_found(monkeypatch: pytest.Mo
 
     assert [made.seed for made in search(rare, 5, 100, num_hops=2)] == [109]
     assert tried == [2] * 50
+
+
+def execute(program: str) -> object:
+    """What Python says: the queried variable's value, else that of the variable on the last line."""
+    names: dict[str, object] = {}
+    exec(program, {"__builtins__": {"range": range, "abs": abs, "ZeroDivisionError": ZeroDivisionError}}, names)
+    query = re.search(r"#(\w+): $", program)
+    return names[query[1] if query else "result" if program.startswith("result") else "x"]
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_answers_are_those_of_python(name: str) -> None:
+    """Each program is executed, two thousand of them, of 1 to 40 lines."""
+    lengths = np.random.RandomState(0).randint(1, 41, size=2000)
+    for seed, seq_len in enumerate(lengths):
+        made = generate(GENERATORS[name], int(seq_len), seed)
+        expected = execute(made.program)
+        assert (made.answer, type(made.answer)) == (expected, type(expected)), made.program
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_an_answer_is_read_back_by_the_parser_of_its_task(name: str) -> None:
+    parser = PARSERS[TASKS[name][1]]
+    for seed in range(200):
+        made = generate(GENERATORS[name], 17, seed)
+        assert parser(f" {made.answer}\n") == made.answer
+
+
+@pytest.mark.parametrize(
+    ("name", "occurring"),
+    [
+        ("exception", ["// 0\n", "// 1\n", "result += -"]),
+        ("boolean", ["and True", "or False", "^ True", "x = not x"]),
+        ("integer", ["+=", "-=", "*=", "//=", "%=", "abs(x)"]),
+        ("counter", ["% 2 == 0", "% 4 == 3"]),
+        ("arithmetic_sequence", ["+=", "-="]),
+    ],
+)
+def test_every_operation_of_a_task_occurs(name: str, occurring: list[str]) -> None:
+    text = "\n".join(generate(GENERATORS[name], 8, seed).program for seed in range(50))
+    assert [part for part in occurring if part not in text] == []
+
+
+@pytest.mark.parametrize("name", ["exception", "boolean", "integer", "entity_tracking"])
+def test_answers_are_spread(name: str) -> None:
+    """No answer is given so often that naming it always would pass for tracking."""
+    answers = [generate(GENERATORS[name], 6, seed).answer for seed in range(500)]
+    commonest = max(answers.count(answer) for answer in set(answers))
+    assert commonest / 500 < (0.65 if name == "boolean" else 0.3)
+
+
+@given(SEEDS, st.integers(1, 40))
+def test_entities_are_few_and_assigned_again(seed: int, seq_len: int) -> None:
+    made = generate(make_entity_tracking_program, seq_len, seed)
+    program = Program.parse(made.program)
+    assert (program.answer, program.seq_len, program.hops) == (made.answer, seq_len, made.hops)
+    assert len({assignment.lhs for assignment in program.assignments}) <= 4
+    assert made.metadata["chain"] == list(program.chain.names)
+
+
+@given(SEEDS, st.integers(1, 30), st.data())
+def test_a_counterfactual_pair_shares_its_prefix_and_diverges_where_asked(seed: int, seq_len: int, data) -> None:
+    asked = data.draw(st.none() | st.integers(0, seq_len - 1))
+    program, answer, about = make_counterfactual_pair(seq_len, np.random.RandomState(seed), asked)
+    at = about["diverge_at"]
+    assert at == asked or asked is None
+    lines, others = program.split("\n"), about["counterfactual"].split("\n")
+    assert [n for n, (a, b) in enumerate(zip(lines, others, strict=True)) if a != b] == [at + 1]
+    for text, values in ((program, about["values"]), (about["counterfactual"], about["counterfactual_values"])):
+        assert values == [execute("\n".join(text.split("\n")[: n + 2])) for n in range(seq_len)]
+    same = [a == b for a, b in zip(about["values"], about["counterfactual_values"], strict=True)]
+    assert same == [True] * at + [False] * (seq_len - at)
+    assert (answer, about["counterfactual_answer"]) == (about["values"][-1], about["counterfactual_values"][-1])
+
+
+@pytest.mark.parametrize("diverge_at", [-1, 3, True])
+def test_a_pair_cannot_diverge_where_there_is_no_line(diverge_at: int) -> None:
+    with pytest.raises(ValueError, match="have indices 0 to 2"):
+        make_counterfactual_pair(3, np.random.RandomState(0), diverge_at)
 
 
 @given(SEEDS, st.integers(1, 50))

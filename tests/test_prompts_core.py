@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from itertools import islice
 
 import numpy as np
@@ -12,7 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from debug import ExperimentConfig, generators, prompts, quick_experiment
-from debug.core import parse_answer, parse_integer, parse_variable_binding
+from debug.core import (
+    PARSERS,
+    TASKS,
+    cut_off,
+    parse_answer,
+    parse_boolean,
+    parse_integer,
+    parse_last_boolean,
+    parse_last_integer,
+    parse_variable_binding,
+)
 from debug.programs import Program
 from debug.prompts import few_shot, fill, get_prompt
 
@@ -67,6 +78,38 @@ def test_few_shot_examples_are_the_programs_of_their_seeds_with_their_answers():
         few_shot("range", 2, 0, 5)
 
 
+@pytest.mark.parametrize("name", generators.GENERATORS)
+def test_solved_examples_of_every_task_are_different_and_solved_as_its_parser_reads_them(name):
+    template, parser = TASKS[name]
+    text = few_shot(name, 4, 3, template=template)
+    before, after = prompts.PROMPTS[template].split("{code}")
+    *examples, question = text.split("\n\n" + before) if before else text.split("\n\n")
+    assert question == "{code}" + after
+    assert len(set(examples)) == 3
+    solved = [made for made, _ in zip(generators.search(generators.GENERATORS[name], 4, 900_000), range(60))]  # noqa: B905
+    answers = {made.program: made.answer for made in solved}
+    for example in examples:
+        program, answer = example.removeprefix(before).rsplit(after if after else ": ", 1)
+        program = program if after else program + ": "
+        assert PARSERS[parser](answer) == answers[program]
+
+
+def test_examples_are_not_given_where_they_cannot_be():
+    with pytest.raises(ValueError, match="range gave 9 different programs of 2 lines; 10 were asked for"):
+        few_shot("range", 2, 10)
+    with pytest.raises(ValueError, match="CHAIN_OF_THOUGHT asks for reasoning"):
+        few_shot("range", 2, 1, template="CHAIN_OF_THOUGHT")
+
+
+def test_a_config_puts_examples_of_each_cells_own_length_into_its_prompt():
+    config = quick_experiment(**GOOD, few_shot=2)
+    for seq_len in (3, 5):
+        *examples, question = config.prompt_text(seq_len).split("\n\n")
+        assert question == "{code}"
+        lengths = [Program.parse(example[: example.rindex(":") + 2]).seq_len for example in examples]
+        assert lengths == [seq_len] * 2
+
+
 # Parsers
 
 # Raw outputs of Qwen3 models on range and exception programs, as recorded in this research's first runs.
@@ -111,6 +154,81 @@ def test_integers_in_the_forms_that_models_write(completion, answer):
     assert parse_integer(completion) == answer
 
 
+REPEATED = "x = 0\nfor i in range(3):\n    x += 2"
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        (f"```python\n{REPEATED}\n```\nThe final value of x is: 6", 6),
+        (f"{REPEATED}\n\n6", 6),
+        (REPEATED, None),
+        ("result = 0\ntry:\n    result += 6 // 0\nexcept ZeroDivisionError:\n    result += -3\n", None),
+        ("x = 0\nx += 3  # step 1\nx is now 3", 3),
+        ("x = 5\nx = abs(x)", None),
+        ("x = 6", 6),
+        ("x = 6  # after the loop", 6),
+        ("x = 0 + 6 = 6", 0),
+    ],
+)
+def test_a_program_that_is_repeated_is_no_answer(completion, answer):
+    assert parse_integer(completion) == answer
+
+
+@pytest.mark.parametrize("name", set(generators.GENERATORS) - {"variable_binding", "entity_tracking"})
+def test_no_program_of_a_task_is_read_as_an_answer(name):
+    """Repeating the question is no answer, not a wrong one; what follows it is read all the same."""
+    parsers = (parse_boolean, parse_last_boolean) if name == "boolean" else (parse_integer, parse_last_integer)
+    for seed in range(300):
+        made = generators.generate(generators.GENERATORS[name], 1 + seed % 17, seed)
+        for parser in parsers:
+            assert parser(made.program) is None, made.program
+            assert parser(f"```python\n{made.program}\n```\n") is None
+            assert parser(f"{made.program}\n\nThe final value of x is: {made.answer}\n") == made.answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer"),
+    [
+        ("x starts at 0. After step 1 it is 2, after step 2 it is 4, so 6", 6),
+        ("1. x = 0\n2. x = 0 + 2 = 2\n3. x = 2 + 2 = 4\n\nAnswer: 4", 4),
+        ("First 2, then 4.\n**Answer:** `6`\n\nThere were 3 steps.", 6),
+        ("The answer is \\boxed{-12}. I used 2 rules.", -12),
+        ("Answer: 5? No, wait. Answer: 6.", 6),
+        ("Answer: x = 1,024", 1024),
+        ("Step 1: x += 2\nx += 2\nso it is 6\nx += 2", 6),
+        ("I cannot tell.", None),
+        ("", None),
+    ],
+)
+def test_after_reasoning_the_last_number_counts(completion, answer):
+    assert parse_last_integer(completion) == answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "first", "last"),
+    [
+        (" True\n```", True, True),
+        ("x is: false", False, False),
+        ("True, then False.\nAnswer: True", True, True),
+        ("True and then False", True, False),
+        ("It is not True.", None, None),
+        ("Truely", None, None),
+        ("1", None, None),
+        ("x = True\nx = x and False\nx = not x", None, None),
+    ],
+)
+def test_booleans_in_the_forms_that_models_write(completion, first, last):
+    assert (parse_boolean(completion), parse_last_boolean(completion)) == (first, last)
+
+
+def test_a_text_that_did_not_end_has_no_last_answer_yet():
+    assert cut_off(parse_last_integer, "First it is 3, then")
+    assert cut_off(parse_last_boolean, "Answer: 3")
+    assert not cut_off(parse_last_integer, "Answer: 3\n\nAnother")
+    assert not cut_off(parse_integer, "4\n#b: ")
+
+
 integers = st.integers(-(10**17), 10**17)
 numberless = st.text().filter(lambda text: not any(c.isdigit() or c in "-\N{MINUS SIGN}" for c in text))
 
@@ -135,10 +253,25 @@ def test_text_after_a_binding_answer_does_not_change_it():
     assert parse_variable_binding("4b") is None
 
 
-@given(st.text())
-def test_parsers_give_an_integer_or_no_answer_for_any_text(text):
-    for parser in (parse_integer, parse_variable_binding):
-        assert isinstance(parse_answer(parser, text), int | None)
+@given(integers, numberless)
+def test_a_last_number_is_read_whatever_words_surround_it(number, words):
+    assert parse_last_integer(f"3 is one.\n{words} {number} {words}") == number
+    assert parse_last_integer(f"Answer: {number:,}\n{words} 3") == number
+
+
+@given(st.text() | st.text("x = 0+-*/%\n,.:` aAnswer1isTruefolnd", max_size=80))
+def test_parsers_give_an_answer_of_their_kind_or_none_for_any_text(text):
+    for name, parser in PARSERS.items():
+        answer = parse_answer(parser, text)
+        assert answer is None or type(answer) is (bool if "boolean" in name else int)
+
+
+def test_no_text_takes_a_parser_long():
+    started = time.perf_counter()
+    for unit in ("x = ", "a and ", "1,", "-", "x - ", "not ", "Answer: ", "answer is ", "\n", "x += 1\n", " * ` "):
+        for parser in PARSERS.values():
+            parser(unit * 3000)
+    assert time.perf_counter() - started < 20
 
 
 def test_a_parser_that_fails_is_an_error_that_shows_the_text():
@@ -169,6 +302,19 @@ def test_a_config_names_its_parts_and_keeps_its_lists_from_change():
     assert quick_experiment(**GOOD | {"seq_lens": list(np.arange(2, 4))}).to_record()["seq_lens"] == [2, 3]
 
 
+def test_the_parser_follows_from_the_task_and_the_template():
+    for name, (template, parser) in TASKS.items():
+        own = quick_experiment(**GOOD | {"program_generator": name, "prompt_template": template})
+        assert (own.parser[0], own.max_new_tokens) == (parser, 8)
+        reasoned = quick_experiment(**GOOD | {"program_generator": name, "prompt_template": prompts.STEP_BY_STEP})
+        assert reasoned.parser[0] == ("last_boolean" if name == "boolean" else "last_integer")
+        assert reasoned.max_new_tokens == 512
+
+
+def test_cells_that_no_program_has_are_left_out():
+    assert quick_experiment(**GOOD | {"seq_lens": [2, 3]}, hops=[1, 3]).cells == [(1, 2), (1, 3), (3, 3)]
+
+
 def test_ones_own_generator_and_parser_are_named_by_their_functions():
     def make_zero(seq_len, rng):
         return "x = 0", 0
@@ -192,6 +338,11 @@ def test_ones_own_generator_and_parser_are_named_by_their_functions():
         ({"num_seqs": True}, "num_seqs is True"),
         ({"seed": -1}, "seed is -1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
+        ({"few_shot": -1}, "few_shot is -1"),
+        ({"chat": 1}, "chat is 1"),
+        ({"scoring": "guess"}, "scoring is 'guess'; expected generate or logits"),
+        ({"scoring": "logits", "chat": True}, "must come right after the prompt"),
+        ({"few_shot": 1, "prompt_template": "STEP_BY_STEP"}, "asks for reasoning"),
         ({"seq_lens": []}, "seq_lens is"),
         ({"seq_lens": [0]}, "seq_len is 0"),
         ({"seq_lens": [3], "hops": [4]}, "a program of 3 lines has 1 to 3 hops"),

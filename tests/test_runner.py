@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from debug import ExperimentRunner, generators, models, prompts, quick_experiment, runner
 from debug.core import ExperimentConfig
-from debug.generators import GeneratorError
+from debug.models import Completion
 from debug.programs import Program
-from debug.runner import TooFewPrograms
+from debug.runner import NothingScored, TooFewPrograms
 from debug.tracking import LoggedRun, Store
 
 SCRIPT = Path(__file__).parents[1] / "runs" / "accuracy.py"
@@ -68,15 +69,21 @@ class Scripted:
     path: str = "nowhere"
     dtype: str = "float32"
     device: str = "cpu"
+    backend: str = "transformers"
+    quantization: None = None
+
+    def rendered(self, prompt: str, *, chat: bool = False) -> str:
+        return prompt
 
     def provenance(self) -> dict[str, str]:
         return {"debug.model_path": self.path}
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32
-    ) -> Iterator[tuple[int, str]]:
+        self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32, chat: bool = False
+    ) -> Iterator[tuple[int, Completion]]:
         for index, prompt in enumerate(prompts):
-            yield index, self.answer(prompt)
+            answer = self.answer(prompt)
+            yield index, answer if isinstance(answer, Completion) else Completion(answer)
 
 
 @pytest.fixture
@@ -103,7 +110,7 @@ def test_completions_are_those_of_the_model_asked_one_prompt_at_a_time(uri):
     model = models.load("tiny")
     for sample in samples.iter_rows(named=True):
         [(_, alone)] = model.generate([sample["prompt"]], max_new_tokens=2)
-        assert alone == sample["raw_output"]
+        assert alone == Completion(sample["raw_output"], alone.ended)
 
 
 def test_each_sample_records_its_own_seed_and_passed_over_seeds_are_counted(uri):
@@ -126,7 +133,9 @@ def test_no_answer_is_counted_apart_from_a_wrong_answer(uri, scripted):
     scripted(answer)
     result = ExperimentRunner(uri).run(depth(models=["scripted"]))
     cell = result.summary["cells"][0]
-    assert (cell["correct"], cell["wrong"], cell["no_answer"], cell["accuracy"]) == (3, 1, 2, 0.5)
+    counts = [cell[name] for name in ("correct", "wrong", "no_answer", "errors", "accuracy")]
+    assert counts == [3, 1, 2, 0, 0.5]
+    assert [error for error in result.samples["error"] if error] == ["the model wrote nothing"]
     assert result.samples["parsed"].null_count() == 2
     assert "50.0% [18.8, 81.2] (n=6)" in str(result)
 
@@ -172,6 +181,13 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
     assert cell.name == "tiny · any hops · 3 lines"
     assert cell.params == {
         "model": "tiny",
+        "label": "tiny",
+        "few_shot": "0",
+        "chat": "false",
+        "scoring": "generate",
+        "max_new_tokens": "2",
+        "quantization": "none",
+        "backend_reason": runner.ExperimentRunner(uri).backend_reason,
         "hops": "any",
         "seq_len": "3",
         "seed": "0",
@@ -185,6 +201,7 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
     }
     row = next(row for row in result.summary["cells"] if row["run_id"] == cell.run_id)
     expected = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "num_samples", "samples_per_second")
+    expected += ("num_errors", "num_no_answer")
     assert cell.metrics == pytest.approx({name: row[name] for name in expected})
     assert Path(cell.tags["debug.model_path"]).name == "tiny"
     assert sorted(cell.samples["seed"]) == list(range(6))
@@ -228,18 +245,95 @@ def statuses(uri: str) -> dict[str, str]:
     return {run.name: run.status for run in [logged, *logged.children]}
 
 
-def test_a_generator_that_raises_fails_the_run_and_leaves_the_cells_before_it(uri, scripted):
-    def make_short_program(seq_len, rng):
-        if seq_len > 2:
+def outcomes(uri: str) -> dict[str, Any]:
+    """The counts of the one cell, and its samples as they are read back."""
+    [cell] = study(uri).children
+    summary = cell.summary
+    counts = {name: summary[name] for name in ("correct", "wrong", "no_answer", "errors", "num_samples")}
+    return counts | {"cell": cell, "samples": cell.samples}
+
+
+def test_a_seed_at_which_the_generator_fails_is_recorded_and_the_run_goes_on(uri, scripted):
+    def make_sometimes(seq_len, rng):
+        draw = rng.randint(3)
+        if draw == 0:
             raise RuntimeError("no idea")
-        return "#a: ", 1
+        return ("#a: ", 1.5) if draw == 1 else ("a = 1\n#a: ", 1)
 
     scripted(lambda prompt: "1")
-    with pytest.raises(GeneratorError, match="generator failed at seed 0, seq_len 3: RuntimeError: no idea"):
-        ExperimentRunner(uri).run(depth(models=["scripted"], program_generator=make_short_program, seq_lens=[2, 3]))
+    result = ExperimentRunner(uri).run(depth(models=["scripted"], program_generator=make_sometimes, num_seqs=20))
+    found = outcomes(uri)
+    assert found["correct"] == found["num_samples"] == 20 - found["errors"] < 20
+    assert (found["wrong"], found["no_answer"], found["cell"].metrics["accuracy"]) == (0, 0, 1.0)
+    failed = found["samples"].filter(pl.col("error").is_not_null())
+    assert failed.height == found["errors"]
+    assert failed["correct"].null_count() == failed.height  # neither right nor wrong
+    assert sorted(found["samples"]["seed"]) == list(range(20))
+    texts = " ".join(failed["error"])
+    assert "RuntimeError: no idea" in texts
+    assert "returned ('#a: ', 1.5)" in texts
+    assert f"{found['errors']}" in str(result).splitlines()[1]
+    assert "errors: generator failed at a seed, seq_len 5: RuntimeError: no idea" in str(result)
+    errors = ExperimentRunner(uri).analyze_errors("depth")
+    assert set(errors["outcome"]) == {"error"}
+    assert errors.height == found["errors"]
+
+
+def test_a_parser_that_fails_on_one_text_is_an_error_of_that_sample(uri, scripted):
+    texts = iter(["1", "one", "2", "", "3", "x"])
+    scripted(lambda prompt: next(texts))
+    ExperimentRunner(uri).run(depth(models=["scripted"], answer_parser=int))
+    found = outcomes(uri)
+    assert (found["errors"], found["num_samples"]) == (3, 3)
+    of_one = found["samples"].filter(pl.col("raw_output") == "one")
+    assert "answer parser failed on 'one': ValueError" in of_one["error"][0]
+    assert of_one["correct"][0] is None
+
+
+def test_an_output_that_does_not_end_has_no_last_number(uri, scripted):
+    texts = iter(
+        [
+            Completion("First x is 3, then", ended=False),
+            Completion("Answer: 3\n\nHere is another", ended=False),
+            Completion("so it is 3", ended=True),
+        ]
+        * 2
+    )
+    scripted(lambda prompt: next(texts))
+    config = depth(models=["scripted"], prompt_template=prompts.CHAIN_OF_THOUGHT, max_new_tokens=5)
+    result = ExperimentRunner(uri).run(config)
+    assert result.samples["parsed"].to_list() == [None, 3, 3] * 2
+    assert outcomes(uri)["no_answer"] == 2
+    assert "no end after 5 tokens" in result.samples["error"][0]
+
+
+def test_a_prompt_longer_than_the_models_window_is_an_error_of_that_sample(uri):
+    def make_of_two_lengths(seq_len, rng):
+        return generators.make_variable_binding_program(int(rng.choice([5, 140])), rng)
+
+    ExperimentRunner(uri).run(depth(program_generator=make_of_two_lengths, num_seqs=12))
+    found = outcomes(uri)
+    assert 0 < found["errors"] < 12
+    assert found["correct"] == found["num_samples"] == 12 - found["errors"]
+    [text] = {error.split(" has ")[1].partition(" tokens")[2] for error in found["samples"]["error"] if error}
+    assert text == ", 2 are to follow, and model 'tiny' reads 512"
+
+
+def test_a_model_without_a_chat_template_is_not_asked(uri):
+    with pytest.raises(NothingScored, match=r"none of 6 samples .* model 'tiny' has no chat template"):
+        ExperimentRunner(uri).run(depth(chat=True))
+
+
+def test_a_generator_that_always_raises_fails_the_run_and_leaves_the_cells_before_it(uri, scripted):
+    def make_nothing(seq_len, rng):
+        raise RuntimeError("no idea")
+
+    scripted(lambda prompt: "1")
+    with pytest.raises(NothingScored, match=r"none of 6 samples .* RuntimeError: no idea"):
+        ExperimentRunner(uri).run(depth(models=["scripted"], program_generator=make_nothing))
     assert sorted(statuses(uri).values()) == ["FAILED", "FINISHED"]
     assert "no idea" in study(uri).tags["debug.error"]
-    assert ExperimentRunner(uri).plot("depth") is not None
+    assert "accuracy" not in study(uri).children[0].metrics
 
 
 def test_a_search_that_finds_too_few_programs_says_how_many(uri, scripted, monkeypatch):
@@ -268,18 +362,18 @@ def test_a_run_that_is_interrupted_keeps_the_samples_so_far(uri, scripted):
     assert len(study(uri).summary["cells"]) == 1
 
 
-def test_a_parser_that_raises_fails_the_run(uri, scripted):
+def test_a_parser_that_always_raises_fails_the_run(uri, scripted):
     scripted(lambda prompt: "one")
-    with pytest.raises(ValueError, match="answer parser failed on 'one'"):
+    with pytest.raises(NothingScored, match="answer parser failed on 'one'"):
         ExperimentRunner(uri).run(depth(models=["scripted"], answer_parser=int))
-    assert set(statuses(uri).values()) == {"FAILED"}
+    assert statuses(uri)[study(uri).name] == "FAILED"
 
 
 def test_a_prompt_that_the_model_has_no_words_for_is_an_error(uri):
     config = depth(program_generator=generators.make_range_program, prompt_template=prompts.RANGE_TRACKING)
-    with pytest.raises(ValueError, match="model 'tiny' has no token for part of this prompt"):
+    with pytest.raises(NothingScored, match="model 'tiny' has no token for part of this prompt"):
         ExperimentRunner(uri).run(config)
-    assert set(statuses(uri).values()) == {"FAILED"}
+    assert statuses(uri)[study(uri).name] == "FAILED"
 
 
 def test_what_cannot_run_is_refused_before_anything_is_written(tmp_path):

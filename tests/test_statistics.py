@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.statistics import Interval, bootstrap_mean, wilson
+from debug.statistics import Comparison, Interval, bootstrap_mean, holm, mcnemar, wilson
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -58,3 +60,59 @@ def test_constants_have_no_width_and_one_value_has_no_interval():
 def test_values_that_have_no_mean_are_refused(values):
     with pytest.raises(ValueError, match="expected \\[n\\]"):
         bootstrap_mean(values)
+
+
+def answers(both, only_first, only_second, neither):
+    first = [True] * (both + only_first) + [False] * (only_second + neither)
+    second = [True] * both + [False] * only_first + [True] * only_second + [False] * neither
+    return first, second
+
+
+def test_mcnemar_counts_only_the_programs_that_tell_two_models_apart():
+    # 8 : 2, two-sided: 2 (C(10,0) + C(10,1) + C(10,2)) / 2^10
+    for both, neither in ((0, 0), (500, 300)):
+        assert mcnemar(*answers(both, 8, 2, neither)).p_value == pytest.approx(2 * 56 / 1024)
+    compared = mcnemar(*answers(30, 8, 2, 10))
+    assert (compared.difference.estimate, compared.difference.n) == (pytest.approx(6 / 50), 50)
+    assert compared.difference.low < 6 / 50 < compared.difference.high
+    assert str(compared).startswith("12.0% [")
+    assert str(compared).endswith("(n=50), 8 : 2, p = 0.11")
+
+
+def test_too_few_programs_are_warned_of_not_taken_for_no_difference():
+    assert "5 of 40 programs tell them apart, too few for p < 0.05 (6 are needed)" in str(
+        mcnemar(*answers(35, 5, 0, 0))
+    )
+    assert mcnemar(*answers(34, 6, 0, 0)).p_value < 0.05
+    assert mcnemar(*answers(34, 6, 0, 0)).warning is None
+    among_many = holm([mcnemar(*answers(34, 6, 0, 0))] * 10)[0]
+    assert among_many.p_adjusted > 0.05
+    assert "9 are needed among 10 comparisons" in among_many.warning
+    assert holm([mcnemar(*answers(31, 9, 0, 0))] * 10)[0].p_adjusted < 0.05
+
+
+def test_models_that_answer_alike_have_no_interval_rather_than_one_of_no_width():
+    same = mcnemar([True, False, True], [True, False, True])
+    assert (same.difference, same.p_value) == (Interval(0.0, None, None, 3, True), 1.0)
+
+
+@pytest.mark.parametrize("second", [[True], [[True, False]], [1, 0], []])
+def test_answers_to_other_programs_cannot_be_compared(second):
+    with pytest.raises(ValueError, match="expected the same programs of both models"):
+        mcnemar([True, False], second)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_with_bonferroni(p_values):
+    """A pair's adjusted p is the largest, over all sets of pairs that hold it, of the set's size times its least p."""
+    nothing = Interval(0.0, None, None, 1, True)
+    adjusted = [c.p_adjusted for c in holm([Comparison(nothing, 0, 0, p) for p in p_values])]
+    indices = range(len(p_values))
+    sets = [set(s) for size in range(1, len(p_values) + 1) for s in combinations(indices, size)]
+    closed = [max(min(1, len(s) * min(p_values[i] for i in s)) for s in sets if index in s) for index in indices]
+    assert adjusted == pytest.approx(closed)
+
+
+def test_a_rate_with_a_wide_interval_says_so():
+    assert wilson(8, 10).warning == "n = 10 leaves 45 points open"
+    assert wilson(80, 100).warning is None

@@ -7,7 +7,7 @@ cuts as many random edges:
 - ``chain_following``: they attend to the chain's last line, which attends to the line before it, and so on to the root.
 
 An edge is (query position, key position). This file names edges; cutting them is the engine's part. Knockout of
-attention edges after Geva et al. 2023 (arXiv 2304.14767), the question after Wu, Geiger and Millière (arXiv 2505.20896).
+edges after Geva et al. 2023 (arXiv 2304.14767), the question after Wu, Geiger and Millière (arXiv 2505.20896).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def chain_following(program: TokenizedProgram) -> Edges:
         raise PairError("chain_following needs a chain of 2 lines or more: this one's root is its only line")
     lines = [program.positions(f"ref_depth_{k}_line") for k in range(1, depth + 1)]
     steps = [_edges(_query_line(program), lines[-1])]
-    steps += [_edges(line, before) for before, line in zip(lines[:-1], lines[1:], strict=True)]
+    steps += [_edges(line, before) for before, line in pairwise(lines)]
     return frozenset().union(*steps)
 
 

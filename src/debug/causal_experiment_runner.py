@@ -199,7 +199,7 @@ class CausalExperimentRunner:
         with self.store.start(config.name, title, kind="causal_tracing") as study:
             study.log_json("config.json", programs.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
-            for model_id, hops, seq_len in product(config.models, config.hops, config.seq_lens):
+            for model_id, (hops, seq_len) in product(config.models, programs.cells):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
                 made = search(generator, seq_len, config.seed, hops, template)
                 pairs = (make_pair(program.program, program.seed) for program in made)

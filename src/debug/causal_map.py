@@ -555,7 +555,7 @@ def _text_order(target: str) -> tuple:
 def _mean(
     metric: str, values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None
 ) -> Interval | None:
-    """Nulls (NaN: the pair's own effect is too small to divide by, or it has no control) are left out of the mean and n.
+    """NaN (the pair's own effect is too small to divide by, or it has no control) is left out of the mean and n.
 
     Of one intervention a pair a rate has Wilson's interval: resampling 50 successes of 50 would claim certainty.
     """

@@ -1,7 +1,7 @@
 """The experiment: pairs -> causal maps. Which cells a plan makes of a pair, and what became of each.
 
-A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every cell of it is data for
-the engine's one primitive, and so are the same-answer control at the targets and the self-checks, which run packed
+A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every cell of it is data
+for the engine's one primitive, and so are the same-answer control at the targets and the self-checks, which run packed
 among them. Knows no MLflow, no Streamlit, no file.
 The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); attribution patching is Nanda's (2023).
 """
@@ -33,7 +33,6 @@ from debug.engine import (
     Cell,
     Check,
     Cut,
-    Runs,
     SelfCheckError,
     SelfChecks,
     Site,
@@ -77,7 +76,7 @@ class PairResult:
     interventions: int = 0
     """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
     rank_agreement: float | None = None
-    """Of an attribution: Spearman's correlation with exact patching over some of its cells; None where all are equal."""
+    """Of an attribution: Spearman's correlation with exact patching over some cells; None where all are equal."""
 
 
 class StoredRun(NamedTuple):
@@ -178,7 +177,9 @@ class Plan:
         if self.heads is not None:
             self._check_heads()
         if self.method == "attribution" and (self.knockout or self.source != "counterfactual" or self._window(1) > 1):
-            raise ValueError("method 'attribution' estimates patches of one layer from the counterfactual, nothing else")
+            raise ValueError(
+                "method 'attribution' estimates patches of one layer from the counterfactual, nothing else"
+            )
         names = [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
         for name in names:
             self._check_name(name)
@@ -256,7 +257,9 @@ class Plan:
             targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
         else:
             targets = original.targets(self.targets)  # type: ignore[arg-type]
-        single = range(len(original.token_ids)) if self.positions == "all" else {p for at in targets.values() for p in at}
+        single = (
+            range(len(original.token_ids)) if self.positions == "all" else {p for at in targets.values() for p in at}
+        )
         positions = sorted(single)
         joint = [at for at in targets.values() if len(at) > 1]
         columns = [*([p] for p in positions), *joint]
@@ -329,14 +332,18 @@ def trace_pairs(
             mean = None
             if plan.source in ("mean", "resample") and not plan.knockout:
                 if len(group) == 1:
-                    reason = f"source {plan.source!r} needs another pair of {length} tokens among the {WINDOW} around it"
+                    reason = (
+                        f"source {plan.source!r} needs another pair of {length} tokens among the {WINDOW} around it"
+                    )
                     done[group[0].index] = PairResult(group[0].index, group[0].pair, skipped=reason)
                     continue
                 partners = [*group[1:], group[0]]
                 group = [g._replace(partner=p.tokenized.original) for g, p in zip(group, partners, strict=True)]
                 if plan.source == "mean":
                     mean = _mean_activations(model, [g.tokenized.original for g in group], plan, batch_tokens)
-            work = len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2  # tokens that a pair's cells run
+            work = (
+                len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2
+            )  # tokens that a pair's cells run
             if COMPONENTS.get(plan.intervention_type, COMPONENTS["mlp"]).per_head:
                 work *= len(plan.heads_of(model))
             # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
@@ -353,9 +360,7 @@ def trace_pairs(
             yield done.pop(index)
 
 
-def _prepare(
-    model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None
-) -> _Given:
+def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None) -> _Given:
     """Raises ProgramError, PairError or VocabularyError: the reason why this pair is skipped."""
     directed = pair if plan.direction == "into_original" else pair.reversed
     for program in (directed.original, directed.counterfactual):
@@ -452,11 +457,15 @@ class _Group:
                 f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken"
             )
         if not plan.knockout and plan.source in ("zero", "mean"):
-            zeros = {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
+            zeros = {
+                name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()
+            }
             extra = zeros if plan.source == "zero" or mean is None else mean
             self.source_row = dict.fromkeys(range(len(given)), len(self.runs))
             dtype = self.runs.activations["residual_stream"][0].dtype
-            self.runs = self.runs.with_sources({name: [at.to(dtype) for at in layers] for name, layers in extra.items()})
+            self.runs = self.runs.with_sources(
+                {name: [at.to(dtype) for at in layers] for name, layers in extra.items()}
+            )
         if plan.source == "stored":
             self.source_row = {number: len(self.runs) + number for number in range(len(given))}
             self.runs = self.runs.with_sources(self._stored_activations())
@@ -558,7 +567,9 @@ class _Group:
             if plan.knockout:
                 heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
                 yield (i, k), Cell(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
-            elif any(_can_matter(plan, at, column, self._first(number), self.runs.length, model.n_layers) for at in layers):
+            elif any(
+                _can_matter(plan, at, column, self._first(number), self.runs.length, model.n_layers) for at in layers
+            ):
                 for j, heads in enumerate(self._head_sets()):
                     sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
                     at = (i, k) if heads is None else (i, j, k)
@@ -580,7 +591,9 @@ class _Group:
         """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
         runs = self.runs
         cells: list[Cell] = []
-        where: list[tuple[int, bool, tuple[int, ...]]] = []  # of each cell of a map: pair, is it the control's, grid index
+        where: list[
+            tuple[int, bool, tuple[int, ...]]
+        ] = []  # of each cell of a map: pair, is it the control's, grid index
         z_patched, tops, controls = {}, {}, {}
         for number in used:
             one, shape = self.given[number], self._shape(number)
@@ -603,7 +616,9 @@ class _Group:
         with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
             for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens):
                 of_maps = [i for i, index in enumerate(indices) if index < n_cells]
-                logits_of |= {cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells}
+                logits_of |= {
+                    cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells
+                }
                 tokens = [self.given[where[indices[i]][0]].tokenized.answer_tokens for i in of_maps]
                 answers = logits[of_maps].gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
                 top = logits[of_maps].argmax(-1).cpu()
@@ -642,7 +657,9 @@ class _Group:
             for layer in plan.layers_of(model):
                 stored = runs.activations[component][layer]
                 effect = (stored[counterfactual] - stored[clean]).float() * slopes[layer][row].float()
-                by_layer.append(effect.unflatten(-1, (model.n_heads, -1)).sum(-1) if heads != [None] else effect.sum(-1))
+                by_layer.append(
+                    effect.unflatten(-1, (model.n_heads, -1)).sum(-1) if heads != [None] else effect.sum(-1)
+                )
             for at, cell in self._cells(number):
                 effect = by_layer[at[0]][list(cell.sites[0].positions)].sum(0)
                 chosen = cell.sites[0].heads if isinstance(cell.sites[0], Site) else None
@@ -669,9 +686,7 @@ class _Group:
         ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
         return maps, measured(model, runs, checks, logits_of), ran, agreement
 
-    def _map(
-        self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None
-    ) -> CausalMap:
+    def _map(self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
         model, plan, one = self.model, self.plan, self.given[number]
         z_counterfactual, top_counterfactual = self._counterfactual(number)
         answers = list(one.tokenized.answer_tokens)

@@ -41,6 +41,11 @@ def visible(text: str, longest: int = 40) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
+def _label(text: str) -> str:
+    """A name that came from data, in one line; its spaces stay spaces."""
+    return visible(text, longest=60).replace("·", " ")
+
+
 def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
     """Write ``<stem>.html``, which needs no network to be viewed, and ``<stem>.png``; returns both paths."""
     html, png = folder / f"{stem}.html", folder / f"{stem}.png"
@@ -66,7 +71,7 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
     """
     frame = frame.with_columns(
         pl.col("hops").cast(pl.Utf8).fill_null("any"),
-        pl.col("model").map_elements(visible, pl.Utf8),
+        pl.col("model").map_elements(_label, pl.Utf8),
         panel=pl.format("{} lines", "seq_len"),
     )
     by_hops = frame["hops"].n_unique() > 1
@@ -74,7 +79,8 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
     x = alt.X("hops:N" if by_hops else "seq_len:O", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(
         "hops" if by_hops else "lines (seq_len)"
     )
-    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=_CATEGORIES)).title("model")
+    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=_CATEGORIES), legend=alt.Legend(labelLimit=0))
+    colour = colour.title("model")
     tooltip = [
         alt.Tooltip("model:N"),
         alt.Tooltip("hops:N"),
@@ -98,8 +104,68 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
     chart = alt.layer(bars, intervals, points).properties(width=alt.Step(max(22, 60 // len(models))), height=240)
     if by_hops and frame["seq_len"].n_unique() > 1:
         panels = [f"{n} lines" for n in frame["seq_len"].unique().sort()]
-        return chart.facet(column=alt.Column("panel:N", sort=panels).title(None))
+        return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
     return chart
+
+
+def comparison_chart(frame: pl.DataFrame) -> Picture:
+    """Differences of accuracy on the same programs, with intervals: a row a pair of models, a column a number of hops.
+
+    Args:
+        frame: one row a comparison, with columns first, second, hops (null: any), seq_len, difference, ci_low, ci_high
+            (null where there is no interval), n, only_first, only_second and p_adjusted.
+    """
+    frame = frame.with_columns(
+        pl.format("{} hops", pl.col("hops").cast(pl.Utf8).fill_null("any")).alias("hops"),
+        pair=pl.format("{} − {}", *(pl.col(c).map_elements(_label, pl.Utf8) for c in ("first", "second"))),
+        holm=pl.when(pl.col("p_adjusted") < 0.05).then(pl.lit("below 0.05")).otherwise(pl.lit("0.05 or more")),
+    ).select(
+        "hops",
+        "seq_len",
+        "pair",
+        "holm",
+        "difference",
+        "ci_low",
+        "ci_high",
+        "n",
+        "only_first",
+        "only_second",
+        "p_adjusted",
+    )
+    pairs = frame["pair"].unique(maintain_order=True).to_list()
+    tooltip = [
+        *("pair:N", "hops:N", alt.Tooltip("seq_len:Q", title="lines"), alt.Tooltip("difference:Q", format="+.1%")),
+        alt.Tooltip("ci_low:Q", format="+.1%", title="interval from"),
+        alt.Tooltip("ci_high:Q", format="+.1%", title="to"),
+        *(
+            alt.Tooltip("only_first:Q", title="correct by the first alone"),
+            alt.Tooltip("only_second:Q", title="by the second alone"),
+        ),
+        *(alt.Tooltip("p_adjusted:Q", format=".2g", title="p, Holm"), alt.Tooltip("n:Q", title="programs")),
+    ]
+    base = alt.Chart(frame).encode(
+        x=alt.X("seq_len:O", axis=alt.Axis(labelAngle=0, ticks=False)).title("lines (seq_len)"),
+        color=alt.Color(
+            "holm:N", scale=alt.Scale(domain=["below 0.05", "0.05 or more"], range=[_CATEGORIES[1], _GREY])
+        ).title("exact McNemar, Holm: p"),
+        tooltip=tooltip,
+    )
+    scale = alt.Scale(domain=[-1, 1])
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(
+        y=alt.Y("difference:Q", scale=scale, axis=alt.Axis(format="+%", values=[-1, -0.5, 0, 0.5, 1])).title(
+            "difference"
+        )
+    )
+    intervals = (
+        base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q")
+    )
+    chart = alt.layer(intervals, points).properties(width=alt.Step(26), height=90)
+    return chart.facet(
+        column=alt.Column("hops:N").title(None),
+        row=alt.Row("pair:N", sort=pairs, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=0)).title(None),
+    )
 
 
 def cells(causal_map: CausalMap) -> pl.DataFrame:

@@ -7,10 +7,12 @@ A mistake of the caller's prints one message and exits 2; Ctrl-C (and a terminat
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import signal
 import sys
 from collections.abc import Callable
+from typing import Any
 
 
 def store_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -28,6 +30,37 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return made
 
 
+def backend_options(made: argparse.ArgumentParser) -> None:
+    """Options of scripts that ask models and look at nothing inside."""
+    made.add_argument("--backend", default="auto", help="transformers, vllm, or auto (default), which says why")
+    made.add_argument("--quantization", choices=["4bit", "8bit"], help="weights through bitsandbytes, on a GPU")
+    made.add_argument(
+        *("--engine-args", "--engine-arg"),
+        nargs="+",
+        type=setting,
+        default=[],
+        help="vLLM's own: tensor_parallel_size=2 max_model_len=4096 quantization=awq gpu_memory_utilization=0.4",
+    )
+    made.add_argument("--batch-size", type=int, default=32, help="prompts completed at once (default 32; vLLM: all)")
+
+
+def how(options: argparse.Namespace) -> dict[str, Any]:
+    """What those options and the shared ones say about how models are run."""
+    named = ("dtype", "device", "backend", "quantization")
+    return {name: getattr(options, name) for name in named} | {"engine_args": dict(options.engine_args)}
+
+
+def setting(text: str) -> tuple[str, Any]:
+    """Option type: ``name=value``, the value as JSON where it is JSON, else as text."""
+    name, equals, value = text.partition("=")
+    if not name.isidentifier() or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not name=value, such as max_model_len=4096")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
 def hops(text: str) -> int | None:
     """Option type: a number of hops, or ``any`` for the generator's own draw."""
     return None if text == "any" else int(text)
@@ -36,6 +69,7 @@ def hops(text: str) -> int | None:
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
     """Run a script's main function and end as scripts here do."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.getLogger("debug").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `command &` has it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:

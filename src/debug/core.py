@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from debug.generators import Generator, check_lengths, get_generator
-from debug.prompts import get_prompt
+from debug.generators import GENERATORS, Generator, check_lengths, get_generator
+from debug.prompts import REASONING, few_shot, get_prompt
 
 Answer = int | str | bool
 Parser = Callable[[str], Answer | None]
@@ -27,36 +27,120 @@ _INTEGER = (
     r"(?<![\w.])(?<![0-9],)-?"
     r"(?:[0-9]{1,3}(?:,[0-9]{3}){0,5}(?!,[0-9]{3}(?![0-9]))|[0-9]{4,18})(?!\w|\.[0-9])"
 )
-_FIRST = re.compile(rf"({_INTEGER})")
-_AFTER_IS = re.compile(rf"\bis:[\s*`]*({_INTEGER})")
+_BOOLEAN = r"(?<![\w.])(?<!not )(?:True|False|true|false|TRUE|FALSE)(?!\w)"
 _AT_START = re.compile(rf"\s*({_INTEGER})")
+# Answer: 6, **Answer:** `6`, the answer is \boxed{6}
+_BETWEEN = r"(?:\s+is|\s+was)?[\s*`'\":$]{0,20}(?:\\boxed\{|\w+\s?=\s?)?"
+
+# A line of code gives no answer, whatever numbers it holds. ``x = 6`` alone does; among lines of code it is one.
+_OPERAND = r"(?:not\s+|-)?(?:abs\()?\w+\)?"
+_EXPRESSION = rf"{_OPERAND}(?:(?:\s*(?://|[-+*/%^|&])\s*|\s+(?:and|or)\s+){_OPERAND})"
+_CODE = re.compile(
+    rf"\s*(?:\w+\s*(?://|[-+*/%])=\s*-?\w+(?:\s*//\s*\w+)?"  # x += 3, result += 6 // 2
+    rf"|\w+\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
+    r"|\w+, \w+ = .*|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
+    r"\s*(?:#.*)?"
+)
+_ASSIGNED = re.compile(r"\s*\w+\s*=\s*-?\w+\s*(?:#.*)?")
+_FENCE = re.compile(r"\s*```\w*\s*")
+
+
+def _without_code(text: str) -> str:
+    """The text without its lines of code: those that nothing else can be, and the assignments around them."""
+    kept: list[str] = []
+    block: list[str] = []  # lines that may be code, one below another
+    for line in [*text.split("\n"), ""]:
+        if len(line) < 200 and (_CODE.fullmatch(line) or _ASSIGNED.fullmatch(line)):
+            block.append(line)
+            continue
+        if not any(map(_CODE.fullmatch, block)):
+            kept += block
+        block = []
+        kept.append(line)
+    return "\n".join(kept)
+
+
+def _first(kind: str, completion: str) -> str | None:
+    """What follows the first ``is:``, else the first of its kind outside lines of code."""
+    text = _without_code(completion.replace("\N{MINUS SIGN}", "-"))
+    match = re.search(rf"\bis:[\s*`]*({kind})", text) or re.search(rf"({kind})", text)
+    return match[1] if match else None
+
+
+def _stated(kind: str, completion: str) -> str | None:
+    """What follows the last ``Answer:`` or ``answer is``."""
+    stated = re.findall(rf"(?i:\banswer){_BETWEEN}({kind})", completion.replace("\N{MINUS SIGN}", "-"))
+    return stated[-1] if stated else None
+
+
+def _last(kind: str, completion: str) -> str | None:
+    """What follows the last ``Answer:``, else the last of its kind outside lines of code."""
+    found = re.findall(rf"({kind})", _without_code(completion.replace("\N{MINUS SIGN}", "-")))
+    return _stated(kind, completion) or (found[-1] if found else None)
+
+
+def _to_integer(text: str | None) -> int | None:
+    return None if text is None else int(text.replace(",", ""))
+
+
+def _to_boolean(text: str | None) -> bool | None:
+    return None if text is None else text.lower() == "true"
 
 
 def parse_integer(completion: str) -> int | None:
     r"""The number that follows the first ``is:``, else the first number of the text; None where there is none.
 
     Models often complete ``The final value of x is:`` with a sentence of their own, so the number after ``is:`` wins:
-    ``3 is: 6\n``` `` gives 6, ``10\n``` `` gives 10, ``21. So, the correct output is`` gives 21.
+    ``3 is: 6\n``` `` gives 6, ``10\n``` `` gives 10, ``21. So, the correct output is`` gives 21. Lines that repeat the
+    program (``x += 3``) hold no answer.
     """
-    text = completion.replace("\N{MINUS SIGN}", "-")
-    match = _AFTER_IS.search(text) or _FIRST.search(text)
-    return _integer(match[1]) if match else None
+    return _to_integer(_first(_INTEGER, completion))
+
+
+def parse_boolean(completion: str) -> bool | None:
+    """The True or False that follows the first ``is:``, else the first of the text; ``not True`` is no answer."""
+    return _to_boolean(_first(_BOOLEAN, completion))
 
 
 def parse_variable_binding(completion: str) -> int | None:
     r"""The integer with which the text begins (``4\n#b: 3`` gives 4); None where it begins with anything else."""
     match = _AT_START.match(completion.replace("\N{MINUS SIGN}", "-"))
-    return _integer(match[1]) if match else None
+    return _to_integer(match[1]) if match else None
 
 
-def _integer(text: str) -> int:
-    return int(text.replace(",", ""))
+def parse_last_integer(completion: str) -> int | None:
+    """After reasoning: the number that follows the last ``Answer:`` or ``answer is``, else the last number."""
+    return _to_integer(_last(_INTEGER, completion))
+
+
+def parse_last_boolean(completion: str) -> bool | None:
+    """After reasoning: the True or False that follows the last ``Answer:`` or ``answer is``, else the last."""
+    return _to_boolean(_last(_BOOLEAN, completion))
 
 
 PARSERS: dict[str, Parser] = {
     "integer": parse_integer,
+    "boolean": parse_boolean,
     "variable_binding": parse_variable_binding,
+    "last_integer": parse_last_integer,
+    "last_boolean": parse_last_boolean,
 }
+
+TASKS: dict[str, tuple[str, str]] = {
+    **dict.fromkeys(GENERATORS, ("RANGE_TRACKING", "integer")),
+    "variable_binding": ("VARIABLE_BINDING", "variable_binding"),
+    "entity_tracking": ("ENTITY_TRACKING", "variable_binding"),
+    "exception": ("EXCEPTION_HANDLING", "integer"),
+    "boolean": ("BOOLEAN_LOGIC", "boolean"),
+}
+"""Names of the template and the parser that a generator's programs are asked and answered with, by its own name."""
+
+
+def cut_off(parser: Parser, completion: str) -> bool:
+    """Whether the answer may lie beyond the end of a text that did not end by itself: a parser of last answers, and
+    nothing in the text that says ``Answer:``."""
+    kind = {parse_last_integer: _INTEGER, parse_last_boolean: _BOOLEAN}.get(parser)
+    return kind is not None and _stated(kind, completion) is None
 
 
 def get_parser(parser: str | Parser) -> tuple[str, Parser]:
@@ -97,8 +181,11 @@ class ExperimentConfig:
     Attributes:
         seed: the RNG seed of each cell's first program; the next has seed + 1, and so on.
         hops: None for the generator's own draw, or the exact number, which the generator must take as ``num_hops``.
-        answer_parser: None for the parser of that name where the generator has one, else ``parse_integer``.
-        max_new_tokens: tokens that a completion may have.
+        answer_parser: None for the one that belongs to the generator (``TASKS``) and the template.
+        max_new_tokens: tokens that a completion may have; None for 8, or 512 where the template asks for reasoning.
+        few_shot: solved programs of the same length in front of each program, from seeds of their own.
+        chat: put the prompt into the model's chat template, as the user's turn.
+        scoring: "generate" parses what the model writes; "logits" ranks the possible answers by their first token.
 
     Raises:
         ValueError: names the field, what it was, and what was expected.
@@ -113,7 +200,10 @@ class ExperimentConfig:
     hops: Sequence[int | None] = (None,)
     seed: int = 0
     answer_parser: str | Parser | None = None
-    max_new_tokens: int = 8
+    max_new_tokens: int | None = None
+    few_shot: int = 0
+    chat: bool = False
+    scoring: str = "generate"
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -123,24 +213,34 @@ class ExperimentConfig:
         for model in self.models:
             if not isinstance(model, str) or not model:
                 raise ValueError(f"models contains {model!r}; expected model ids such as 'tiny'")
-        for field, least in (("num_seqs", 1), ("seed", 0), ("max_new_tokens", 1)):
+        reasoning = get_prompt(self.prompt_template)[1] in REASONING
+        if self.max_new_tokens is None:
+            object.__setattr__(self, "max_new_tokens", 512 if reasoning else 8)
+        for field, least in (("num_seqs", 1), ("seed", 0), ("max_new_tokens", 1), ("few_shot", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{field} is {value!r}; expected an integer, {least} or more")
+        if not isinstance(self.chat, bool):
+            raise ValueError(f"chat is {self.chat!r}; expected true or false")
+        if self.scoring not in ("generate", "logits"):
+            raise ValueError(f"scoring is {self.scoring!r}; expected generate or logits")
+        if self.scoring == "logits" and (reasoning or self.chat):
+            raise ValueError("scoring is 'logits': the answer must come right after the prompt, not after reasoning")
         generator_name, generator = get_generator(self.program_generator)
         takes_hops = "num_hops" in inspect.signature(generator).parameters
         for seq_len in self.seq_lens:
-            for hops in self.hops:
-                check_lengths(seq_len, hops)
-                if hops is not None and not takes_hops:
-                    raise ValueError(
-                        f"hops is {hops}, but generator {generator_name!r} takes no num_hops; leave it out"
-                    )
-        get_prompt(self.prompt_template)
+            check_lengths(seq_len)
+        for hops in self.hops:
+            check_lengths(max(self.seq_lens), hops)
+            if hops is not None and not takes_hops:
+                raise ValueError(f"hops is {hops}, but generator {generator_name!r} takes no num_hops; leave it out")
         if self.answer_parser is None:
-            parser = generator_name if generator_name in PARSERS else "integer"
+            parser = TASKS.get(generator_name, ("", "integer"))[1]
+            if reasoning:
+                parser = "last_boolean" if parser == "boolean" else "last_integer"
             object.__setattr__(self, "answer_parser", parser)
         get_parser(self.answer_parser)  # type: ignore[arg-type]
+        self.prompt_text(max(self.seq_lens))
 
     @property
     def generator(self) -> tuple[str, Generator]:
@@ -157,6 +257,17 @@ class ExperimentConfig:
         """Name and function."""
         return get_parser(self.answer_parser)  # type: ignore[arg-type]
 
+    @property
+    def cells(self) -> list[tuple[int | None, int]]:
+        """(hops, seq_len) of each cell; those that no program has (4 hops on 2 lines) are left out."""
+        return [(hops, seq_len) for hops in self.hops for seq_len in self.seq_lens if hops is None or hops <= seq_len]
+
+    def prompt_text(self, seq_len: int) -> str:
+        """The template for programs of one length, with the solved examples that belong to it."""
+        if not self.few_shot:
+            return self.prompt[1]
+        return few_shot(self.program_generator, seq_len, self.few_shot, template=self.prompt[1])
+
     def to_record(self) -> dict[str, Any]:
         """The configuration as JSON values: functions by name, the template by name and text."""
         return {
@@ -171,6 +282,9 @@ class ExperimentConfig:
             "seed": self.seed,
             "answer_parser": self.parser[0],
             "max_new_tokens": self.max_new_tokens,
+            "few_shot": self.few_shot,
+            "chat": self.chat,
+            "scoring": self.scoring,
         }
 
 

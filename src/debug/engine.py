@@ -622,7 +622,7 @@ class SelfChecks:
 
 @dataclass(frozen=True)
 class Check:
-    """A cell whose logits must be those of a run, of another cell, or these: and which field of SelfChecks it is for."""
+    """A cell whose logits must be those of a run, of another cell, or these; and its field of SelfChecks."""
 
     field: str
     cell: Cell
@@ -632,7 +632,7 @@ class Check:
 def checks_of(
     model: LoadedModel, runs: Runs, component: str, pairs: Sequence[tuple[int, int]], changed: Sequence[tuple[int, ...]]
 ) -> list[Check]:
-    """The cells that check the engine on these runs. They cost some (layers + 2) cells a pair, for the first twice that.
+    """The cells that check the engine on these runs: some (layers + 2) a pair, for the first twice that.
 
     A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
     at one layer. One of the other components is, at the last token, whatever layers l and up add to the residual stream
@@ -652,9 +652,7 @@ def checks_of(
         if component == "attention_knockout":
             later = range(differing[-1] + 1, last + 1)
             edges = tuple(product(later, differing))
-            blind = [
-                Cell(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)
-            ]
+            blind = [Cell(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)]
             no_edge = tuple(Cut(layer, ((last, last),), heads=()) for layer in layers)
             checks += [
                 Check("identity_max_abs", Cell(clean, no_edge), clean),

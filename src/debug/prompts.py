@@ -19,7 +19,22 @@ MINIMAL = CODE
 VARIABLE_BINDING = CODE
 """The published format: the program ends in its query line, and the model continues with the answer."""
 
-RANGE_TRACKING = f"Here is a Python program:\n\n```python\n{CODE}\n```\n\nThe final value of x is:"
+_GIVEN = f"Here is a Python program:\n\n```python\n{CODE}\n```\n\n"
+
+RANGE_TRACKING = f"{_GIVEN}The final value of x is:"
+
+BOOLEAN_LOGIC = f"{_GIVEN}x is True or False. The final value of x is:"
+
+EXCEPTION_HANDLING = f"{_GIVEN}Dividing by zero raises ZeroDivisionError. The final value of result is:"
+
+ENTITY_TRACKING = f"A variable has the value that was assigned to it last.\n\n{CODE}"
+
+_ANSWER_LAST = "End with a line that says 'Answer:' and the value.\n"
+_ASKED = "What value has the variable of the last line in the end?"
+
+STEP_BY_STEP = f"{_GIVEN}{_ASKED} Write down its value after each step. {_ANSWER_LAST}"
+
+CHAIN_OF_THOUGHT = f"{_GIVEN}{_ASKED} Let's think step by step. {_ANSWER_LAST}"
 
 FEW_SHOT_BINDING = f"""n = 3
 y = 9
@@ -50,27 +65,45 @@ PROMPTS: dict[str, str] = {
     "MINIMAL": MINIMAL,
     "FEW_SHOT_BINDING": FEW_SHOT_BINDING,
     "RANGE_TRACKING": RANGE_TRACKING,
+    "BOOLEAN_LOGIC": BOOLEAN_LOGIC,
+    "EXCEPTION_HANDLING": EXCEPTION_HANDLING,
+    "ENTITY_TRACKING": ENTITY_TRACKING,
+    "STEP_BY_STEP": STEP_BY_STEP,
+    "CHAIN_OF_THOUGHT": CHAIN_OF_THOUGHT,
 }
 
+REASONING = (STEP_BY_STEP, CHAIN_OF_THOUGHT)
+"""Templates after which a model writes more than its answer: the answer comes last, and hundreds of tokens late."""
 
-def few_shot(generator: str | Generator, seq_len: int, n: int, seed: int, template: str = VARIABLE_BINDING) -> str:
-    """A template with ``n`` solved programs of ``seed``, ``seed + 1``, ... above the program that is asked.
+EXAMPLE_SEED = 900_000
+"""Where the seeds of solved examples begin: far from those that runs draw their programs from."""
+
+
+def few_shot(
+    generator: str | Generator, seq_len: int, n: int, seed: int = EXAMPLE_SEED, template: str = VARIABLE_BINDING
+) -> str:
+    """A template with ``n`` different solved programs of ``seed``, ``seed + 1``, ... above the program that is asked.
 
     ``template`` is that of each example and of the question. A run passes over programs that its template solves, so
     the tested program is never among the examples.
 
     Raises:
-        ValueError: n is below 1, or as :func:`get_prompt` and :func:`debug.generators.get_generator`.
+        ValueError: n is below 1, the generator has fewer programs of this length, the template asks for reasoning, or
+            as :func:`get_prompt` and :func:`debug.generators.get_generator`.
     """
     if n < 1:
         raise ValueError(f"n is {n}; expected 1 solved example or more")
-    _, template = get_prompt(template)
-    _, function = get_generator(generator)
-    examples = []
-    for example in islice(search(function, seq_len, seed), n):
+    name, template = get_prompt(template)
+    if template in REASONING:
+        raise ValueError(f"template {name} asks for reasoning, which solved examples (answers alone) do not show")
+    generator_name, function = get_generator(generator)
+    examples: dict[str, str] = {}
+    for example in islice(search(function, seq_len, seed), 100 * n):
         question = fill(template, example.program)
-        examples.append(f"{question}{'' if question[-1].isspace() else ' '}{example.answer}")
-    return "\n\n".join([*examples, template])
+        examples[example.program] = f"{question}{'' if question[-1].isspace() else ' '}{example.answer}"
+        if len(examples) == n:
+            return "\n\n".join([*examples.values(), template])
+    raise ValueError(f"{generator_name} gave {len(examples)} different programs of {seq_len} lines; {n} were asked for")
 
 
 def fill(template: str, program: str) -> str:

@@ -23,7 +23,7 @@ from debug.causal_experiment_runner import CausalExperimentRunner
 from debug.causal_map import CausalMap
 from debug.causal_tracing import Plan
 from debug.core import ExperimentConfig
-from debug.generators import GeneratedProgram
+from debug.generators import GENERATORS, GeneratedProgram
 from debug.provenance import differences
 from debug.runner import ExperimentRunner
 from debug.tracking import LoggedRun, Store, TrackingError
@@ -273,7 +273,7 @@ def _repeat_accuracy(
     else:
         raise RerunError(f"run {cell.run_id} has no config.json that says how it was made")
     # Samples are stored as batches finished, the longest prompts first: batched in that order they fall alike.
-    records = _chosen(cell, list(cell.sample_records()), chosen)
+    records = _chosen(cell, [record for record in cell.sample_records() if record["program"] is not None], chosen)
     if not records:
         raise RerunError(f"run {cell.run_id} has no samples to repeat")
     programs = [
@@ -286,19 +286,21 @@ def _repeat_accuracy(
         )
         for record in records
     ]
+    name = str(config.get("generator", "given"))
     hops, seq_len = _value(cell.params.get("hops", "any")), _value(cell.params.get("seq_len", "null"))
     asked = {"hops": None if hops == "any" else hops, "seq_len": seq_len}
     logged = {name: value for name, value in config.items() if name in {f.name for f in fields(ExperimentConfig)}}
     logged |= {
         "prompt_template": config.get("prompt_text", config.get("prompt_template")),
-        "program_generator": _logged_programs(str(config.get("generator", "given"))),
+        "program_generator": name if name in GENERATORS else _logged_programs(name),
         "models": [model],
         "hops": [asked["hops"]],
         "seq_lens": [asked["seq_len"]],
         "num_seqs": len(programs),
     }
     experiment = _built(cell, ExperimentConfig, logged, changes)
-    runner = ExperimentRunner(cell.store.uri, batch_size=config.get("batch_size", 32), **where)
+    how = {name: config[name] for name in ("batch_size", "backend", "quantization", "engine_args") if name in config}
+    runner = ExperimentRunner(cell.store.uri, **how, **where)
     result = runner.run(experiment, programs={(asked["hops"], asked["seq_len"]): programs}, tags=tags)
     return next(iter(result.cell_run_ids.values()))
 
@@ -314,7 +316,7 @@ def _logged_programs(name: str) -> Callable[..., Any]:
 
 
 def _compare_samples(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
-    then, now = list(old.sample_records()), list(new.sample_records())
+    then, now = ([record for record in run.sample_records() if record["program"] is not None] for run in (old, new))
     if [record["prompt"] for record in then] != [record["prompt"] for record in now]:
         return DIFFERENT, [f"the prompts differ; there were {len(then)} samples, now {len(now)}"]
     changed = [

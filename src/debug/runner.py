@@ -3,34 +3,44 @@
     result = ExperimentRunner().run(quick_experiment(...))
 
 One :meth:`ExperimentRunner.run` is one parent run; each (model, hops, seq_len) under it is a cell, a nested run.
-Samples are stored as they come, so that what is done stays, however the run ends. Knows no causal run.
+Samples are stored as they come, so that what is done stays, however the run ends. A sample is correct, wrong, without
+an answer (nothing in the text is one: not correct, and counted apart), or has an error: the model was not asked, or its
+answer not read, and the sample counts in no rate. Knows no causal run.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 from tqdm.auto import tqdm
 
-from debug import models, tracking
-from debug.causal_visualization import accuracy_chart, save_chart
-from debug.core import ExperimentConfig, parse_answer
-from debug.generators import MAX_SEEDS, GeneratedProgram, search
-from debug.models import LoadedModel
+from debug import heuristics, models, tracking
+from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
+from debug.core import ExperimentConfig, cut_off, parse_answer
+from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
+from debug.heuristics import Heuristic
+from debug.models import Engine, LoadedModel
 from debug.prompts import fill
-from debug.statistics import wilson
+from debug.statistics import Comparison, Interval, bootstrap_mean, holm, mcnemar, wilson
 
 KIND = "accuracy"
 
 Cell = tuple[str, int | None, int]
 """Model id, hops (None: any) and seq_len."""
+
+Model = LoadedModel | Engine | Heuristic
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +49,16 @@ class TooFewPrograms(ValueError):
     """The search for programs of the hops asked for ended before there were enough."""
 
 
+class NothingScored(ValueError):
+    """Not one sample of a run could be asked and read."""
+
+
 @dataclass(frozen=True)
 class ExperimentResult:
     """What a run gave: one row a sample, the summary as in summary.json, and the MLflow run ids.
 
-    ``str()`` is a table of the cells with their intervals.
+    ``str()`` is a table of the cells with their intervals, and of the paired tests where models were compared.
+    ``cell_run_ids`` are by (model id, hops, seq_len); of a study with several prompts or tasks, the last's.
     """
 
     samples: pl.DataFrame
@@ -53,23 +68,67 @@ class ExperimentResult:
     tracking_uri: str
 
     def __str__(self) -> str:
-        rows = [("model", "hops", "lines", "accuracy", "no answer", "run")]
-        for cell in self.summary["cells"]:
-            accuracy = str(wilson(cell["correct"], cell["num_samples"]))
-            row = (cell["model"], _hops(cell["hops"]), cell["seq_len"], accuracy, cell["no_answer"], cell["run_id"])
-            rows.append(row)
-        widths = [max(len(str(entry)) for entry in column) for column in zip(*rows, strict=True)]
-        return "\n".join(
-            "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        )
+        cells = self.summary["cells"]
+        several = len({cell["generator"] for cell in cells}) > 1
+        head = ("model", *(["generator"] if several else []), "hops", "lines", "accuracy", "no answer", "errors", "run")
+        rows: list[tuple[Any, ...]] = [head]
+        for cell in cells:
+            accuracy, warning = "none", None
+            if cell["num_samples"]:
+                interval = wilson(cell["correct"], cell["num_samples"])
+                accuracy, warning = str(interval), interval.warning
+            rows.append(
+                (
+                    *(cell["label"], *([cell["generator"]] if several else []), _hops(cell["hops"]), cell["seq_len"]),
+                    *(accuracy, cell["no_answer"], cell["errors"], cell["run_id"]),
+                )
+            )
+            if warning:
+                rows[-1] += (warning,)
+        lines = _table(rows)
+        errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
+        lines += [f"{count} errors: {message}" for message, count in errors.most_common(5)]
+        for backend, reason in dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells):
+            lines.append(f"backend {backend}: {reason}")
+        if self.summary["comparisons"]:
+            lines += ["", "the same programs, paired (difference of accuracies; correct by one alone; exact McNemar)"]
+            lines += _table(
+                [
+                    (
+                        f"{c['first']} - {c['second']}",
+                        c["generator"],
+                        _hops(c["hops"]),
+                        f"{c['seq_len']} lines",
+                        c["text"],
+                    )
+                    for c in self.summary["comparisons"]
+                ]
+            )
+        return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
+    widths = [max(len(str(row[n])) for row in rows if n < len(row)) for n in range(max(map(len, rows)))]
+    return [
+        "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=False)).rstrip() for row in rows
+    ]
+
+
+@dataclass(frozen=True)
+class NotGenerated:
+    """A seed for which the generator gave no program."""
+
+    seed: int
+    error: str
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """The programs of a cell, and how many seeds were passed over to find them."""
+    """The programs of a cell, the template they are put into, and how many seeds were passed over to find them."""
 
     programs: list[GeneratedProgram]
+    failed: list[NotGenerated]
+    template: str
     seeds_passed_over: int
 
 
@@ -78,8 +137,10 @@ class ExperimentRunner:
 
     Args:
         tracking_uri: as :func:`debug.tracking.store_uri`.
-        batch_size: prompts that are completed at once.
-        dtype, device: as :func:`debug.models.load`.
+        batch_size: prompts that are completed at once; vLLM takes all.
+        dtype, device, quantization: as :func:`debug.models.load`.
+        backend: "transformers", "vllm", or "auto": as :func:`debug.models.choose_backend` has it.
+        engine_args: as :func:`debug.models.load_engine`.
     """
 
     def __init__(
@@ -88,16 +149,29 @@ class ExperimentRunner:
         batch_size: int = 32,
         dtype: str | None = None,
         device: str | None = None,
+        backend: str = "auto",
+        quantization: str | None = None,
+        engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
         self.tracking_uri, self.batch_size, self.dtype, self.device = tracking_uri, batch_size, dtype, device
+        self.quantization, self.engine_args = quantization, dict(engine_args or {})
+        self.backend, self.backend_reason = models.choose_backend(backend, device, quantization)
+        if self.engine_args and self.backend != "vllm":
+            raise ValueError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """What the runner, not the configuration, decides."""
+        names = ("batch_size", "backend", "dtype", "device", "quantization", "engine_args")
+        return {name: getattr(self, name) for name in names}
 
     # Models stay in memory from run to run until they are unloaded.
 
     def preload_models(self, model_ids: list[str]) -> None:
         for model_id in model_ids:
-            self._load(model_id)
+            self.load(model_id)
 
     def list_loaded_models(self) -> list[str]:
         return models.loaded()
@@ -108,8 +182,14 @@ class ExperimentRunner:
     def unload_all_models(self) -> None:
         models.unload_all()
 
-    def _load(self, model_id: str) -> LoadedModel:
-        return models.load(model_id, dtype=self.dtype, device=self.device)
+    def load(self, model_id: str) -> Model:
+        """The model in the runner's backend, or the rule of a ``heuristic:`` id; loaded once, kept in memory."""
+        baseline = heuristics.find(model_id)
+        if baseline is not None:
+            return baseline
+        if self.backend == "vllm":
+            return models.load_engine(model_id, dtype=self.dtype, device=self.device, engine_args=self.engine_args)
+        return models.load(model_id, dtype=self.dtype, device=self.device, quantization=self.quantization)
 
     def run(
         self,
@@ -129,69 +209,153 @@ class ExperimentRunner:
         Raises:
             debug.models.ModelNotFound: before anything is written, where that can be told without loading.
             TooFewPrograms: a search ended early; the cells before it stay.
-            ValueError: the model has no tokens for a prompt; the generator or the parser failed.
+            NothingScored: not one sample could be asked and read; its message has the commonest error.
             debug.tracking.TrackingError: the store cannot be opened or written.
         """
-        for model_id in config.models:
-            models.locate(model_id)
-        names = [models.name_of(model_id) for model_id in config.models]
-        cells = list(product(config.hops, config.seq_lens))
-        drawn = {cell: Drawn(list(given), 0) for cell, given in (programs or {}).items()}
-        summary: dict[str, Any] = {"experiment": config.name, "cells": []}
-        samples: list[dict[str, Any]] = []
+        return self.run_study(config.name, [config], no_cache=no_cache, resume=False, programs=programs, tags=tags)
+
+    def run_study(
+        self,
+        name: str,
+        configs: Sequence[ExperimentConfig],
+        *,
+        no_cache: bool = False,
+        resume: bool = True,
+        programs: Mapping[tuple[int | None, int], Sequence[GeneratedProgram]] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> ExperimentResult:
+        """Several experiments as one study: other prompts, other tasks, compared program by program.
+
+        Args:
+            name: the MLflow experiment; those of the configs are not used.
+            resume: go on with the latest study of these very configs that did not end well, if there is one; its
+                finished cells stay. A function of one's own is known by its name alone.
+            no_cache, programs, tags: as :meth:`run`; the programs are the first config's.
+
+        Raises:
+            As :meth:`run`.
+        """
+        for model_id in dict.fromkeys(model_id for config in configs for model_id in config.models):
+            if heuristics.find(model_id) is None:
+                models.locate(model_id)
+        labels = _labels(configs)
+        plan = [
+            (c, model_id, cell)
+            for c, config in enumerate(configs)
+            for model_id in config.models
+            for cell in config.cells
+        ]
+        digest = _digest([self._how, *(config.to_record() | {"name": name} for config in configs)])
         store = tracking.Store(self.tracking_uri)
-        title = f"{', '.join(names)} · {config.generator[0]} · {config.prompt[0]}"
-        with (
-            store.start(config.name, title, kind=KIND, tags=tags) as study,
-            tqdm(total=len(config.models) * len(cells) * config.num_seqs, unit="sample") as bar,
-        ):
-            study.log_params(_params(config))
-            study.log_json("config.json", config.to_record() | {"batch_size": self.batch_size})
-            for model_id in config.models:
-                model = self._load(model_id)
-                for hops, seq_len in cells:
-                    if (hops, seq_len) not in drawn:
-                        drawn[hops, seq_len] = _draw(config, hops, seq_len)
-                    row, records = self._run_cell(study, model, config, hops, drawn[hops, seq_len], bar)
-                    summary["cells"].append(row)
-                    samples += [{"model": row["model"], **record} for record in records]
-                    study.log_json("summary.json", summary)
-                    study.flush()
-                if no_cache:
-                    models.unload(model_id)
-            study.log_metrics({"num_samples": len(samples)})
-            save_chart(accuracy_chart(_chart_frame(summary["cells"])), study.folder, "accuracy")
-        cell_run_ids = {
-            (model_id, hops, seq_len): row["run_id"]
-            for (model_id, (hops, seq_len)), row in zip(product(config.models, cells), summary["cells"], strict=True)
+        logger.info("backend %s: %s", self.backend, self.backend_reason)
+        drawn = {
+            (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
+            for (hops, seq_len), given in (programs or {}).items()
         }
-        frame = pl.DataFrame(samples, infer_schema_length=None)
+        rows: list[dict[str, Any]] = []
+        samples: list[dict[str, Any]] = []
+        with (
+            self._study(store, name, _title(configs), digest, resume, tags or {}) as (study, finished),
+            tqdm(total=sum(configs[c].num_seqs for c, _, _ in plan), unit="sample") as bar,
+        ):
+            study.log_params(_params(configs))
+            experiments = [config.to_record() for config in configs]
+            shared = experiments[0] if len(configs) == 1 else {"name": name, "experiments": experiments}
+            study.log_json("config.json", shared | self._how)
+            for number, (c, model_id, (hops, seq_len)) in enumerate(plan):
+                config, place = configs[c], _digest([c, model_id, hops, seq_len])
+                if place in finished:
+                    row, records = finished[place].summary, list(finished[place].samples.iter_rows(named=True))
+                    bar.update(len(records))
+                else:
+                    model = self.load(model_id)
+                    if (c, hops, seq_len) not in drawn:
+                        drawn[c, hops, seq_len] = _draw(config, hops, seq_len)
+                    label = labels[c, model_id]
+                    row, records = self._run_cell(
+                        study, model, config, hops, seq_len, drawn[c, hops, seq_len], label, place, bar
+                    )
+                rows.append(row)
+                of_cell = {
+                    "model": row["model"],
+                    "label": row["label"],
+                    "generator": row["generator"],
+                    "cell_hops": hops,
+                }
+                samples += [of_cell | record for record in records]
+                summary = {"experiment": name, "cells": rows, "comparisons": []}
+                study.log_json("summary.json", summary)
+                study.flush()
+                if no_cache and all(later != model_id for _, later, _ in plan[number + 1 :]):
+                    models.unload(model_id)
+            if not any(row["num_samples"] for row in rows):
+                [(message, _)] = sum((Counter(row["error_counts"]) for row in rows), Counter()).most_common(1)
+                raise NothingScored(
+                    f"none of {len(samples)} samples could be asked and read; commonest error: {message}"
+                )
+            summary["comparisons"] = _compare(samples)
+            study.log_json("summary.json", summary)
+            study.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
+            _save_charts(study, rows, summary["comparisons"])
+        cell_run_ids = {(model_id, *cell): row["run_id"] for (_, model_id, cell), row in zip(plan, rows, strict=True)}
+        frame = pl.DataFrame(samples, infer_schema_length=None, strict=False)
         return ExperimentResult(frame, summary, study.run_id, cell_run_ids, store.uri)
+
+    @contextmanager
+    def _study(
+        self, store: tracking.Store, name: str, title: str, digest: str, resume: bool, tags: Mapping[str, str]
+    ) -> Iterator[tuple[tracking.RunWriter, dict[str, tracking.LoggedRun]]]:
+        """A new study, or the unfinished one of this digest with its finished cells, by their places."""
+        found = store.find_runs(experiment=name, kind=KIND, role="study") if resume else None
+        for run_id in [] if found is None else found.filter(pl.col("status") != "FINISHED")["run_id"]:
+            earlier = store.load_run(run_id)
+            if earlier.tags.get(_STUDY) != digest:
+                continue
+            finished = {
+                cell.tags[_PLACE]: cell
+                for cell in earlier.children
+                if cell.status == "FINISHED" and _PLACE in cell.tags
+            }
+            logger.info(
+                "going on with study %s (%s), of which %d cells are done", run_id, earlier.status, len(finished)
+            )
+            with store.resume(run_id) as study:
+                yield study, finished
+            return
+        with store.start(name, title, kind=KIND, tags={_STUDY: digest, **tags}) as study:
+            yield study, {}
 
     def _run_cell(
         self,
         study: tracking.RunWriter,
-        model: LoadedModel,
+        model: Model,
         config: ExperimentConfig,
         hops: int | None,
+        seq_len: int,
         drawn: Drawn,
+        label: str,
+        place: str,
         bar: tqdm,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """One cell as a run: its row of the summary, and its samples."""
-        seq_len = drawn.programs[0].seq_len
-        name = f"{model.id} · {_hops(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
+        name = f"{label} · {_hops(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
         bar.set_description(name)
+        reason = self.backend_reason if model.backend == self.backend else "a rule in the place of a model"
         params = {
             "model": model.id,
+            "label": label,
             "hops": _hops(hops),
             "seq_len": seq_len,
+            "backend": model.backend,
+            "backend_reason": reason,
             "dtype": model.dtype,
             "device": model.device,
+            "quantization": model.quantization or "none",
         }
-        with study.cell(name, _params(config) | params) as cell:
-            cell.set_tags(model.provenance())
-            own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len], "batch_size": self.batch_size}
-            cell.log_json("config.json", config.to_record() | own)
+        with study.cell(name, _params([config]) | params) as cell:
+            cell.set_tags(model.provenance() | {_PLACE: place})
+            own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
+            cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": config.seed, "hops": hops, "seq_len": seq_len}
             cell.log_dataset(
                 f"{config.generator[0]} programs",
@@ -200,7 +364,7 @@ class ExperimentRunner:
             )
             records = []
             started = time.perf_counter()
-            for record in _complete(model, drawn.programs, config, self.batch_size):
+            for record in _records(model, drawn, config, seq_len, self.batch_size):
                 cell.append_jsonl("samples.jsonl", [record])
                 records.append(record)
                 bar.update()
@@ -208,13 +372,26 @@ class ExperimentRunner:
             cell.log_metrics(metrics)
             row: dict[str, Any] = {
                 "model": model.id,
+                "label": label,
+                "generator": config.generator[0],
+                "prompt_template": config.prompt[0],
                 "hops": hops,
                 "seq_len": seq_len,
+                "backend": model.backend,
+                "backend_reason": reason,
                 "run_id": cell.run_id,
             } | metrics
             row |= _counts(records) | {"seeds_passed_over": drawn.seeds_passed_over}
             cell.log_json("summary.json", row)
-        if row["distinct_programs"] < len(records):
+        if row["errors"]:
+            logger.warning(
+                "%s: %d of %d samples have errors: %s",
+                name,
+                row["errors"],
+                len(records),
+                next(iter(row["error_counts"])),
+            )
+        if row["distinct_programs"] < row["num_samples"]:
             logger.warning(
                 "%s: %d different programs among %d samples; the interval takes all for independent, and is too narrow",
                 name,
@@ -231,7 +408,7 @@ class ExperimentRunner:
         """
         rows = [
             {
-                "model": cell.params["model"],
+                "label": cell.params.get("label", cell.params["model"]),
                 "hops": None if cell.params["hops"] == "any" else int(cell.params["hops"]),
                 "seq_len": int(cell.params["seq_len"]),
                 **{metric: cell.metrics.get(metric) for metric in _CHARTED},
@@ -248,17 +425,22 @@ class ExperimentRunner:
 
         Returns:
             One row a sample: run_id of its cell, model, hops, seq_len, seed, program, expected, parsed, raw_output,
-            outcome ("wrong" or "no answer"), and times_given: in how many samples of the cell that answer was wrong.
+            outcome ("wrong", "no answer", or "error": not asked or not read), error, and times_given: in how many
+            samples of the cell that answer was wrong.
 
         Raises:
             ValueError: no accuracy run of that name, or no sample in it.
         """
         frames = [
-            cell.samples.filter(~pl.col("correct"))
+            cell.samples.filter(~pl.col("correct").fill_null(False))
             .with_columns(
                 run_id=pl.lit(cell.run_id),
                 model=pl.lit(cell.params["model"]),
-                outcome=pl.when(pl.col("parsed").is_null()).then(pl.lit("no answer")).otherwise(pl.lit("wrong")),
+                outcome=pl.when(pl.col("correct").is_null())
+                .then(pl.lit("error"))
+                .when(pl.col("parsed").is_null())
+                .then(pl.lit("no answer"))
+                .otherwise(pl.lit("wrong")),
                 times_given=pl.len().over("parsed"),
             )
             .sort("outcome", "times_given", "parsed", "seed", descending=[True, True, False, False])
@@ -269,7 +451,7 @@ class ExperimentRunner:
             raise ValueError(f"the latest accuracy run of experiment {name!r} has no samples")
         return pl.concat(frames, how="vertical_relaxed").select(
             *["run_id", "model", "hops", "seq_len", "seed", "program"],
-            *["expected", "parsed", "raw_output", "outcome", "times_given"],
+            *["expected", "parsed", "raw_output", "outcome", "error", "times_given"],
         )
 
     def _latest_cells(self, name: str) -> list[tracking.LoggedRun]:
@@ -280,78 +462,291 @@ class ExperimentRunner:
         return store.load_run(found["run_id"][0]).children
 
 
-def _params(config: ExperimentConfig) -> dict[str, Any]:
-    """Params of the whole study."""
-    return {
-        "generator": config.generator[0],
-        "prompt_template": config.prompt[0],
-        "answer_parser": config.parser[0],
-        "seed": config.seed,
-        "num_seqs": config.num_seqs,
-        "backend": "transformers",
-    }
+_STUDY, _PLACE = "debug.study", "debug.cell"  # tags: digest of a study's configs; of a cell's place among them
+
+
+def _digest(values: Any) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _title(configs: Sequence[ExperimentConfig]) -> str:
+    parts = (
+        [models.name_of(model_id) for config in configs for model_id in config.models],
+        [config.generator[0] for config in configs],
+        [config.prompt[0] for config in configs],
+    )
+    return " · ".join(", ".join(dict.fromkeys(names)) for names in parts)
+
+
+def _labels(configs: Sequence[ExperimentConfig]) -> dict[tuple[int, str], str]:
+    """What each config's model is called in tables and charts: its name, and how it is asked where that differs."""
+    prompts: dict[tuple[str, str], set[str]] = {}
+    for config in configs:
+        for model_id in config.models:
+            prompts.setdefault((config.generator[0], model_id), set()).add(_asked(config))
+    labels = {}
+    for c, config in enumerate(configs):
+        for model_id in config.models:
+            several = len(prompts[config.generator[0], model_id]) > 1
+            labels[c, model_id] = models.name_of(model_id) + (f", {_asked(config)}" if several else "")
+    return labels
+
+
+def _asked(config: ExperimentConfig) -> str:
+    """The way a config asks, in words."""
+    parts = [config.prompt[0], f"{config.few_shot} solved" if config.few_shot else "", "chat" if config.chat else ""]
+    return " ".join([part for part in parts if part] + (["logits"] if config.scoring == "logits" else []))
+
+
+def _params(configs: Sequence[ExperimentConfig]) -> dict[str, Any]:
+    """Params that the whole study shares."""
+    each = [
+        {
+            "generator": config.generator[0],
+            "prompt_template": config.prompt[0],
+            "answer_parser": config.parser[0],
+            "seed": config.seed,
+            "num_seqs": config.num_seqs,
+            "few_shot": config.few_shot,
+            "chat": config.chat,
+            "scoring": config.scoring,
+            "max_new_tokens": config.max_new_tokens,
+        }
+        for config in configs
+    ]
+    return {name: value for name, value in each[0].items() if all(params[name] == value for params in each)}
 
 
 def _draw(config: ExperimentConfig, hops: int | None, seq_len: int) -> Drawn:
-    """The first programs that have the hops, and that the prompt does not solve as an example."""
-    programs = []
+    """The first ``num_seqs`` seeds whose program has the hops and is not solved in the prompt as an example.
+
+    A seed at which the generator fails is one of them: it is recorded, and not replaced by another.
+    """
+    template = config.prompt_text(seq_len)
+    programs, failed = [], []
     with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
-        for candidate in search(config.generator[1], seq_len, config.seed, hops, config.prompt[1]):
-            programs.append(candidate)
+        for seed in range(config.seed, config.seed + MAX_SEEDS):
+            try:
+                candidate = generate(config.generator[1], seq_len, seed, hops)
+            except HopsNotAvailable:
+                continue
+            except GeneratorError as error:
+                failed.append(NotGenerated(seed, str(error)))
+            else:
+                if candidate.program in template:
+                    continue
+                programs.append(candidate)
             bar.update()
-            if len(programs) == config.num_seqs:
-                return Drawn(programs, candidate.seed - config.seed + 1 - len(programs))
+            done = len(programs) + len(failed)
+            if done == config.num_seqs:
+                return Drawn(programs, failed, template, seed - config.seed + 1 - done)
     raise TooFewPrograms(
         f"found {len(programs)} of {config.num_seqs} programs with {_hops(hops)} hops on {seq_len} lines in "
         f"{MAX_SEEDS} seeds from {config.seed} on; ask for fewer, or for longer programs"
     )
 
 
-def _complete(
-    model: LoadedModel, programs: list[GeneratedProgram], config: ExperimentConfig, batch_size: int
+_NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output", "parsed", "correct", "chain"), None)
+
+
+def _records(
+    model: Model, drawn: Drawn, config: ExperimentConfig, seq_len: int, batch_size: int
 ) -> Iterator[dict[str, Any]]:
-    """The record of each sample, as batches finish; fields as the tracking contract has them."""
-    template, parser = config.prompt[1], config.parser[1]
-    prompts = [fill(template, program.program) for program in programs]
-    for index, completion in model.generate(prompts, max_new_tokens=config.max_new_tokens, batch_size=batch_size):
+    """The record of each sample, as batches finish; fields as the tracking contract has them.
+
+    ``correct`` is null where there is an error that kept the sample from being asked or read.
+    """
+    for failure in drawn.failed:
+        yield {"seed": failure.seed, "seq_len": seq_len} | _NO_SAMPLE | {"error": failure.error}
+    programs = drawn.programs
+    prompts = given(model, drawn.template, [program.program for program in programs])
+    answers: Iterator[tuple[int, dict[str, Any]]]
+    if config.scoring == "logits":
+        answers = _ranked(model, prompts, programs, batch_size)
+    else:
+        answers = _written(model, prompts, config, batch_size)
+    for index, answer in answers:
         program = programs[index]
-        parsed = parse_answer(parser, completion)
+        parsed, unread = answer["parsed"], answer.pop("unread")
+        correct = type(parsed) is type(program.answer) and parsed == program.answer  # True is not 1
         yield {
             "seed": program.seed,
             "seq_len": program.seq_len,
             "hops": program.hops,
             "program": program.program,
-            "prompt": prompts[index],
+            "prompt": _sent(model, prompts[index], config),
             "expected": program.answer,
-            "raw_output": completion,
-            "parsed": parsed,
-            "correct": type(parsed) is type(program.answer) and parsed == program.answer,  # True is not 1
             "chain": program.metadata.get("chain"),
-            "error": None,
+            **answer,
+            "correct": None if unread else correct,
         }
 
 
+def given(model: Model, template: str, programs: Sequence[str]) -> list[str]:
+    """What a model is given of each program: the prompt; a heuristic is given the program."""
+    return [program if isinstance(model, Heuristic) else fill(template, program) for program in programs]
+
+
+def _sent(model: Model, prompt: str, config: ExperimentConfig) -> str:
+    """The text that the model was given."""
+    try:
+        return prompt if isinstance(model, Heuristic) else model.rendered(prompt, chat=config.chat)
+    except ValueError:  # no chat template: the sample's error says so
+        return prompt
+
+
+def _written(
+    model: Model, prompts: list[str], config: ExperimentConfig, batch_size: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Answers parsed from what the model writes."""
+    assert config.max_new_tokens is not None
+    completions = model.generate(prompts, max_new_tokens=config.max_new_tokens, batch_size=batch_size, chat=config.chat)
+    for index, completion in completions:
+        if completion.error is not None:
+            yield index, {"raw_output": None, "parsed": None, "error": completion.error, "unread": True}
+            continue
+        parsed, error, unread = None, None, False
+        if not completion.ended and cut_off(config.parser[1], completion.text):
+            error = f"no end after {config.max_new_tokens} tokens, and the answer comes last; raise max_new_tokens"
+        else:
+            try:
+                parsed = parse_answer(config.parser[1], completion.text)
+            except ValueError as failure:
+                error, unread = str(failure), True
+        if not completion.text.strip():
+            error = error or "the model wrote nothing"
+        yield index, {"raw_output": completion.text, "parsed": parsed, "error": error, "unread": unread}
+
+
+def _ranked(
+    model: Model, prompts: list[str], programs: list[GeneratedProgram], batch_size: int
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The most probable of the possible answers: the digits, True and False, or all answers of the cell's programs.
+
+    ``answer_rank`` counts, from 1, the possible answers that are no less probable than the right one.
+    """
+    expected = {program.answer for program in programs}
+    if all(isinstance(answer, bool) for answer in expected):
+        possible: list[Any] = [False, True]
+    elif all(isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer <= 9 for answer in expected):
+        possible = list(range(10))
+    else:
+        possible = sorted(expected, key=str)
+    for index, scores in model.score(prompts, [str(answer) for answer in possible], batch_size=batch_size):
+        if scores.error is not None:
+            yield index, {"raw_output": None, "parsed": None, "error": scores.error, "unread": True}
+            continue
+        values = np.array(scores.log_probabilities)
+        best = np.flatnonzero(values == values.max())
+        right = possible.index(programs[index].answer)
+        yield (
+            index,
+            {
+                "raw_output": str(possible[best[0]]),
+                "parsed": possible[best[0]] if len(best) == 1 else None,
+                "error": None if len(best) == 1 else f"{len(best)} answers are equally probable",
+                "unread": False,
+                "answer_rank": int((values >= values[right]).sum()),
+                "answer_probability": float(np.exp(values[right])),
+            },
+        )
+
+
 def _score(records: list[dict[str, Any]], seconds: float) -> dict[str, float | None]:
-    """A cell's metrics. A sample without an answer counts among n: it was asked, and not answered correctly."""
-    accuracy = wilson(sum(record["correct"] for record in records), len(records))
-    return {
-        "accuracy": accuracy.estimate,
-        "accuracy_ci_low": accuracy.low,
-        "accuracy_ci_high": accuracy.high,
-        "num_samples": accuracy.n,
+    """A cell's metrics. A sample without an answer counts among n: it was asked, and not answered correctly; one with
+    ``correct`` null does not."""
+    read = [record for record in records if record["correct"] is not None]
+    metrics: dict[str, float | None] = {"accuracy": None, "accuracy_ci_low": None, "accuracy_ci_high": None}
+    if read:
+        metrics |= _with_ends("accuracy", wilson(sum(record["correct"] for record in read), len(read)))
+    for name in ("answer_probability", "answer_rank"):
+        values = [record[name] for record in read if name in record]
+        if values:
+            metrics |= _with_ends(name, bootstrap_mean(values))
+    return metrics | {
+        "num_samples": len(read),
+        "num_errors": len(records) - len(read),
+        "num_no_answer": sum(record["parsed"] is None for record in read),
         "samples_per_second": len(records) / seconds,
     }
 
 
-def _counts(records: list[dict[str, Any]]) -> dict[str, int]:
-    correct = sum(record["correct"] for record in records)
-    no_answer = sum(record["parsed"] is None for record in records)
+def _with_ends(name: str, interval: Interval) -> dict[str, float | None]:
+    return {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+
+
+def _counts(records: list[dict[str, Any]]) -> dict[str, Any]:
+    read = [record for record in records if record["correct"] is not None]
+    correct = sum(record["correct"] for record in read)
+    no_answer = sum(record["parsed"] is None for record in read)
+    errors = Counter(_without_seed(record) for record in records if record["correct"] is None)
     return {
         "correct": correct,
-        "wrong": len(records) - correct - no_answer,
+        "wrong": len(read) - correct - no_answer,
         "no_answer": no_answer,
-        "distinct_programs": len({record["program"] for record in records}),
+        "errors": len(records) - len(read),
+        "error_counts": dict(errors.most_common(5)),
+        "distinct_programs": len({record["program"] for record in read}),
     }
+
+
+def _without_seed(record: dict[str, Any]) -> str:
+    """An error without what is this sample's alone, so that errors of one kind can be counted."""
+    return record["error"].replace(f"at seed {record['seed']}", "at a seed").split("; the prompt begins")[0]
+
+
+def _compare(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Every two series on every cell that both have, but two rules: paired by program, Holm's correction over all."""
+    cells: dict[tuple[str, int | None, int], dict[str, dict[str, bool]]] = {}
+    for sample in samples:
+        if sample["correct"] is not None:
+            cell = cells.setdefault((sample["generator"], sample["cell_hops"], sample["seq_len"]), {})
+            cell.setdefault(sample["label"], {}).setdefault(sample["program"], sample["correct"])
+    places, compared = [], []
+    for place, series in cells.items():
+        for first, second in combinations(series, 2):
+            if first.startswith(heuristics.PREFIX) and second.startswith(heuristics.PREFIX):
+                continue  # two rules are no question, and each comparison costs the others power
+            both = sorted(series[first].keys() & series[second].keys())
+            if both:
+                places.append((*place, first, second))
+                compared.append(mcnemar(*([series[name][program] for program in both] for name in (first, second))))
+    return [
+        {
+            **dict(zip(("generator", "hops", "seq_len", "first", "second"), place, strict=True)),
+            **_comparison_record(comparison),
+        }
+        for place, comparison in zip(places, holm(compared), strict=True)
+    ]
+
+
+def _comparison_record(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": comparison.difference.estimate,
+        "ci_low": comparison.difference.low,
+        "ci_high": comparison.difference.high,
+        "n": comparison.difference.n,
+        "only_first": comparison.only_first,
+        "only_second": comparison.only_second,
+        "p_value": comparison.p_value,
+        "p_adjusted": comparison.p_adjusted,
+        "warning": comparison.warning,
+        "text": str(comparison),
+    }
+
+
+def _save_charts(study: tracking.RunWriter, rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> None:
+    """accuracy, and comparisons where there are any; of several generators, one of each for each."""
+    generators = list(dict.fromkeys(row["generator"] for row in rows))
+    for generator in generators:
+        ending = f"_{generator}" if len(generators) > 1 else ""
+        scored = [row for row in rows if row["generator"] == generator and row["num_samples"]]
+        if scored:
+            save_chart(accuracy_chart(_chart_frame(scored)), study.folder, f"accuracy{ending}")
+        compared = [row for row in comparisons if row["generator"] == generator]
+        if compared:
+            frame = pl.DataFrame(compared, infer_schema_length=None)
+            save_chart(comparison_chart(frame), study.folder, f"comparisons{ending}")
 
 
 _CHARTED = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_high": "ci_high", "num_samples": "n"}
@@ -360,7 +755,7 @@ _CHARTED = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_hi
 def _chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
     """The columns that the accuracy chart reads, from rows with a cell's coordinates and metrics."""
     frame = pl.DataFrame(rows, infer_schema_length=None).rename(_CHARTED)
-    return frame.select("model", "hops", "seq_len", *_CHARTED.values())
+    return frame.select(pl.col("label").alias("model"), "hops", "seq_len", *_CHARTED.values())
 
 
 def _hops(hops: int | None) -> str:

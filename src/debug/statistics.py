@@ -1,11 +1,14 @@
-"""How sure a number is: a rate's Wilson interval, a mean's bootstrap interval. The arithmetic is scipy's.
+"""How sure a number is: intervals of rates, means, differences; paired tests of two models. The arithmetic is scipy's.
 
-Knows no run and no model. Every result carries n, the number of independent things it was computed from.
+Knows no run and no model. Every result carries n, the number of independent things it was computed from, and a warning
+where that is too few for what a reader would conclude.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +29,13 @@ class Interval:
     n: int
     is_rate: bool = False
 
+    @property
+    def warning(self) -> str | None:
+        """What a reader must know before concluding from a rate: that its interval is wider than 20 points."""
+        if not self.is_rate or self.low is None or self.high is None or self.high - self.low <= 0.2:
+            return None
+        return f"n = {self.n} leaves {100 * (self.high - self.low):.0f} points open"
+
     def __str__(self) -> str:
         """``97.0% [94.1, 98.5] (n=200)`` for a rate, ``0.813 [0.790, 0.836] (n=50)`` for a mean."""
 
@@ -34,6 +44,84 @@ class Interval:
 
         ends = "no interval" if self.low is None or self.high is None else f"[{show(self.low)}, {show(self.high)}]"
         return f"{show(self.estimate)}{'%' if self.is_rate else ''} {ends} (n={self.n})"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same programs: ``difference`` of their accuracies, the first's less the second's.
+
+    ``p_value`` is that of the exact McNemar test, ``p_adjusted`` after Holm's correction for all pairs compared.
+    """
+
+    difference: Interval
+    only_first: int
+    """Programs that only the first answers correctly."""
+    only_second: int
+    p_value: float
+    p_adjusted: float | None = None
+    warning: str | None = None
+
+    def __str__(self) -> str:
+        p = self.p_value if self.p_adjusted is None else self.p_adjusted
+        adjusted = "" if self.p_adjusted is None else " (Holm)"
+        told_apart = f"{self.only_first} : {self.only_second}"
+        return f"{self.difference}, {told_apart}, p = {p:.2g}{adjusted}{f'; {self.warning}' if self.warning else ''}"
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike) -> Comparison:
+    """Two models that were asked the same programs: the exact McNemar test, and the difference with its interval.
+
+    Args:
+        first, second: shape [n], whether each program was answered correctly, the same programs in the same order.
+
+    Returns:
+        The difference's interval is a bootstrap over programs; none where all programs have the same difference.
+
+    Raises:
+        ValueError: shapes differ, or there is no program.
+    """
+    pair = np.asarray(first), np.asarray(second)
+    if pair[0].ndim != 1 or not pair[0].size or pair[0].shape != pair[1].shape or {a.dtype.kind for a in pair} != {"b"}:
+        raise ValueError(
+            f"answers have shapes {pair[0].shape} and {pair[1].shape}; expected the same programs of both models, "
+            "one or more, as True (correct) or False"
+        )
+    difference = pair[0].astype(float) - pair[1].astype(float)
+    only_first, only_second = int((difference > 0).sum()), int((difference < 0).sum())
+    told_apart = only_first + only_second
+    p_value = float(stats.binomtest(only_first, told_apart).pvalue) if told_apart else 1.0
+    interval = bootstrap_mean(difference, is_rate=True)
+    if interval.low == interval.high:  # resampling equal values says nothing about other programs
+        interval = replace(interval, low=None, high=None)
+    return _with_warning(Comparison(interval, only_first, only_second, p_value), 1)
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p values adjusted for their number (Holm 1979); the order stays.
+
+    The i-th smallest of m is multiplied by m - i + 1, and none may fall below a smaller one's. scipy has no such
+    function; a test checks this one against the closed test that it abbreviates.
+    """
+    count = len(comparisons)
+    order = sorted(range(count), key=lambda index: comparisons[index].p_value)
+    adjusted, smallest = list(comparisons), 0.0
+    for rank, index in enumerate(order):
+        smallest = max(smallest, min(1.0, (count - rank) * comparisons[index].p_value))
+        adjusted[index] = _with_warning(replace(comparisons[index], p_adjusted=smallest), count)
+    return adjusted
+
+
+def _with_warning(comparison: Comparison, compared: int) -> Comparison:
+    """Too few programs tell the two apart for any outcome to reach 5% among this many comparisons?"""
+    told_apart = comparison.only_first + comparison.only_second
+    needed = math.ceil(math.log2(2 * compared / 0.05))
+    if told_apart >= needed:
+        return replace(comparison, warning=None)
+    return replace(
+        comparison,
+        warning=f"{told_apart} of {comparison.difference.n} programs tell them apart, too few for p < 0.05 "
+        f"({needed} are needed{f' among {compared} comparisons' if compared > 1 else ''})",
+    )
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:

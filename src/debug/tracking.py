@@ -247,9 +247,26 @@ class Store:
         own = {"debug.kind": kind, "debug.schema": str(SCHEMA), **_provenance()}
         return self._run(experiment, name, {**(tags or {}), **own}, "study", None)
 
+    def resume(self, run_id: str) -> AbstractContextManager[RunWriter]:
+        """Go on with a parent run that has ended, or whose process has died: it is RUNNING, and ends as any other.
+
+        Raises:
+            TrackingError: no such run, or the store cannot be written.
+        """
+        earlier = self.load_run(run_id)
+        tags = {name: value for name, value in earlier.tags.items() if not name.startswith("mlflow.")}
+        tags = {name: value for name, value in tags.items() if name not in ("debug.role", "debug.error")}
+        return self._run(earlier.experiment, earlier.name, tags, "study", None, run_id)
+
     @contextmanager
     def _run(
-        self, experiment: str, name: str, tags: Mapping[str, str], role: str, parent: str | None
+        self,
+        experiment: str,
+        name: str,
+        tags: Mapping[str, str],
+        role: str,
+        parent: str | None,
+        resumed: str | None = None,
     ) -> Iterator[RunWriter]:
         own = {"debug.role": role} | ({_PARENT: parent} if parent else {})
         run: Run | None = None
@@ -260,7 +277,11 @@ class Store:
                     self.relocate()
                 experiment_id = self._experiment_id(experiment)
                 with _uninterrupted():
-                    run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
+                    if resumed is None:
+                        run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
+                    else:
+                        self.client.update_run(resumed, status="RUNNING")
+                        run = self.client.get_run(resumed)
             writer = RunWriter(self, run, experiment, tags)
             try:
                 yield writer

@@ -1,0 +1,105 @@
+"""Samples per second of the accuracy backends beside the text-generation pipeline of transformers, called in a loop.
+
+python benchmarks/accuracy.py                                   # SmolLM2, 17 lines, zero-shot and three solved examples
+python benchmarks/accuracy.py --num-seqs 64 --backends pipeline transformers vllm
+python benchmarks/accuracy.py --model tiny --seq-len 5 --few-shot 0
+
+The same prompts, greedy, the same number of new tokens, the same dtype, in one process. The pipeline gets one prompt
+after another, as this research first did it. Rounds alternate between the backends, so that a machine that slows down
+slows all of them; what is printed is the median round, and the ratio within each round. Loading is not counted; vLLM's
+start is printed apart. Its prefix cache is emptied before every round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import islice
+from statistics import median
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from debug import cli
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--seq-len", type=int, default=17)
+    parser.add_argument("--few-shot", type=int, nargs="+", default=[0, 3], help="solved examples (default: 0 and 3)")
+    parser.add_argument("--num-seqs", type=int, default=32, help="programs in each round (default 32)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--max-new-tokens", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--backends", nargs="+", default=["pipeline", "transformers"], help="and vllm")
+    return parser.parse_args()
+
+
+def main(options: argparse.Namespace) -> None:
+    import torch
+    from transformers import pipeline
+
+    from debug import models, prompts
+    from debug.generators import make_variable_binding_program, search
+
+    model = models.load(options.model)
+    looped = pipeline("text-generation", model=model.hf, tokenizer=model.tokenizer)
+    engine: Any = None
+    if "vllm" in options.backends:
+        started = time.perf_counter()
+        engine = models.load_engine(options.model, dtype=model.dtype)
+        print(f"vLLM started in {time.perf_counter() - started:.0f} s")
+
+    def with_pipeline(asked: list[str]) -> list[str]:
+        chosen = {"max_new_tokens": options.max_new_tokens, "do_sample": False, "return_full_text": False}
+        return [looped(prompt, **chosen)[0]["generated_text"] for prompt in asked]
+
+    def with_model(asked: list[str]) -> list[str]:
+        done = dict(model.generate(asked, max_new_tokens=options.max_new_tokens, batch_size=options.batch_size))
+        return [done[index].text for index in range(len(asked))]
+
+    def with_engine(asked: list[str]) -> list[str]:
+        engine.llm.reset_prefix_cache()
+        done = dict(engine.generate(asked, max_new_tokens=options.max_new_tokens))
+        return [done[index].text for index in range(len(asked))]
+
+    ways: dict[str, Callable[[list[str]], list[str]]] = {
+        "pipeline": with_pipeline,
+        "transformers": with_model,
+        "vllm": with_engine,
+    }
+    ways = {name: ways[name] for name in options.backends}
+    print(
+        f"{options.model}, {options.seq_len} lines, {model.dtype} on {model.device}, {torch.get_num_threads()} threads"
+    )
+    for few_shot in options.few_shot:
+        template = prompts.VARIABLE_BINDING
+        if few_shot:
+            template = prompts.few_shot(make_variable_binding_program, options.seq_len, few_shot)
+        drawn = islice(search(make_variable_binding_program, options.seq_len, 0), options.num_seqs)
+        asked = [prompts.fill(template, made.program) for made in drawn]
+        tokens = median(len(model.encode(prompt)) for prompt in asked)
+        for way in ways.values():
+            way(asked[:2])
+        rates: dict[str, list[float]] = {name: [] for name in ways}
+        texts: dict[str, list[str]] = {}
+        for _ in tqdm(range(options.rounds), desc=f"{few_shot} solved examples", unit="round"):
+            for name, way in ways.items():
+                started = time.perf_counter()
+                texts[name] = way(asked)
+                rates[name].append(len(asked) / (time.perf_counter() - started))
+        print(f"\n{few_shot} solved examples, {tokens:.0f} tokens a prompt, {len(asked)} prompts a round")
+        first = options.backends[0]
+        for name in ways:
+            ratios = [mine / theirs for mine, theirs in zip(rates[name], rates[first], strict=True)]
+            same = sum(a == b for a, b in zip(texts[name], texts[first], strict=True))
+            print(
+                f"  {name:14}{median(rates[name]):8.2f} samples/s   {median(ratios):5.1f} times {first} "
+                f"({min(ratios):.1f} to {max(ratios):.1f})   same text: {same} of {len(asked)}"
+            )
+
+
+if __name__ == "__main__":
+    cli.run(main, arguments())

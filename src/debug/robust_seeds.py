@@ -1,0 +1,245 @@
+"""Robust seeds: the first RNG seeds whose program, and its counterfactual, every model answers correctly.
+
+    found = find_robust_seeds(RobustSearch(models=["tiny"], hops=[3], seq_lens=[5], count=10))
+    found[0].seeds
+
+Causal runs over robust seeds compare models on the same programs, each of which all of them can do. Each model is
+loaded once. Seeds go through in batches, one model after another, and one that a model fails is not shown to the next.
+With ``all_incorrect`` it is the opposite: programs and counterfactuals that every model answers, and answers wrong.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from debug import heuristics, models, tracking
+from debug.core import ExperimentConfig, parse_answer
+from debug.counterfactual import make_pair
+from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
+from debug.programs import ProgramPair
+from debug.runner import ExperimentRunner, Model, NothingScored, given
+from debug.statistics import wilson
+
+KIND = "robust_seeds"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RobustSearch:
+    """Which seeds are looked for.
+
+    Attributes:
+        count: seeds to find in each cell (hops, seq_len).
+        max_tried: programs to try in each cell before it gives up.
+        few_shot: solved programs before each program, as :class:`debug.core.ExperimentConfig` has it.
+        all_incorrect: seeds that every model answers wrong instead; a text that holds no answer is not a wrong one.
+
+    Raises:
+        ValueError: names the field, what it was, and what was expected.
+    """
+
+    models: Sequence[str]
+    hops: Sequence[int | None] = (3,)
+    seq_lens: Sequence[int] = (5,)
+    count: int = 1
+    seed: int = 0
+    max_tried: int = 1000
+    prompt_template: str = "VARIABLE_BINDING"
+    few_shot: int = 0
+    all_incorrect: bool = False
+    max_new_tokens: int = 8
+    name: str = "robust_seeds"
+    programs: ExperimentConfig = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.max_tried, bool) or not isinstance(self.max_tried, int) or self.max_tried < 1:
+            raise ValueError(f"max_tried is {self.max_tried!r}; expected an integer, 1 or more")
+        config = ExperimentConfig(
+            name=self.name,
+            prompt_template=self.prompt_template,
+            program_generator="variable_binding",
+            models=self.models,
+            num_seqs=self.count,
+            seq_lens=self.seq_lens,
+            hops=self.hops,
+            seed=self.seed,
+            few_shot=self.few_shot,
+            max_new_tokens=self.max_new_tokens,
+        )
+        object.__setattr__(self, "programs", config)
+
+
+@dataclass(frozen=True)
+class RobustSeeds:
+    """What was found in one cell: at most ``wanted`` seeds in order, after ``tried`` programs were shown to models."""
+
+    hops: int | None
+    seq_len: int
+    wanted: int
+    seeds: list[int]
+    tried: int
+    all_incorrect: bool
+    run_id: str
+
+    def __str__(self) -> str:
+        what = "answered wrong by all models" if self.all_incorrect else "answered by all models"
+        seeds = ", ".join(map(str, self.seeds))
+        found = (
+            f"{len(self.seeds)} of {self.wanted} in {self.tried} seeds: {seeds}"
+            if seeds
+            else f"none in {self.tried} seeds"
+        )
+        return f"{'any' if self.hops is None else self.hops} hops, {self.seq_len} lines, {what}: {found}"
+
+
+def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = None) -> list[RobustSeeds]:
+    """Search each cell, and log every seed that was tried.
+
+    Args:
+        runner: says where is logged and how models are run (backend, dtype, batch size).
+
+    Raises:
+        debug.models.ModelNotFound: before anything is written, where that can be told without loading.
+        NothingScored: no program of any cell could be asked.
+    """
+    runner = runner or ExperimentRunner()
+    for model_id in search.models:
+        if heuristics.find(model_id) is None:
+            models.locate(model_id)
+    loaded = [runner.load(model_id) for model_id in search.models]
+    names = ", ".join(model.id for model in loaded)
+    store = tracking.Store(runner.tracking_uri)
+    found = []
+    with store.start(search.name, f"{names} · robust seeds", kind=KIND) as study:
+        shared = {
+            "models": [model.id for model in loaded],
+            "model": names,
+            "generator": search.programs.generator[0],
+            "prompt_template": search.programs.prompt[0],
+            "few_shot": search.few_shot,
+            "seed": search.seed,
+            "num_seqs": search.count,
+            "max_tried": search.max_tried,
+            "all_incorrect": search.all_incorrect,
+            "backend": ", ".join(dict.fromkeys(model.backend for model in loaded)),
+            "dtype": ", ".join(dict.fromkeys(model.dtype for model in loaded)),
+            "device": ", ".join(dict.fromkeys(model.device for model in loaded)),
+        }
+        study.log_params(shared)
+        study.log_json("config.json", search.programs.to_record() | {"all_incorrect": search.all_incorrect})
+        for hops, seq_len in search.programs.cells:
+            named = "any" if hops is None else hops
+            with study.cell(
+                f"{names} · {named} hops · {seq_len} lines", shared | {"hops": named, "seq_len": seq_len}
+            ) as cell:
+                found.append(_search_cell(search, loaded, hops, seq_len, runner.batch_size, cell))
+        study.log_json("summary.json", {"cells": [_summary(seeds) for seeds in found]})
+        if not any(seeds.tried for seeds in found):
+            raise NothingScored(f"no program could be asked of {names}; each sample's error is in samples.jsonl")
+    return found
+
+
+def _summary(found: RobustSeeds) -> dict[str, Any]:
+    names = ("hops", "seq_len", "wanted", "seeds", "tried", "all_incorrect", "run_id")
+    return {name: getattr(found, name) for name in names}
+
+
+def _search_cell(
+    search: RobustSearch,
+    loaded: list[Model],
+    hops: int | None,
+    seq_len: int,
+    batch_size: int,
+    cell: tracking.RunWriter,
+) -> RobustSeeds:
+    template = search.programs.prompt_text(seq_len)
+    seeds: list[int] = []
+    tried, errors = 0, Counter()
+    candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
+    with tqdm(total=search.count, desc=cell.name, unit="seed") as bar:
+        while len(seeds) < search.count and (batch := list(islice(candidates, batch_size))):
+            records = _ask(search, loaded, batch, template, batch_size)
+            cell.append_jsonl("samples.jsonl", records)
+            errors.update(record["error"] for record in records if record["error"] is not None)
+            tried += sum(record["error"] is None for record in records)
+            seeds += [record["seed"] for record in records if record["robust"]]
+            bar.n = min(len(seeds), search.count)
+            bar.set_postfix(tried=tried)
+    metrics: dict[str, float | None] = {"seeds_found": min(len(seeds), search.count), "num_samples": tried}
+    metrics["num_errors"] = errors.total()
+    if tried:
+        rate = wilson(len(seeds), tried)
+        metrics |= {"robust_rate": rate.estimate, "robust_rate_ci_low": rate.low, "robust_rate_ci_high": rate.high}
+    cell.log_metrics(metrics)
+    for error, count in errors.most_common(1):
+        logger.warning("%s: %d programs were not asked: %s", cell.name, count, error)
+    found = RobustSeeds(hops, seq_len, search.count, seeds[: search.count], tried, search.all_incorrect, cell.run_id)
+    cell.log_json("summary.json", _summary(found) | metrics)
+    return found
+
+
+def _pairs(search: RobustSearch, hops: int | None, seq_len: int, template: str) -> Iterator[ProgramPair]:
+    for seed in range(search.seed, search.seed + MAX_SEEDS):
+        try:
+            program = generate(search.programs.generator[1], seq_len, seed, hops).program
+        except HopsNotAvailable:
+            continue
+        if program not in template:
+            yield make_pair(program, seed)
+
+
+def _ask(
+    search: RobustSearch, loaded: list[Model], pairs: list[ProgramPair], template: str, batch_size: int
+) -> list[dict[str, Any]]:
+    """A record of each pair: the answers of the models up to the first that fails it, the last of them in full."""
+    records = []
+    for pair in pairs:
+        records.append(
+            {
+                "seed": pair.seed,
+                "seq_len": pair.original.seq_len,
+                "hops": pair.original.hops,
+                "program": pair.original.text,
+                "counterfactual": pair.counterfactual.text,
+                "expected": pair.expected_original,
+                "expected_counterfactual": pair.expected_counterfactual,
+                "chain": list(pair.variable_chain.names),
+                "answers": {},
+                "failed_at": None,
+                "error": None,
+            }
+        )
+    remaining = list(range(len(pairs)))
+    for model in loaded:
+        asked = [text for n in remaining for text in (pairs[n].original.text, pairs[n].counterfactual.text)]
+        prompts = given(model, template, asked)
+        completions = dict(model.generate(prompts, max_new_tokens=search.max_new_tokens, batch_size=batch_size))
+        passed = []
+        for place, n in enumerate(remaining):
+            both = completions[2 * place], completions[2 * place + 1]
+            record = records[n]
+            error = both[0].error or both[1].error
+            parsed = [None if one.error else parse_answer(search.programs.parser[1], one.text) for one in both]
+            expected = record["expected"], record["expected_counterfactual"]
+            correct = [given_answer == answer for given_answer, answer in zip(parsed, expected, strict=True)]
+            record["answers"][model.id] = parsed
+            record |= {"prompt": prompts[2 * place], "parsed": parsed[0], "error": error}
+            record |= {"raw_output": both[0].text, "raw_output_counterfactual": both[1].text}
+            record |= {"correct": correct[0], "correct_counterfactual": correct[1]}
+            wrong = [answer is not None and not right for answer, right in zip(parsed, correct, strict=True)]
+            if error is None and all(wrong if search.all_incorrect else correct):
+                passed.append(n)
+            else:
+                record["failed_at"] = model.id
+        remaining = passed
+    for n, record in enumerate(records):
+        record["robust"] = n in remaining
+    return records

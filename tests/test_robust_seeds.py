@@ -1,0 +1,117 @@
+"""Robust seeds: only seeds that every model answers, on both programs, and an end to every search."""
+
+import pytest
+
+import families
+from debug import ExperimentRunner, models
+from debug.counterfactual import make_pair
+from debug.generators import generate, make_variable_binding_program
+from debug.robust_seeds import RobustSearch, find_robust_seeds
+from debug.runner import NothingScored
+from debug.tracking import Store
+
+
+@pytest.fixture(scope="module")
+def random_models(tmp_path_factory):
+    """Two models that were never trained, as folders."""
+    folders = []
+    for name in ("llama", "gpt2"):
+        folder = tmp_path_factory.mktemp("models") / f"random_{name}"
+        model = families.family(name)
+        model.hf.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder)
+        folders.append(str(folder))
+    yield folders
+    models.unload_all()
+
+
+def alone(model_id, seed, hops, seq_len, max_new_tokens=8):
+    """What a model says to a seed's two programs, each asked on its own, and what is right."""
+    pair = make_pair(generate(make_variable_binding_program, seq_len, seed, hops).program, seed)
+    model, said = models.load(model_id), []
+    for program in (pair.original, pair.counterfactual):
+        [(_, completion)] = model.generate([program.text], max_new_tokens=max_new_tokens)
+        said.append((completion.text.strip(), str(program.answer)))
+    return said
+
+
+def test_seeds_of_the_bundled_model_hold_the_published_ones_and_each_is_answered_alone(uri):
+    for (hops, seq_len), published in {(1, 5): 11, (2, 5): 3, (3, 5): 2}.items():
+        [found] = find_robust_seeds(RobustSearch(["tiny"], [hops], [seq_len], count=12), ExperimentRunner(uri))
+        assert published in found.seeds
+        assert found.seeds == sorted(found.seeds)
+        assert len(found.seeds) == 12
+        for seed in found.seeds:
+            assert all(said == right for said, right in alone("tiny", seed, hops, seq_len))
+
+
+def test_a_set_that_no_seed_suits_ends_with_that(uri, random_models):
+    search = RobustSearch(["tiny", *random_models], [3], [5], count=2, max_tried=100)
+    [found] = find_robust_seeds(search, ExperimentRunner(uri))
+    records = Store(uri).load_run(found.run_id)
+    assert records.metrics["seeds_found"] == len(found.seeds)
+    assert records.samples.height == found.tried == 100
+    for seed in found.seeds:  # none, most likely
+        assert all(said == right for model in search.models for said, right in alone(model, seed, 3, 5))
+    if not found.seeds:
+        assert str(found) == "3 hops, 5 lines, answered by all models: none in 100 seeds"
+
+
+def test_the_opposite_is_answered_wrong_by_all_and_not_merely_unanswered(uri, random_models):
+    search = RobustSearch(["heuristic:any-number", "heuristic:first-two-lines"], [1], [9], count=3, all_incorrect=True)
+    [found] = find_robust_seeds(search, ExperimentRunner(uri))
+    assert len(found.seeds) == 3
+    cell = Store(uri).load_run(found.run_id)
+    by_seed = {row["seed"]: row for row in cell.samples.iter_rows(named=True)}
+    for seed in found.seeds:
+        row = by_seed[seed]
+        assert row["parsed"] is not None
+        assert (row["correct"], row["correct_counterfactual"]) == (False, False)
+    [babble] = find_robust_seeds(
+        RobustSearch(random_models[:1], [1], [5], count=1, max_tried=40, all_incorrect=True, max_new_tokens=1),
+        ExperimentRunner(uri),
+    )
+    rows = Store(uri).load_run(babble.run_id).samples
+    assert rows["parsed"].null_count() > 0  # it says letters and signs as well
+    for seed in babble.seeds:
+        assert all(said.isdigit() and said != right for said, right in alone(random_models[0], seed, 1, 5, 1))
+
+
+def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loaded_once(uri, monkeypatch):
+    shown = {"tiny": 0, "heuristic:any-number": 0}
+    runner = ExperimentRunner(uri)
+    loads, load = [], runner.load
+
+    def counted(model_id):
+        loads.append(model_id)
+        model = load(model_id)
+        generate = type(model).generate
+
+        class Counted:
+            def __getattr__(self, name):
+                return getattr(model, name)
+
+            def generate(self, prompts, **options):
+                shown[model_id] += len(prompts)
+                return generate(model, prompts, **options)
+
+        return Counted()
+
+    monkeypatch.setattr(runner, "load", counted)
+    monkeypatch.setattr("debug.robust_seeds.given", lambda model, template, programs: programs)
+    search = RobustSearch(["heuristic:any-number", "tiny"], [2], [5], count=5, max_tried=64)
+    [found] = find_robust_seeds(search, runner)
+    assert loads == ["heuristic:any-number", "tiny"]
+    assert 2 * len(found.seeds) <= shown["tiny"] < shown["heuristic:any-number"] == 2 * found.tried
+    failed = [row for row in Store(uri).load_run(found.run_id)._sample_records() if not row["robust"]]
+    assert {row["failed_at"] for row in failed} == {"heuristic:any-number"}
+
+
+def test_programs_that_cannot_be_asked_are_errors_not_failures(uri):
+    with pytest.raises(NothingScored, match="no program could be asked"):
+        find_robust_seeds(
+            RobustSearch(["tiny"], [2], [5], max_tried=5, prompt_template="Python program: {code}"),
+            ExperimentRunner(uri),
+        )
+    with pytest.raises(ValueError, match="max_tried is 0"):
+        RobustSearch(["tiny"], max_tried=0)
