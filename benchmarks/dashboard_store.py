@@ -48,7 +48,8 @@ def main() -> None:
         CausalExperimentRunner(store.uri).run(CausalConfig(["tiny"], hops=(2, 3), num_seqs=4, name="demo")).run_id,
     ]
     large_runs(store)
-    logged = [store.load_run(study) for study in studies]
+    runs = [(study, *study.children) for study in map(store.load_run, studies)]
+    logged = [[(run, list(run.curves().iter_rows(named=True))) for run in study] for study in runs]
     with tqdm(total=options.runs, unit="run") as bar:
         for number in count():
             for study in logged:
@@ -57,7 +58,7 @@ def main() -> None:
                     return
 
 
-def again(client: MlflowClient, study: LoggedRun, number: int, fails: bool) -> int:
+def again(client: MlflowClient, study: list[tuple[LoggedRun, list[dict]]], number: int, fails: bool) -> int:
     """Log a study and its cells as if they had been run another time; how many runs that were."""
     rng = random.Random(number)
     experiment = f"experiment {number % 20}"
@@ -65,9 +66,8 @@ def again(client: MlflowClient, study: LoggedRun, number: int, fails: bool) -> i
     place = found.experiment_id if found else client.create_experiment(experiment)
     start = int(time.time() * 1000) - YEAR + number * 3_000_000
     model, seed = MODELS[number % len(MODELS)], str(number)
-    cells = study.children
     parent = None
-    for index, run in enumerate([study, *cells]):
+    for index, (run, curves) in enumerate(study):
         at = start + index * 60_000
         tags = {name: value for name, value in run.tags.items() if not name.startswith("mlflow.")}
         tags |= {"mlflow.parentRunId": parent} if parent else {}
@@ -75,13 +75,12 @@ def again(client: MlflowClient, study: LoggedRun, number: int, fails: bool) -> i
         parent = parent or made.info.run_id
         params = run.params | ({"model": model, "seed": seed} if "model" in run.params else {})
         metrics = [
-            Metric(row["metric"], min(1.0, row["value"] * rng.uniform(0.7, 1)), at, row["step"])
-            for row in run.curves().iter_rows(named=True)
+            Metric(row["metric"], min(1.0, row["value"] * rng.uniform(0.7, 1)), at, row["step"]) for row in curves
         ]
         entries = [Param(*param) for param in params.items()]
         client.log_batch(made.info.run_id, metrics, entries, [RunTag("benchmark", "copy")])
         client.set_terminated(made.info.run_id, "FAILED" if fails else "FINISHED", at + 50_000)
-    return 1 + len(cells)
+    return len(study)
 
 
 def large_runs(store: Store) -> None:

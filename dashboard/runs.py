@@ -54,16 +54,12 @@ def page() -> None:
     else:
         studies = of_studies(runs, matching)
         picked = study_table(studies, chosen)
-        under = runs.filter(pl.col("parent_run_id").is_in(picked)).sort("start_time")
+        of_chosen = runs.filter(pl.col("run_id").is_in(chosen))["parent_run_id"].drop_nulls().to_list()
+        under = runs.filter(pl.col("parent_run_id").is_in([*picked, *of_chosen])).sort("start_time")
         if len(under):
             st.subheader("Cells of the chosen studies")
             picked += cell_table(under, chosen, "cells below")
         hidden = [run_id for run_id in chosen if run_id not in {*studies["run_id"], *under["run_id"]}]
-        hidden = [
-            run_id
-            for run_id in hidden
-            if run_id not in set(runs.filter(pl.col("parent_run_id").is_not_null())["run_id"])
-        ]
     picked = list(dict.fromkeys([*picked, *hidden]))  # what a filter hides stays chosen
     put(runs=picked)
     if hidden:
@@ -136,7 +132,12 @@ def listed(column: str) -> pl.Expr:
 
 def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
     columns = ["start_time", "name", "status", "kind", "experiment", "cells", "models", "hops", "lines"]
-    return selectable(studies.select("run_id", *columns, "lowest", "highest", "patched"), chosen, "studies", 330)
+    return selectable(
+        studies.select("run_id", *columns, "lowest", "highest", "patched"),
+        chosen,
+        "studies",
+        min(330, 40 + 35 * len(studies)),
+    )
 
 
 def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:

@@ -17,7 +17,7 @@ from debug.causal_visualization import _CATEGORIES, _GREY, _INK, _axis, _label, 
 from debug.programs import Program
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
-_CHAIN = "#d55e00"
+_CHAIN, _OUTLINE = "#d55e00", "#009e73"
 _MOST_SVG_CELLS = 3000  # more are drawn on a canvas: a browser takes seconds for as many SVG elements
 
 
@@ -29,13 +29,13 @@ def clickable(chart: Any, *fields: str) -> Any:
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
 
 
-def outlined(chart: Any, **where: Any) -> Any:
-    """A heatmap with one cell outlined, given by the fields of its two axes; nothing is said where it has no such."""
-    (x, x_value), (y, y_value) = where.items()
-    mark = alt.Chart(pl.DataFrame({x: [x_value], y: [y_value]})).mark_rect(
-        fillOpacity=0, stroke="#009e73", strokeWidth=3, tooltip=False
+def outlined(chart: alt.LayerChart, **fields: Any) -> Any:
+    """A heatmap with one cell outlined, given by the fields of its two axes."""
+    axes = chart.layer[0].encoding  # the very axes: others would have another order
+    cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
+    return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False).encode(
+        x=axes.x, y=axes.y
     )
-    return chart + mark.encode(x=alt.X(f"{x}:N" if isinstance(x_value, str) else f"{x}:O"), y=alt.Y(f"{y}:O"))
 
 
 def quick(chart: Any, n_cells: int) -> Any:
@@ -92,11 +92,12 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     ]
     if x != "model":
         layers.insert(0, base.mark_line(opacity=0.35).encode(y=y, **offset))
-    step = max(34, min(90, 14 * len(series) + 16))
-    chart = alt.layer(*layers).properties(width=alt.Step(step), height=230 if panel is None else 150)  # type: ignore[arg-type]
+    width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
-        return chart
-    columns = max(1, min(4, 900 // (step * max(1, frame[x].n_unique()) + 60)))
+        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
+    width = max(200, min(1000, width))
+    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
+    columns = max(1, min(4, 1000 // (width + 60)))
     return chart.facet(alt.Facet(f"{panel}:N", sort=_ordered(frame[panel])).title(None), columns=columns)
 
 
@@ -342,8 +343,8 @@ def program_graph(program: Program) -> Chart:
         .encode(x=x.title("referential depth"), y=y.title("line"), x2="depth2:Q", y2="line2:Q", color=colour)
     )
     points = alt.Chart(nodes).mark_point(filled=True, size=45, opacity=1).encode(x=x, y=y, color=colour)
-    texts = points.mark_text(align="left", dx=8, font="monospace", fontSize=12).encode(text="text:N")
-    return alt.layer(rules, points, texts).properties(width=max(220, 110 * deepest), height=max(120, 24 * len(nodes)))
+    texts = points.mark_text(align="left", baseline="bottom", dx=6, dy=-2, font="monospace", fontSize=12).encode(text="text:N")
+    return alt.layer(rules, points, texts).properties(width=max(260, 120 * deepest), height=100 + 30 * len(nodes))
 
 
 def over_steps(frame: pl.DataFrame, title: str) -> Chart:
