@@ -259,8 +259,8 @@ def patched_logits(
 
 def _together(
     model: LoadedModel, cells: Sequence[Cell], length: int, batch_tokens: int
-) -> Iterator[tuple[tuple[int, bool], list[int]]]:
-    """Numbers of the cells that enter at one layer, and whether only parts of it run.
+) -> list[tuple[tuple[int, bool], list[int]]]:
+    """The layer at which cells enter, whether only parts of it run, and the numbers of these cells.
 
     Where few cells enter at a layer, those of the next layers enter there too: they run some layers more, as the run
     itself does, for the sake of fewer and larger forward passes.
@@ -268,19 +268,17 @@ def _together(
     by_layer: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for index, cell in enumerate(cells):
         by_layer[cell.patches_parts_first, cell.layer].append(index)
-    group: list[int] = []
+    groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, cells, their tokens
     for (parts_first, layer), indices in sorted(by_layer.items()):
         tokens = sum(length - cells[index].start for index in indices)
-        if group and parts_first == entry[1] and in_group + tokens <= batch_tokens:
-            early = layer - entry[0]
-            if early * tokens < FORWARD_TOKENS * (model.n_layers - layer):
-                group, in_group = group + indices, in_group + tokens
+        if groups:
+            (entry, parts), group, in_group = groups[-1]
+            wasted, saved = (layer - entry) * tokens, (model.n_layers - layer) * FORWARD_TOKENS
+            if parts == parts_first and in_group + tokens <= batch_tokens and wasted < saved:
+                groups[-1] = (entry, parts), group + indices, in_group + tokens
                 continue
-        if group:
-            yield entry, group
-        entry, group, in_group = (layer, parts_first), indices, tokens
-    if group:
-        yield entry, group
+        groups.append(((layer, parts_first), indices, tokens))
+    return [(entry, group) for entry, group, _ in groups]
 
 
 @torch.no_grad()
@@ -716,7 +714,7 @@ def measured(
     model: LoadedModel, runs: Runs, checks: Sequence[Check], logits: dict[Cell, Float[Tensor, "vocabulary"]]
 ) -> SelfChecks:
     """What the checks say, given the logits of their cells."""
-    worst = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
+    worst: dict[str, float] = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
     for check in checks:
         expected = check.expected
         if not isinstance(expected, Tensor):
