@@ -9,11 +9,20 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 from store import load, mean_of
-from view import all_runs, choice, draw, literally, number, one_run, part, problem, put, run_label, said_of
+from view import all_runs, choice, draw, literally, number, one_run, part, problem, put, run_label, said_of, yes
 
-from debug.causal_map import METRICS, CausalMap, MeanCausalMap, MeanOverPairs
-from debug.causal_visualization import causal_heatmap, cells, head_heatmap, mean_heatmap, success_by_layer, visible
-from debug.dashboard_charts import clickable, mean_heads, outlined, quick, side_by_side
+from debug.causal_map import METRICS, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs
+from debug.causal_visualization import (
+    causal_heatmap,
+    cells,
+    curves_by_layer,
+    head_heatmap,
+    knockout_chart,
+    lens_heatmap,
+    mean_heatmap,
+    visible,
+)
+from debug.dashboard_charts import clickable, outlined, quick, side_by_side
 from debug.tracking import LoggedRun
 
 MEAN, NONE = "mean", "none"
@@ -104,43 +113,33 @@ def ordered(metrics: tuple[str, ...]) -> list[str]:
 
 
 def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
-    names = {visible(curve.target): curve.target for curve in mean.curves}
-    heads = {name for name in mean_targets(mean) if any("/head" in c.target for c in mean.curves)}
-    layer, target = number("layer"), st.query_params.get("target")
-    table = mean_table(mean)
-    if heads:
-        at = choice("at", "Target", list(heads), visible, width=300)
-        chart = clickable(mean_heads(mean, at, metric), "layer", "head")
-        clicked = draw(chart, "mean-heads", table, clicks=True)
-        if clicked:
-            head = clicked.get("head")
-            found = [
-                c.target
-                for c in mean.curves
-                if c.target.partition("/head")[0] == at and c.target.partition("/head")[2].lstrip("s_") == head
-            ]
-            put(layer=clicked.get("layer"), target=found[0] if found else None)
-            st.rerun()
-    else:
-        drawn = mean_heatmap(mean, metric)
-        if target in names.values() and layer in mean.layers:
-            label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
-            drawn = outlined(drawn, label=label, layer=layer)
-        with st.container(horizontal=True, vertical_alignment="top"):
-            clicked = draw(clickable(drawn, "target", "layer"), "mean", table, clicks=True)
-            if mean.peaks():
-                draw(success_by_layer(mean), "curves", table)
-        if clicked:
-            put(layer=clicked.get("layer"), target=names.get(str(clicked.get("target"))), token=None)
-            st.rerun()
+    names = {place_of(curve.target): curve.target for curve in mean.curves}
+    layer, target, table = number("layer"), st.query_params.get("target"), mean_table(mean)
+
+    def open_cell(cell: dict) -> None:
+        found = names.get((cell.get("target"), cell.get("head")))
+        put(layer=cell.get("layer"), target=found, token=None)
+
+    chart = mean_heatmap(mean, metric)
+    if target in names.values() and layer in mean.layers and hasattr(chart, "layer"):
+        label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
+        chart = outlined(chart, label=label, layer=layer)
+    with st.container(horizontal=True, vertical_alignment="top"):
+        if mean.against_random and len(mean.layers) == 1:
+            draw(knockout_chart(mean), "knockout", table)
+        draw(clickable(chart, "target", "head", "layer"), "mean", table, open_cell)
+        if len(mean.layers) > 1:
+            draw(curves_by_layer(mean, metric), "curves", table)
     if layer is None or target is None:
         st.caption("A click on a cell lists the pairs that make it up.")
         return
     part(pairs_behind, run, mean, behind, target, layer, metric)
 
 
-def mean_targets(mean: MeanCausalMap) -> list[str]:
-    return list(dict.fromkeys(curve.target.partition("/head")[0] for curve in mean.curves))
+def place_of(target: str) -> tuple[str, str | None]:
+    """A curve's target and head, as charts name them."""
+    name, _, head = target.partition("/head")
+    return visible(name), head.lstrip("s_").replace("_", "+") or None
 
 
 def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
@@ -204,50 +203,42 @@ def pairs_behind(
 
 
 def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
-    layer, token = number("layer"), number("token")
+    layer, token, head = number("layer"), number("token"), st.query_params.get("head")
+    where: tuple[int, ...] | None = None
+    row = causal_map.layers.index(layer) if layer in causal_map.layers else None
     if causal_map.top.ndim == 3:
         if not causal_map.targets:
             st.info("This map has heads, and no target at which to show them.")
             return
-        target = choice("at", "Target", list(causal_map.targets), visible, width=300)
-        clicked = draw(
-            clickable(head_heatmap(causal_map, target, metric), "layer", "head"),
-            "heads",
-            cells(causal_map),
-            clicks=True,
-        )
-        if clicked:
-            put(layer=clicked.get("layer"), head=clicked.get("head"), token=causal_map.targets[target][0])
-            st.rerun()
-        where = (layer, number("head"), causal_map.target_columns[target])
-        ready = (
-            layer in causal_map.layers and (number("head") or 0) < len(causal_map.heads) and number("head") is not None
-        )
-    else:
+        at = choice("at", "Target", list(causal_map.targets), visible, width=300)
+        labels = ["+".join(map(str, heads)) for heads in causal_map.heads]
+        chart = clickable(head_heatmap(causal_map, at, metric), "layer", "head")
+        draw(chart, "heads", cells(causal_map), lambda cell: put(layer=cell.get("layer"), head=cell.get("head")))
+        if row is not None and head in labels:
+            where = (row, labels.index(head), causal_map.target_columns[at])
+    elif causal_map.positions:
         chart = quick(causal_heatmap(causal_map, metric), causal_map.top.size)
-        if layer in causal_map.layers and token in causal_map.positions:
+        if row is not None and token in causal_map.positions:
+            where = (row, causal_map.positions.index(token))
             chart = outlined(chart, position=token, layer=layer)
-        clicked = draw(clickable(chart, "position", "layer"), "map", cells(causal_map), clicks=True)
-        if clicked and "layer" in clicked:
-            put(layer=clicked["layer"], token=clicked["position"])
-            st.rerun()
-        where = (layer, None, causal_map.positions.index(token) if token in causal_map.positions else 0)
-        ready = layer in causal_map.layers and token in causal_map.positions
-    behind_cell(run, causal_map, where if ready else None)
+        chart = clickable(chart, "position", "layer")
+        draw(chart, "map", cells(causal_map), lambda cell: put(layer=cell.get("layer"), token=cell.get("position")))
+    else:  # several tokens at once, everywhere: there is no grid of single positions
+        draw(mean_heatmap(mean_over_pairs([causal_map]), metric), "targets")
+    behind_cell(run, causal_map, where)
+    if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
+        draw(quick(lens_heatmap(causal_map), causal_map.lens_ranks.size // 2), "lens")
 
 
-def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple | None) -> None:
+def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
     """The programs, with the patched tokens marked, and what the model answers in each of the three runs."""
+    marked: set[int] = set()
     if where is None:
         st.caption("A click on a cell shows what is behind it.")
-        marked = set()
     else:
-        layer, head, column = where
-        marked = set(causal_map.columns[column])
-        row = causal_map.layers.index(layer)
-        place = (row, column) if head is None else (row, head, column)
+        marked = set(causal_map.columns[where[-1]])
         st.subheader("Behind this cell")
-        st.dataframe(predictions(causal_map, place), hide_index=True, placeholder="")
+        st.dataframe(predictions(causal_map, where), hide_index=True, placeholder="")
     left, right = st.columns(2)
     with left:
         st.caption("Original program, as the model reads it" + ("; patched tokens in ⟦ ⟧" if marked else ""))

@@ -228,24 +228,26 @@ def said_of(status: str, error: str | None) -> None:
 # --- charts ----------------------------------------------------------------------------------------------------------
 
 
-def draw(chart: Any, key: str, data: pl.DataFrame | None = None, *, clicks: bool = False) -> dict[str, Any] | None:
+def draw(
+    chart: Any, key: str, data: pl.DataFrame | None = None, on_cell: Callable[[dict[str, Any]], None] | None = None
+) -> None:
     """A chart in its own size, one that is wider than the page scrolls by itself; and its downloads.
 
-    Returns:
-        the fields of the cell that was clicked just now.
+    ``on_cell`` is given the fields of a cell that is clicked, before the page runs again.
     """
-    with st.container(key=f"chart-{key}", width="content"):
-        if clicks:
-            event = st.altair_chart(chart, width="content", on_select="rerun", selection_mode="cell", key=f"draw {key}")
-        else:
-            event = st.altair_chart(chart, width="content")
-    downloads(key, data, chart)
-    if not clicks:
-        return None
-    cells = event["selection"].get("cell") or []  # type: ignore[index]
-    last = st.session_state.get(f"clicked {key}")
-    st.session_state[f"clicked {key}"] = cells
-    return cells[0] if cells and cells != last else None
+
+    def clicked() -> None:
+        cells = st.session_state[f"draw {key}"]["selection"].get("cell") or []
+        if cells and on_cell is not None:
+            on_cell(cells[0])
+
+    with st.container(width="content", gap="xxsmall"):
+        with st.container(key=f"chart-{key}", width="content"):
+            if on_cell is None:
+                st.altair_chart(chart, width="content")
+            else:
+                st.altair_chart(chart, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
+        downloads(key, data, chart)
 
 
 def downloads(key: str, data: pl.DataFrame | None, chart: Any = None) -> None:

@@ -256,39 +256,6 @@ def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, m
     )
 
 
-def mean_heads(mean: MeanCausalMap, target: str, metric: str) -> Chart:
-    """The mean over pairs of a map with heads at one target: layers x heads.
-
-    Raises:
-        ValueError: no curve of a head at this target.
-    """
-    heads = {
-        curve.target.partition("/head")[2].lstrip("s_"): curve
-        for curve in mean.curves
-        if curve.target.partition("/head")[0] == target
-    }
-    if not heads or "" in heads:
-        raise ValueError(f"no curves of heads at {target!r}")
-    rows = [
-        {"layer": layer, "head": head, "value": value and value.estimate, "shown": str(value) if value else "no value"}
-        for head, curve in heads.items()
-        for layer, value in zip(mean.layers, curve[metric], strict=True)
-    ]
-    frame = pl.DataFrame(rows, schema_overrides={"value": pl.Float64})
-    base = alt.Chart(frame).encode(
-        x=alt.X("head:N", sort=list(heads), axis=_axis()),
-        y=alt.Y("layer:O", sort="descending", axis=_axis(labelOverlap=True)),
-        tooltip=["layer:O", "head:N", alt.Tooltip("shown:N", title="mean and 95% interval")],
-    )
-    end = 1.0 if metric in RATES or metric == "normalized_logit_diff" else float(frame["value"].abs().max() or 1)  # type: ignore[arg-type]
-    colour = alt.Color("value:Q", scale=_scale(metric not in RATES, end), legend=_legend()).title(METRICS[metric])
-    title = f"{visible(mean.intervention_type)} · {visible(target)} · mean over {mean.n_pairs} pairs"
-    return alt.layer(
-        base.transform_filter("isValid(datum.value)").mark_rect().encode(color=colour),
-        base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=_GREY),
-    ).properties(width=alt.Step(26), height=alt.Step(20), title=alt.TitleParams(title, anchor="start", fontSize=13))
-
-
 # --- programs, training ----------------------------------------------------------------------------------------------
 
 
@@ -343,7 +310,9 @@ def program_graph(program: Program) -> Chart:
         .encode(x=x.title("referential depth"), y=y.title("line"), x2="depth2:Q", y2="line2:Q", color=colour)
     )
     points = alt.Chart(nodes).mark_point(filled=True, size=45, opacity=1).encode(x=x, y=y, color=colour)
-    texts = points.mark_text(align="left", baseline="bottom", dx=6, dy=-2, font="monospace", fontSize=12).encode(text="text:N")
+    texts = points.mark_text(align="left", baseline="bottom", dx=6, dy=-2, font="monospace", fontSize=12).encode(
+        text="text:N"
+    )
     return alt.layer(rules, points, texts).properties(width=max(260, 120 * deepest), height=100 + 30 * len(nodes))
 
 
