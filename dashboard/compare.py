@@ -91,7 +91,7 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
     """What tells the points of a chart apart: what varies and is on neither axis; run ids where all that is alike."""
-    words = {"model": "{}", "hops": "{} hops", "seq_len": "{} lines", "component": "{}", "experiment": "{}"}
+    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines", "component": "{}", "experiment": "{}"}
     told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
     shown = [pl.format(words[name], name) for name in told]
     alike = frame.group_by([by, *([each] if each else []), *told]).len()["len"].max() or 1
@@ -129,12 +129,12 @@ def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | 
     one, other = (frame.row(by_predicate=pl.col("run_id") == run_id, named=True) for run_id in (first, second))
     if one["model"] == other["model"]:
         sides = frame.filter(pl.col("run_id").is_in([first, second])).with_columns(
-            run=pl.format("{} hops, {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6)),
-            cell=pl.lit("accuracy" if False else "these two"),
+            run=pl.format("hops {} · {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6)),
+            cell=pl.lit("these two"),
         )
     else:
         sides = frame.filter(pl.col("model").is_in([one["model"], other["model"]])).with_columns(
-            run=pl.col("model"), cell=pl.format("{} hops, {} lines", "hops", "seq_len")
+            run=pl.col("model"), cell=pl.format("hops {} · {} lines", "hops", "seq_len")
         )
         sides = sides.unique(["run", "cell"], keep="first", maintain_order=True)
         sides = sides.filter(pl.len().over("cell") == 2)

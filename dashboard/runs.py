@@ -127,7 +127,8 @@ def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
 
 
 def listed(column: str) -> pl.Expr:
-    return pl.col(column).drop_nulls().unique().sort().head(6).str.join(", ")
+    values = pl.col(column).drop_nulls().unique(maintain_order=True)
+    return values.sort_by(values.str.zfill(4)).head(6).str.join(", ")
 
 
 def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:

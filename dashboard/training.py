@@ -45,7 +45,7 @@ def accuracies(run: LoggedRun) -> None:
     by_hops = curves.filter(pl.col("panel").is_in(curves.filter(pl.col("series") != "any")["panel"].unique().implode()))
     shown = by_hops if len(by_hops) else curves
     shown = shown.select(
-        "step", "value", panel=pl.format("{} lines", "panel"), series=pl.format("{} hops", "series"), metric="metric"
+        "step", "value", panel=pl.format("{} lines", "panel"), series=pl.format("hops {}", "series"), metric="metric"
     )
     draw(over_steps(shown, "accuracy on held-out programs"), "accuracy-over-steps", shown)
 

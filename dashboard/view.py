@@ -241,12 +241,13 @@ def draw(
         if cells and on_cell is not None:
             on_cell(cells[0])
 
+    sized = chart.properties(autosize="pad")  # Streamlit would else fit legends into the height, and cut them off
     with st.container(width="content", gap="xxsmall"):
         with st.container(key=f"chart-{key}", width="content"):
             if on_cell is None:
-                st.altair_chart(chart, width="content")
+                st.altair_chart(sized, width="content")
             else:
-                st.altair_chart(chart, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
+                st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
         downloads(key, data, chart)
 
 

@@ -7,17 +7,19 @@ on zero, and what stands side by side has one scale. Knows no store and no dashb
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import altair as alt
 import polars as pl
 
 from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
-from debug.causal_visualization import _CATEGORIES, _GREY, _INK, _axis, _label, visible
+from debug.causal_visualization import _CATEGORIES, _GREY, _INK, _axis, visible
 from debug.programs import Program
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
 _CHAIN, _OUTLINE = "#d55e00", "#009e73"
+_MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
 _MOST_SVG_CELLS = 3000  # more are drawn on a canvas: a browser takes seconds for as many SVG elements
 
 
@@ -58,7 +60,7 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
         signed: the values are no rates, and their axis does not end at 0 and 1.
     """
     frame = frame.with_columns(
-        pl.col("series").map_elements(_label, pl.Utf8), pl.col("model").map_elements(_label, pl.Utf8)
+        pl.col("series").map_elements(_named, pl.Utf8), pl.col("model").map_elements(_named, pl.Utf8)
     )
     series = frame["series"].unique(maintain_order=True).to_list()
     scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
@@ -103,7 +105,7 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     """Models x hops, one cell a mean over lengths; frame as for :func:`rates`."""
-    frame = frame.with_columns(pl.col("model").map_elements(_label, pl.Utf8)).group_by(
+    frame = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8)).group_by(
         "model", "hops", maintain_order=True
     )
     frame = frame.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum())
@@ -146,16 +148,15 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     )
 
 
+def _named(text: str) -> str:
+    """A name that came from data, in one line; spaces and dots stay what they are."""
+    shown = "".join(c if c in " ·" else visible(c) for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown}…"
+
+
 def _ordered(values: pl.Series) -> list[str]:
-    """Numbers in their order, then the rest."""
-    return sorted(
-        values.unique(),
-        key=lambda text: (
-            not str(text).split(" ")[0].isdecimal(),
-            int(str(text).split(" ")[0]) if str(text).split(" ")[0].isdecimal() else 0,
-            str(text),
-        ),
-    )
+    """Sorted, numbers in texts by their size."""
+    return sorted(values.unique(), key=lambda text: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)])
 
 
 def _scale(signed: bool, end: float) -> alt.Scale:
@@ -202,8 +203,7 @@ def side_by_side(
             _scale(True, spread or 1),
         ),
     ]
-    wide = len(columns) > 9
-    return alt.concat(*panels, columns=1 if wide else 3).resolve_scale(color="independent")
+    return alt.concat(*panels, columns=3 if len(columns) <= _MOST_ABREAST else 1).resolve_scale(color="independent")
 
 
 def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
@@ -228,7 +228,9 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
 
 
 def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, metric: str, scale: alt.Scale) -> Any:
-    width, height = (15, 14) if len(columns) > 9 else (34, 18)
+    abreast = len(columns) <= _MOST_ABREAST
+    width = min(36, 330 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
+    height = min(18, max(8, 420 // frame["layer"].n_unique())) if len(frame) else 18
     label = f"datum.value == {n_layers} ? 'final norm' : datum.value"
     base = alt.Chart(frame).encode(
         x=alt.X(
@@ -252,7 +254,7 @@ def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, m
     return chart.properties(
         width=alt.Step(width),
         height=alt.Step(height),
-        title=alt.TitleParams(_label(title), anchor="start", fontSize=13),
+        title=alt.TitleParams(_named(title), anchor="start", fontSize=13),
     )
 
 
