@@ -22,10 +22,10 @@ from debug.causal_visualization import (
     mean_heatmap,
     visible,
 )
-from debug.dashboard_charts import clickable, outlined, quick, side_by_side
+from debug.dashboard_charts import clickable, outlined, quick, side_by_side, top_tokens
 from debug.tracking import LoggedRun
 
-MEAN, NONE = "mean", "none"
+MEAN, NONE, TOP = "mean", "none", "top_token"
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
 COMPONENTS = {
     "residual_stream": "residual stream",
@@ -95,7 +95,10 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         )
     shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
     with boxes[2]:
-        metric = choice("metric", "Metric", ordered(shown.metrics), METRICS.__getitem__)
+        metrics = ordered(shown.metrics)
+        if second is None and isinstance(shown, CausalMap) and shown.positions and not shown.heads:
+            metrics.append(TOP)
+        metric = choice("metric", "Metric", metrics, lambda name: METRICS.get(name, "top token"))
     if second is not None:
         part(beside, run, shown, second, metric)
     elif isinstance(shown, MeanCausalMap) and behind is not None:
@@ -217,7 +220,8 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         if row is not None and head in labels:
             where = (row, labels.index(head), causal_map.target_columns[at])
     elif causal_map.positions:
-        chart = quick(causal_heatmap(causal_map, metric), causal_map.top.size)
+        picture = top_tokens(causal_map) if metric == TOP else causal_heatmap(causal_map, metric)
+        chart = quick(picture, causal_map.top.size)
         if row is not None and token in causal_map.positions:
             where = (row, causal_map.positions.index(token))
             chart = outlined(chart, position=token, layer=layer)

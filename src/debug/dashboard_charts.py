@@ -11,14 +11,32 @@ import re
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
-from debug.causal_visualization import _CATEGORIES, _GREY, _INK, _axis, visible
+from debug.causal_visualization import (
+    _CATEGORIES,
+    _GREY,
+    _INK,
+    _axis,
+    _layer_axis,
+    _Rows,
+    _sized,
+    _token_strip,
+    cells,
+    visible,
+)
 from debug.programs import Program
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
 _CHAIN, _OUTLINE = "#d55e00", "#009e73"
+_WHOSE = {
+    "counterfactual's answer": "#e08214",
+    "original's answer": "#f3eeea",
+    "another token": "#b2abd2",
+    "not recorded": "#7a7a7a",
+}
 _MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
 _MOST_SVG_CELLS = 3000  # more are drawn on a canvas: a browser takes seconds for as many SVG elements
 
@@ -256,6 +274,47 @@ def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, m
         height=alt.Step(height),
         title=alt.TitleParams(_named(title), anchor="start", fontSize=13),
     )
+
+
+def top_tokens(causal_map: CausalMap) -> Chart:
+    """The top token of every patched run: layers x token positions, coloured by whose answer it is.
+
+    Raises:
+        ValueError: the map has heads.
+    """
+    if causal_map.top.ndim == 3:
+        raise ValueError("a map with heads (layers x heads x positions) has no picture of top tokens")
+    c, o = causal_map.answer_tokens
+    whose = np.select(
+        [causal_map.top_token == c, causal_map.top_token == o, causal_map.top_token >= 0],
+        list(_WHOSE)[:3],
+        "not recorded",
+    )
+    frame = cells(causal_map).with_columns(whose=pl.Series(whose.ravel(), dtype=pl.Utf8))
+    rows, width = _Rows.of(causal_map), min(24, max(14, 1000 // len(causal_map.positions)))
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "position:O", scale=alt.Scale(domain=causal_map.positions), axis=_axis(orient="top", labelOverlap="greedy")
+        ).title("token position"),
+        y=_layer_axis(rows),
+        tooltip=[
+            "token:N",
+            alt.Tooltip("position:O", title="token position"),
+            "layer:O",
+            alt.Tooltip("top_token:N", title="top token"),
+            "whose:N",
+        ],
+    )
+    colour = alt.Color(
+        "whose:N",
+        scale=alt.Scale(domain=list(_WHOSE), range=list(_WHOSE.values())),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    layers: list[Any] = [base.mark_rect().encode(color=colour)]
+    if len(frame) <= _MOST_SVG_CELLS:
+        layers.append(base.mark_text(fontSize=9, color=_INK, limit=width).encode(text="top_token:N"))
+    title = alt.TitleParams(f"top token of each patched run · pair {causal_map.pair}", anchor="start", fontSize=13)
+    return _sized(alt.layer(*layers, *_token_strip(causal_map, width)).properties(title=title), rows, width)
 
 
 # --- programs, training ----------------------------------------------------------------------------------------------
