@@ -102,16 +102,17 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
             alt.Tooltip("n:Q", format=",d", title="n"),
         ],
     )
-    offset = {"xOffset": alt.XOffset("series:N", sort=series)} if x == "model" or len(series) > 1 else {}
+    if x == "model" or len(series) > 1:
+        base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5)).title(title)
     layers = [
         base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
         .mark_rule(strokeWidth=2)
-        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q", **offset),
-        base.mark_point(filled=True, size=55, opacity=1).encode(y=y, **offset),
+        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
+        base.mark_point(filled=True, size=55, opacity=1).encode(y=y),
     ]
     if x != "model":
-        layers.insert(0, base.mark_line(opacity=0.35).encode(y=y, **offset))
+        layers.insert(0, base.mark_line(opacity=0.35).encode(y=y))
     width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
         return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
@@ -123,10 +124,9 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     """Models x hops, one cell a mean over lengths; frame as for :func:`rates`."""
-    frame = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8)).group_by(
-        "model", "hops", maintain_order=True
-    )
-    frame = frame.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum())
+    named = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8))
+    cells_of = named.group_by("model", "hops", maintain_order=True)
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum())
     end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
     base = alt.Chart(frame).encode(
         x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=_axis()),

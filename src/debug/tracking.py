@@ -980,9 +980,6 @@ class LoggedRun:
 
         Answers are integers, or booleans, where all of the run's are; else texts.
         """
-        quick = self._quick_samples()
-        if quick is not None:
-            return quick
         records = list(self.sample_records())
         of_pairs = any(not record.keys().isdisjoint(_SAMPLE_OF_PAIR) for record in records)
         fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
@@ -997,36 +994,6 @@ class LoggedRun:
                 dtypes[name] = pl.String
                 values[name] = [None if value is None else str(value) for value in values[name]]
         return pl.DataFrame(values, schema=dtypes)
-
-    def _quick_samples(self) -> pl.DataFrame | None:
-        """:attr:`samples` without a look at each record, a hundred times as quick. None where that could hide
-        something: a field that is missing, has another type, or is null where it may not be."""
-        content = self.artifact("samples.jsonl").read_bytes()
-        if self.status == "RUNNING":  # its last line may not be whole yet
-            content = content[: content.rfind(b"\n") + 1]
-        n = content.count(b"\n") + (not content.endswith(b"\n"))
-        of_pairs = [name for name in _SAMPLE_OF_PAIR if b'"%s":' % name.encode() in content]
-        fields = _SAMPLE | (_SAMPLE_OF_PAIR if of_pairs else {})
-        # A quote inside of a JSON text is escaped, so that this counts fields.
-        if self.kind == "imported" or any(content.count(b'"%s":' % name.encode()) != n for name in _SAMPLE):
-            return None
-        try:
-            frame = pl.read_ndjson(content, infer_schema_length=None)
-        except (pl.exceptions.PolarsError, ValueError):
-            return None
-        frame = frame.select([pl.col(name) if name in frame.columns else pl.lit(None).alias(name) for name in fields])
-        answers = [name for name, check in fields.items() if check is checks.answer]
-        kinds = {frame[name].dtype for name in answers} - {pl.Null}
-        answer = kinds.pop() if len(kinds) == 1 else pl.Int64 if not kinds else None
-        wanted = {name: answer if name in answers else _DTYPES[check] for name, check in fields.items()}
-        if len(frame) != n or answer not in (pl.Int64, pl.Boolean):  # a text may hide that others are numbers
-            return None
-        if any(frame[name].dtype not in (pl.Null, dtype) for name, dtype in wanted.items()):
-            return None
-        needed = [name for name in _SAMPLE if name not in _NULLABLE]
-        if frame.filter(pl.col("error").is_null()).select(pl.any_horizontal(pl.col(needed).is_null().any())).item():
-            return None
-        return frame.cast(wanted)
 
     def sample_records(self) -> Iterator[dict[str, Any]]:
         """The records of samples.jsonl, checked, one at a time."""
@@ -1389,7 +1356,9 @@ class RunTable:
         of = sqlalchemy.table(table, *map(sqlalchemy.column, names))
         query = sqlalchemy.select(of).where(of.c.key.in_(list(columns)))
         chunks = (
-            [query] if everything else [query.where(of.c.run_uuid.in_(ids)) for ids in _chunks(runs["run_id"], 500)]
+            [query]
+            if everything
+            else [query.where(of.c.run_uuid.in_(ids)) for ids in _chunks(runs["run_id"].to_list(), 500)]
         )
         rows = [row for chunk in chunks for row in connection.execute(chunk)]
         dtype = pl.Float64 if number else pl.String
