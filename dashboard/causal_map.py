@@ -299,9 +299,9 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     if isinstance(shown, MeanCausalMap):
         with_it: CausalMap | MeanCausalMap | None = mean_of(other)[0]
     else:
-        with_it = same_program(run, shown, other)
+        with_it = same_pair(run, shown, other)
     if with_it is None:
-        st.info("The second run has no map of this program. The means over pairs can be compared.")
+        st.info("The second run has no map of this pair. The means over pairs can be compared.")
         return
     if metric not in with_it.metrics:
         st.info(f"The second run has no {METRICS[metric]}.")
@@ -317,11 +317,13 @@ def name_of(run: LoggedRun) -> str:
     return run.name if run.name else run.run_id[:8]
 
 
-def same_program(run: LoggedRun, causal_map: CausalMap, other: LoggedRun) -> CausalMap | None:
+def same_pair(run: LoggedRun, causal_map: CausalMap, other: LoggedRun) -> CausalMap | None:
+    """The other run's map of the same two programs."""
     if not 0 <= causal_map.pair < len(run.pairs):
         return None
     wanted = run.pairs[causal_map.pair]
-    numbers = [n for n, pair in enumerate(other.pairs) if pair.original == wanted.original]
+    both = wanted.original, wanted.counterfactual
+    numbers = {n for n, pair in enumerate(other.pairs) if (pair.original, pair.counterfactual) == both}
     return next((each for each in other.maps if each.pair in numbers), None) if numbers else None
 
 

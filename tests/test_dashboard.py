@@ -286,7 +286,11 @@ def test_two_runs_stand_side_by_side_on_one_scale(store):
         assert scales[0] == scales[1]
         assert scales[2][0] == -scales[2][1]
         assert chart["concat"][2]["title"]["text"] == "first less second"
-    assert "no map of this program" in sentences(opened("causal_map", run=one, pair="2", **{"with": other}))
+    many = log_causal(store, [make_map(pair) for pair in range(9)])
+    shared = {pair.counterfactual for pair in store.load_run(other).pairs}
+    unshared = next(n for n, pair in enumerate(store.load_run(many).pairs) if pair.counterfactual not in shared)
+    app = opened("causal_map", run=many, pair=str(unshared), **{"with": other})
+    assert "no map of this pair" in sentences(app)
 
 
 def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
