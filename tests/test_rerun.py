@@ -311,3 +311,21 @@ def test_samples_whose_generator_failed_are_no_programs(uri):
     [repeated] = rerun(result.run_id, tracking_uri=uri)
     assert repeated.verdict is not None
     assert repeated.verdict.outcome == "identical"
+
+
+def test_functions_that_are_not_this_projects_are_given_again(uri):
+    def make_mine(seq_len, rng):
+        return f"a = {rng.randint(10)}\n#a: ", 1
+
+    def parse_mine(completion):
+        return 1
+
+    config = quick_experiment("own", "{code}", make_mine, ["tiny"], 4, [1], answer_parser=parse_mine, few_shot=2)
+    run_id = ExperimentRunner(uri).run(config).run_id
+    with pytest.raises(RerunError, match="cannot be repeated so: unknown answer parser 'parse_mine'"):
+        rerun(run_id, tracking_uri=uri, program_generator=make_mine)
+    with pytest.raises(RerunError, match="its solved examples need that function again; give it as program_generator"):
+        rerun(run_id, tracking_uri=uri, answer_parser=parse_mine)
+    [repeated] = rerun(run_id, tracking_uri=uri, program_generator=make_mine, answer_parser=parse_mine)
+    assert repeated.verdict is not None
+    assert repeated.verdict.outcome == "identical"

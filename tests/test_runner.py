@@ -187,7 +187,6 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
         "scoring": "generate",
         "max_new_tokens": "2",
         "quantization": "none",
-        "backend_reason": runner.ExperimentRunner(uri).backend_reason,
         "hops": "any",
         "seq_len": "3",
         "seed": "0",
@@ -199,6 +198,7 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
         "dtype": "float32",
         "device": models.load("tiny").device,
     }
+    assert cell.tags["debug.backend_reason"] == ExperimentRunner(uri).backend_reason
     row = next(row for row in result.summary["cells"] if row["run_id"] == cell.run_id)
     expected = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "num_samples", "samples_per_second")
     expected += ("num_errors", "num_no_answer")

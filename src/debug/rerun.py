@@ -86,7 +86,9 @@ def rerun(
         dtype, device: other than logged. The programs and the question stay, so there is a verdict all the same.
         pairs: numbers of pairs (of samples, in an accuracy run) to which the repetition is limited.
         changes: fields of :class:`debug.causal_tracing.Plan`; in accuracy runs of :class:`debug.core.ExperimentConfig`,
-            and backend, batch_size, quantization and engine_args, which are no change of the question either.
+            and backend, batch_size, quantization and engine_args, which are no change of the question either. Nor is a
+            program_generator or answer_parser of the logged name: of functions that are not this project's a log holds
+            no more than that, and needs them again (the generator for solved examples only).
 
     Raises:
         RerunError: it cannot be repeated; the message says what is missing.
@@ -114,7 +116,9 @@ def _rerun_cell(
 ) -> Rerun:
     named = {"model": model, "dtype": dtype, "device": device, "pairs": pairs and list(pairs)}
     asked = {name: value for name, value in named.items() if value is not None} | changes
-    tags = {"debug.rerun_of": cell.run_id} | ({"debug.rerun_changes": json.dumps(asked)} if asked else {})
+    tags = {"debug.rerun_of": cell.run_id} | (
+        {"debug.rerun_changes": json.dumps(asked, default=_name)} if asked else {}
+    )
     run_id = repeat(
         cell,
         model or _model_of(cell),
@@ -125,7 +129,12 @@ def _rerun_cell(
     )
     new = cell.store.load_run(run_id)
     weights = {run.tags.get("debug.weights_digest") for run in (cell, new)}
-    question = changes.keys() - _RUNNER.keys()
+    own = {
+        "program_generator": "generator",
+        "answer_parser": "answer_parser",
+    }  # functions, known to a log by name alone
+    same = {name for name, param in own.items() if name in changes and _name(changes[name]) == cell.params.get(param)}
+    question = changes.keys() - _RUNNER.keys() - same
     if question or pairs is not None or (model is not None and len(weights) > 1):
         return Rerun(cell.run_id, run_id, None)
     compare = _compare_samples if cell.kind == "accuracy" else _compare_maps
@@ -133,6 +142,10 @@ def _rerun_cell(
     verdict = Verdict(outcome, findings, differences(cell.environment, new.environment))
     new.store.set_tags(run_id, {"debug.rerun_verdict": str(verdict)[:8000]})
     return Rerun(cell.run_id, run_id, verdict)
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", str(value))
 
 
 def _model_of(cell: LoggedRun) -> str:
@@ -343,10 +356,10 @@ def _how(cell: LoggedRun, config: Mapping[str, Any], changes: Mapping[str, Any])
 
 
 def _logged_programs(name: str) -> Callable[..., Any]:
-    """A generator in name only: the programs are the logged ones."""
+    """A generator in name only: the programs are the logged ones, and only solved examples are drawn anew."""
 
     def generator(seq_len: int, rng: Any, num_hops: int | None = None) -> tuple[str, int]:
-        raise RerunError(f"the programs of generator {name!r} are those of the log")
+        raise RerunError("its solved examples need that function again; give it as program_generator")
 
     generator.__name__ = name
     return generator
@@ -422,6 +435,8 @@ def _built(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mapp
         return kind(**{**logged, **changes})
     except TypeError as error:
         raise TrackingError(f"run {cell.run_id}, config.json: no {kind.__name__} can be made of it: {error}") from error
+    except ValueError as error:
+        raise RerunError(f"run {cell.run_id} cannot be repeated so: {error}") from error
 
 
 _REPEAT: dict[str, Callable[..., str]] = {

@@ -347,13 +347,12 @@ class ExperimentRunner:
             "hops": _hops(hops),
             "seq_len": seq_len,
             "backend": model.backend,
-            "backend_reason": reason,
             "dtype": model.dtype,
             "device": model.device,
             "quantization": model.quantization or "none",
         }
         with study.cell(name, _params([config]) | params) as cell:
-            cell.set_tags(model.provenance() | {_PLACE: place})
+            cell.set_tags(model.provenance() | {_PLACE: place, "debug.backend_reason": reason})
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": config.seed, "hops": hops, "seq_len": seq_len}
