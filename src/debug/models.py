@@ -238,7 +238,7 @@ class AnswersPrompts:
         """
         text = self.rendered(prompt, chat=chat)
         self.check_vocabulary(prompt)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not chat)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
         if not ids:
             raise ValueError("the prompt is empty")
         if self.window is not None and len(ids) + room > self.window:
@@ -293,7 +293,7 @@ class AnswersPrompts:
         """
         lost = f"model {self.id!r} has no token for part of this prompt: "
         try:
-            encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+            encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         except Exception as error:  # tokenizers raises bare Exception where a vocabulary has no unknown token
             raise VocabularyError(f"{lost}{error}; the prompt begins {text[:80]!r}") from error
         unknown = self.tokenizer.unk_token_id
