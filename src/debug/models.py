@@ -34,7 +34,7 @@ from nnsight import TransformersModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from debug.provenance import files_digest, text_digest
 
@@ -745,7 +745,7 @@ def locate(model_id: str) -> tuple[str, dict[str, str]]:
 def _load(model_id: str, dtype: str, device: str, quantization: str | None, trust_remote_code: bool) -> LoadedModel:
     path, files = locate(model_id)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **files}
-    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         _check_reachable(path)
         config = AutoConfig.from_pretrained(path, **options)
@@ -855,6 +855,9 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
         tokenizer.pad_token = tokenizer.eos_token
     device = str(next(hf.parameters()).device)
     generation = copy.deepcopy(hf.generation_config)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # or the next line warns of what the one after it undoes
     wrapped = TransformersModel(hf, tokenizer=tokenizer)
+    transformers_logging.set_verbosity(verbosity)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
     return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture)
