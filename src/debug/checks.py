@@ -44,7 +44,9 @@ def shown(value: Any) -> str:
 
 
 def integer(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise ValueError("expected an integer")
+    if not -(2**63) <= value < 2**63:
         raise ValueError("expected an integer of at most 64 bits")
 
 
