@@ -57,7 +57,7 @@ def some(cells: list[Cell], n: int) -> list[Cell]:
 
 
 def cells_of_many_sites(length: int) -> list[Cell]:
-    """Sets of positions and of heads, windows of layers, components together; parts of a first and of the last layer."""
+    """Sets of positions and heads, windows of layers, components together; parts of a first and of the last layer."""
     last = length - 1
     sites = [
         (Site("residual_stream", 1, (2, 7, last)),),
