@@ -170,7 +170,9 @@ def early_pairs(lines: int) -> Iterator[ProgramPair]:
 
 
 WORKLOADS: dict[str, Callable[[LoadedModel], Workload]] = {
-    "F": lambda model: Workload("F", model, binding_pair(5, 1), prompts.few_shot("variable_binding", 3, 3, 900_000)),
+    "F": lambda model: Workload(
+        "F", model, binding_pair(4, 0), "Examples:\n" + prompts.few_shot("variable_binding", 3, 3, 900_000)
+    ),
     "P": lambda model: Workload("P", model, binding_pair(17, 12), prompts.VARIABLE_BINDING),
 }
 

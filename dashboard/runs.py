@@ -18,9 +18,9 @@ from debug.causal_visualization import (
     Picture,
     accuracy_chart,
     causal_heatmap,
+    curves_by_layer,
     head_heatmap,
     mean_heatmap,
-    success_by_layer,
 )
 from debug.tracking import LoggedRun, TrackingError
 
@@ -156,8 +156,7 @@ def show_maps(run: LoggedRun) -> None:
     if mean is not None:
         with st.container(horizontal=True):
             draw(mean_heatmap(mean, metric), "mean")
-            if mean.peaks():
-                draw(success_by_layer(mean), "curves")
+            draw(curves_by_layer(mean, metric), "curves")
         return
     causal_map = maps[int(pair)]
     if causal_map.top.ndim == 3 and not causal_map.targets:

@@ -22,8 +22,6 @@ import numpy as np
 from debug.token_analyzer import PairError, TokenizedProgram
 
 Edges = frozenset[tuple[int, int]]
-RANDOM = "_random"
-"""Ending of the name of a hypothesis's control."""
 
 
 def direct_pointer(program: TokenizedProgram) -> Edges:

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice, product
 from typing import Any
 
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
+from debug.causal_map import METRICS, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, Plan, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
@@ -31,49 +31,51 @@ from debug.generators import Generator, search
 from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
-from debug.statistics import Interval, wilson
+from debug.statistics import Interval, bootstrap_mean, wilson
 from debug.stored_activations import StoredActivations
 from debug.tracking import LoggedRun, RunWriter, Store
 
 logger = logging.getLogger(__name__)
 
+_LOGGED = (  # fields of the plan that are params as they are
+    *("positions", "require_correct", "exclude_shallow"),
+    *("source", "source_run", "direction", "layer_window", "method"),
+)
 SHARD = 64  # pairs in one file of causal maps, or of activations
 
 
 @dataclass(frozen=True)
-class CausalConfig:
-    """A causal study over models x hops x lengths, on programs that are generated.
+class CausalConfig(Plan):
+    """A causal study over models x hops x lengths, on programs that are generated: a plan, and where it is carried out.
 
     ``num_seqs`` pairs are used in each cell; pairs that a filter skips are recorded with their reason and replaced by
     the next seed's, up to ``max_tries`` pairs.
     """
 
-    models: Sequence[str]
-    intervention_type: str = "residual_stream"
-    hops: Sequence[int | None] = (3,)
-    seq_lens: Sequence[int] = (5,)
-    num_seqs: int = 50
-    seed: int = 0
-    name: str = "causal_tracing"
-    generator: str | Generator = "variable_binding"
     prompt_template: str = "VARIABLE_BINDING"
-    layers: Sequence[int] | None = None
-    positions: str | Sequence[str | int] = "all"
-    targets: str | Sequence[str] | None = None
     require_correct: bool = True
-    exclude_shallow: bool = False
     save_activations: str = "targets"
+    models: Sequence[str] = field(kw_only=True)
+    hops: Sequence[int | None] = field(default=(3,), kw_only=True)
+    seq_lens: Sequence[int] = field(default=(5,), kw_only=True)
+    num_seqs: int = field(default=50, kw_only=True)
+    seed: int = field(default=0, kw_only=True)
+    name: str | None = field(default=None, kw_only=True)
+    """The MLflow experiment; None: the kind of run."""
+    generator: str | Generator = field(default="variable_binding", kw_only=True)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.name is None:
+            object.__setattr__(self, "name", self.kind)
         checked = self.programs()
         for name in ("models", "hops", "seq_lens"):
             object.__setattr__(self, name, getattr(checked, name))
-        self.plan()
 
     def programs(self) -> ExperimentConfig:
         """Which programs, in which prompt, to which models: what causal and accuracy studies have in common."""
         return ExperimentConfig(
-            self.name,
+            self.name or self.kind,
             self.prompt_template,
             self.generator,
             self.models,
@@ -88,16 +90,7 @@ class CausalConfig:
         return 200 + 20 * self.num_seqs
 
     def plan(self) -> Plan:
-        return Plan(
-            self.intervention_type,
-            self.layers,
-            self.positions,
-            self.targets,
-            self.prompt_template,
-            self.require_correct,
-            self.exclude_shallow,
-            self.save_activations,
-        )
+        return Plan(**{each.name: getattr(self, each.name) for each in fields(Plan)})
 
 
 @dataclass
@@ -114,6 +107,8 @@ class CellResult:
     pairs_used: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason -> number of pairs."""
+    rank_agreement: list[float] = field(default_factory=list)
+    """Of attributions, pair by pair: Spearman's correlation with exact patching."""
     interventions: int = 0
     seconds: float = 0.0
     seeds_passed_over: int | None = None
@@ -127,13 +122,23 @@ class CellResult:
         if self.accuracy is not None:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
-            if (rate := self.mean.overall.get("success")) is not None:
-                lines.append(f"  patch success rate at the targets, over layers: {rate}")
+            lines += [
+                f"  {METRICS[name]} at the targets, over layers: {of}" for name, of in self.mean.overall.items() if of
+            ]
+            for hypothesis, by_layer in self.mean.against_random.items():
+                for row, compared in enumerate(by_layer):
+                    kept, control = (self.mean[name]["answer_kept"][row] for name in (hypothesis, hypothesis + RANDOM))
+                    lines.append(
+                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept in {kept}; with as many "
+                        f"random edges cut {control}; difference {compared}"
+                    )
             if (peak := self.mean.peak()) is not None:
                 lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
             lines += [
                 f"  hand-over {before} -> {after} at layer {layer}" for before, after, layer in self.mean.hand_overs()
             ]
+        if self.rank_agreement:
+            lines.append(f"  rank agreement with exact patching: {bootstrap_mean(self.rank_agreement)}")
         if self.checks is not None:
             lines.append(
                 f"  self-checks: identity {self.checks.identity_max_abs:.1e}, full patch "
@@ -196,7 +201,7 @@ class CausalExperimentRunner:
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         title = f"{', '.join(map(models.name_of, config.models))} · {config.intervention_type}"
-        with self.store.start(config.name, title, kind="causal_tracing") as study:
+        with self.store.start(programs.name, title, kind=config.kind) as study:
             study.log_json("config.json", programs.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
             for model_id, (hops, seq_len) in product(config.models, programs.cells):
@@ -226,31 +231,24 @@ class CausalExperimentRunner:
         *,
         layers: Sequence[int] | None = None,
         positions: str | Sequence[str | int] = "all",
-        targets: str | Sequence[str] | None = None,
-        name: str = "causal_tracing",
-        prompt_template: str = "VARIABLE_BINDING",
-        require_correct: bool = False,
-        exclude_shallow: bool = False,
-        save_activations: str = "targets",
+        name: str | None = None,
         tags: dict[str, str] | None = None,
+        **plan: Any,
     ) -> CausalExperimentResult:
         """Patch these programs, each a pair, a dict of which only "original" is required, or a program's text.
+
+        Args:
+            name: the MLflow experiment; None: the kind of run.
+            plan: any other field of :class:`debug.causal_tracing.Plan`; activations at the targets are saved unless it
+                says otherwise.
 
         Raises:
             ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        plan = Plan(
-            intervention_type,
-            layers,
-            positions,
-            targets,
-            prompt_template,
-            require_correct,
-            exclude_shallow,
-            save_activations,
-        )
-        return self.run_plan(model_id, programs, plan, name=name, tags=tags)
+        defaults: dict[str, Any] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
+        what = Plan(intervention_type, layers, positions, **(defaults | plan))
+        return self.run_plan(model_id, programs, what, name=name, tags=tags)
 
     def run_plan(
         self,
@@ -258,7 +256,7 @@ class CausalExperimentRunner:
         programs: Sequence[ProgramPair | dict[str, Any] | str],
         plan: Plan,
         *,
-        name: str = "causal_tracing",
+        name: str | None = None,
         wanted: int | None = None,
         params: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
@@ -278,8 +276,8 @@ class CausalExperimentRunner:
         title = f"{model.id} · {plan.intervention_type}"
         given = {"num_seqs": len(programs), "generator": "given"}
         prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}
-        with self.store.start(name, title, kind="causal_tracing", tags=tags) as study:
-            study.log_json("config.json", asdict(plan) | {"name": name, "models": [model.id]})
+        with self.store.start(name or plan.kind, title, kind=plan.kind, tags=tags) as study:
+            study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
             known = _common_params(programs) | given | prompt | (params or {})
             wanted = len(programs) if wanted is None else wanted
             cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known)
@@ -332,11 +330,10 @@ class CausalExperimentRunner:
             "dtype": model.dtype,
             "device": model.device,
             "intervention_type": plan.intervention_type,
-            "positions": _listed(plan.positions),
-            "targets": _listed(plan.targets or "default"),
             "layers": _listed(plan.layers_of(model)),
-            "require_correct": plan.require_correct,
-            "exclude_shallow": plan.exclude_shallow,
+            "targets": _listed(plan.targets or "default"),
+            "heads": _listed(plan.heads or "each"),
+            **{name: _listed(getattr(plan, name)) for name in _LOGGED if getattr(plan, name) is not None},
         }
         try:
             with study.cell(cell.name, params) as run:
@@ -389,6 +386,7 @@ class _CellWriter:
         causal_map = replace(result.causal_map, pair=len(self.pairs))
         self.first = self.first or causal_map
         self.cell.interventions += result.interventions
+        self.cell.rank_agreement += [] if result.rank_agreement is None else [result.rank_agreement]
         if result.checks is not None:
             self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
         self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
@@ -429,11 +427,8 @@ class _CellWriter:
             texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
             self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
         if self.first is not None:
-            if self.first.top.ndim == 2:
-                charts.save_chart(charts.causal_heatmap(self.first), self.run.folder, "causal_map_first_pair")
-            if cell.mean is not None:
-                charts.save_chart(charts.mean_heatmap(cell.mean), self.run.folder, "causal_map_mean")
-                charts.save_chart(charts.success_by_layer(cell.mean), self.run.folder, "success_by_layer")
+            for stem, chart in charts.pictures(self.first, cell.mean).items():
+                charts.save_chart(chart, self.run.folder, stem)
 
 
 def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
@@ -443,29 +438,15 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         "pairs_skipped": cell.skipped.total(),
         "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
     }
-    metrics |= _with_interval("accuracy", cell.accuracy)
-    metrics |= _with_interval("accuracy_counterfactual", cell.accuracy_counterfactual)
+    if cell.accuracy is not None and cell.accuracy_counterfactual is not None:
+        metrics |= cell.accuracy.metrics("accuracy")
+        metrics |= cell.accuracy_counterfactual.metrics("accuracy_counterfactual")
     if cell.checks is not None:
         metrics |= cell.checks.metrics()
-    curves: dict[int, dict[str, float | None]] = {}
-    if (mean := cell.mean) is not None:
-        metrics |= _with_interval("patch_success_rate", mean.overall.get("success"))
-        metrics |= _with_interval("normalized_logit_diff", mean.overall.get("normalized_logit_diff"))
-        if (peak := mean.peak()) is not None:
-            metrics |= _with_interval("peak_patch_success_rate", peak[2])
-        for target, (layer, rate) in mean.peaks().items():
-            metrics |= {f"peak_layer/{target}": layer}
-            metrics |= _with_interval(f"peak_patch_success_rate/{target}", rate)
-        for curve in mean.curves:
-            for layer, rate in zip(mean.layers, curve.success, strict=True):
-                curves.setdefault(layer, {}).update(_with_interval(f"patch_success_rate_by_layer/{curve.target}", rate))
-    return metrics, curves
-
-
-def _with_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
-    if interval is None:
-        return {}
-    return {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+    if cell.rank_agreement:
+        metrics |= bootstrap_mean(cell.rank_agreement).metrics("rank_agreement")
+    of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
+    return metrics | of_mean, curves
 
 
 def _summary(cell: CellResult) -> dict[str, Any]:
@@ -533,5 +514,6 @@ def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> di
     }
 
 
-def _listed(values: str | Sequence[Any]) -> str:
-    return values if isinstance(values, str) else ",".join(map(str, values))
+def _listed(values: Any) -> Any:
+    """Sequences as one text; all else as it is."""
+    return ",".join(map(str, values)) if isinstance(values, list | tuple) else values

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from debug.statistics import Interval, bootstrap_mean, wilson
+from debug.statistics import Comparison, Interval, bootstrap_mean, mcnemar, wilson
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 HELD_BY_CONSTRUCTION = ("ref_depth_1_rhs", "final")
@@ -52,6 +52,15 @@ METRICS = {
 - legacy_*: what results of the older format call so; no scale of this project. The logit difference is that of the
   patched run's top token, whichever that is, and normalized by the range of the clean run's logits.
 """
+LOGGED = {
+    "success": "patch_success_rate",
+    "answer_kept": "answer_kept_rate",
+    "control_success": "control_success_rate",
+    "control_answer_kept": "control_answer_kept_rate",
+}
+"""Names of rates in the tracking store; all other metrics keep theirs."""
+RANDOM = "_random"
+"""Ending of a target's name: the random control of a hypothesis of a knockout."""
 RATES = ("success", "answer_kept", "control_success", "control_answer_kept", "legacy_success_rate")
 LEGACY = tuple(metric for metric in METRICS if metric.startswith("legacy_"))
 
@@ -417,7 +426,11 @@ class MeanCausalMap:
     curves: list[TargetCurve]
     """In the order of the program's text."""
     overall: dict[str, Interval | None]
-    """Metric -> mean over the interventions at the targets, all layers but row n_layers; None where there are none."""
+    """Metric -> mean over the interventions at the targets (no random controls), all layers but row n_layers; None
+    where there are none."""
+    against_random: dict[str, list[Comparison]] = field(default_factory=dict)
+    """Of a knockout: hypothesis -> by layer, whether the answer is kept with its edges cut, against the same pairs with
+    as many random edges cut."""
     layer_window: int = 1
 
     def __getitem__(self, target: str) -> TargetCurve:
@@ -455,6 +468,34 @@ class MeanCausalMap:
                     found.append((leader.target, best.target, layer))
                 leader = best
         return found
+
+    def to_metrics(self) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
+        """The mean as metrics of the tracking contract: scalars, and by layer what is a curve over several."""
+        scalars: dict[str, float | None] = {}
+        for metric, value in self.overall.items():
+            if value is not None:
+                scalars |= value.metrics(LOGGED.get(metric, metric))
+        if (peak := self.peak()) is not None:
+            scalars |= peak[2].metrics("peak_patch_success_rate")
+        for target, (layer, rate) in self.peaks().items():
+            scalars |= {f"peak_layer/{target}": layer, **rate.metrics(f"peak_patch_success_rate/{target}")}
+        curves: dict[int, dict[str, float | None]] = {layer: {} for layer in self.layers}
+        single = len(self.layers) == 1 and "success" not in self.metrics
+        for curve in self.curves:
+            for metric in (metric for metric in self.metrics if single or metric in LOGGED):
+                for layer, value in zip(self.layers, curve[metric], strict=True):
+                    if value is not None and single:
+                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{curve.target}")
+                    elif value is not None:
+                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{curve.target}")
+        for hypothesis, by_layer in self.against_random.items():
+            for layer, compared in zip(self.layers, by_layer, strict=True):
+                if single:
+                    scalars |= compared.difference.metrics(f"answer_kept_against_random/{hypothesis}")
+                    scalars |= {f"answer_kept_against_random_p/{hypothesis}": compared.p_value}
+                else:
+                    curves[layer] |= compared.difference.metrics(f"answer_kept_against_random_by_layer/{hypothesis}")
+        return scalars, {layer: values for layer, values in curves.items() if values}
 
     def _below_top(self, curve: TargetCurve) -> list[tuple[int, Interval]]:
         rates = zip(self.layers, curve.success, strict=True)
@@ -494,7 +535,8 @@ class MeanOverPairs:
             curves = {f"{target}/{head_name(h)}": both[:, :, i] for i, h in enumerate(causal_map.heads)}
             for name, values in (curves or {target: both}).items():
                 self._rows.setdefault(name, []).append(values)
-                parts.append(values[:, below_top])
+                if not target.endswith(RANDOM):
+                    parts.append(values[:, below_top])
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
@@ -530,8 +572,20 @@ class MeanOverPairs:
             metrics,
             curves,
             overall,
+            self._against_random(),
             self._first.layer_window,
         )
+
+    def _against_random(self) -> dict[str, list[Comparison]]:
+        """Hypotheses of a knockout against their own controls, on the same pairs."""
+        if "answer_kept" not in self._metrics:
+            return {}
+        kept = {name: np.stack(rows)[:, self._metrics.index("answer_kept")] == 1 for name, rows in self._rows.items()}
+        return {
+            name: [mcnemar(own[:, row], kept[name + RANDOM][:, row]) for row in range(own.shape[1])]
+            for name, own in kept.items()
+            if name + RANDOM in kept
+        }
 
 
 def head_name(heads: Sequence[int]) -> str:

@@ -25,8 +25,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from debug import models
-from debug.attention_knockout import HYPOTHESES, RANDOM, edges_of, random_control
-from debug.causal_map import DIRECTIONS, PAIR_SOURCES, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
+from debug.attention_knockout import HYPOTHESES, edges_of, random_control
+from debug.causal_map import DIRECTIONS, PAIR_SOURCES, RANDOM, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
 from debug.counterfactual import as_pair, same_answer_program
 from debug.engine import (
     COMPONENTS,
@@ -211,6 +211,11 @@ class Plan:
     @property
     def knockout(self) -> bool:
         return self.intervention_type == KNOCKOUT
+
+    @property
+    def kind(self) -> str:
+        """The kind of run that it makes in the tracking store."""
+        return KNOCKOUT if self.knockout else "attribution" if self.method == "attribution" else "causal_tracing"
 
     @property
     def patches_pairs(self) -> bool:
@@ -758,7 +763,8 @@ def _spearman(both: list[tuple[float, float]]) -> float | None:
     exact, estimated = (np.array(values) for values in zip(*both, strict=True))
     if len(both) < 2 or (exact == exact[0]).all() or (estimated == estimated[0]).all():
         return None
-    return float(stats.spearmanr(exact, estimated).statistic)
+    result: Any = stats.spearmanr(exact, estimated)
+    return float(result.statistic)
 
 
 def _can_matter(

@@ -13,13 +13,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import METRICS, RANDOM, RATES, CausalMap, MeanCausalMap
+from debug.statistics import Interval
 
 Picture = alt.LayerChart | alt.FacetChart
 Metric = str  # one of METRICS that the map has
@@ -180,7 +181,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "layer": np.array(causal_map.layers)[index["layer"]],
-            **({"head": index["head"]} if "head" in index else {}),
+            **({"head": np.array(_head_labels(causal_map))[index["head"]]} if "head" in index else {}),
             "position": position,
             "token": token_text[position],
             "target": [target_at.get(p) for p in position.tolist()],
@@ -191,7 +192,33 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     ).fill_nan(None)
 
 
-def causal_heatmap(causal_map: CausalMap, metric: Metric = "normalized_logit_diff") -> Picture:
+def pictures(first: CausalMap, mean: MeanCausalMap | None) -> dict[str, Picture]:
+    """The charts that a causal run keeps, by the names of their files: of its first pair, and of the mean over all."""
+    charts: dict[str, Picture] = {}
+    if first.positions and not first.heads:
+        charts["causal_map_first_pair"] = causal_heatmap(first)
+    if first.lens_ranks is not None:
+        charts["logit_lens_first_pair"] = lens_heatmap(first)
+    if mean is None:
+        return charts
+    if mean.against_random and len(mean.layers) == 1:
+        return charts | {"knockout": knockout_chart(mean)}
+    if any(known is not None for curve in mean.curves for known in curve[mean.metrics[0]]):
+        charts["causal_map_mean"] = mean_heatmap(mean)
+        charts["curves_by_layer"] = curves_by_layer(mean)
+    return charts
+
+
+def shown_first(of: CausalMap | MeanCausalMap) -> Metric:
+    """The metric that says most of a cell: of one pair a signed one, of a mean a rate; of an import what has values."""
+    signed = [metric for metric in of.metrics if metric in ("normalized_logit_diff", "answer_logit_drop")]
+    if isinstance(of, CausalMap):
+        known = [metric for metric in of.metrics if not np.isnan(of.values(metric)).all()]
+        return next((metric for metric in (*signed, *known) if metric in known), of.metrics[0])
+    return of.metrics[0]
+
+
+def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Picture:
     """One pair: layers x token positions.
 
     Below the map stand the tokens, shaded by line of the prompt, those of the targets in yellow and named. Signed
@@ -204,19 +231,59 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric = "normalized_logit_dif
     """
     if causal_map.top.ndim == 3:
         raise ValueError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
-    frame = cells(causal_map)
+    metric, frame = metric or shown_first(causal_map), cells(causal_map)
+    return _over_tokens(causal_map, frame, metric, _Rows.of(causal_map), _title(causal_map, frame, metric))
+
+
+def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "rank") -> Picture:
+    """The logit lens of the clean run: layers x token positions, read off the residual stream going into each layer.
+
+    Args:
+        answer: "original", the run's own answer, or "counterfactual".
+        value: "rank", how many tokens have a higher logit (0: the top token), or "logit".
+
+    Raises:
+        ValueError: the map has no logit lens, or there is no such answer or value.
+    """
+    options = {"answer": (answer, ("counterfactual", "original")), "value": (value, ("rank", "logit"))}
+    for name, (given, expected) in options.items():
+        if given not in expected:
+            raise ValueError(f"{name} is {given!r}; expected one of {', '.join(expected)}")
+    read = causal_map.lens_ranks if value == "rank" else causal_map.lens_logits
+    if read is None:
+        raise ValueError("the map has no logit lens: it was not read, or the map is of a run without one")
+    which = options["answer"][1].index(answer)
+    row, place = (index.ravel() for index in np.indices(read.shape[:2]))
+    tokens = [visible(causal_map.tokens[p]) for p in causal_map.positions]
+    frame = pl.DataFrame(
+        {
+            "layer": row,
+            "position": np.array(causal_map.positions)[place],
+            "token": np.array(tokens, dtype=object)[place],
+            value: read[..., which].ravel(),
+        },
+        schema_overrides={"token": pl.Utf8},
+    )
+    token = causal_map.answer_tokens[which]
+    text = visible(causal_map.vocabulary.get(token, f"token {token}"))
+    title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, in the run as it is"
+    rows = _Rows(causal_map.n_layers + 1, causal_map.n_layers)
+    return _over_tokens(causal_map, frame, value, rows, alt.TitleParams(title, anchor="start", fontSize=13))
+
+
+def _over_tokens(causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: _Rows, title: Any) -> Picture:
+    """A heatmap of layers x token positions, with the prompt below it."""
     x = alt.X(
         "position:O",
         scale=alt.Scale(domain=causal_map.positions),
         axis=_axis(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
     cell_width = min(24, max(14, 1000 // len(causal_map.positions)))  # seventeen lines fit on a page of 1280 pixels
-    layers = [*_grid(frame, metric, x, causal_map), *_token_strip(causal_map, cell_width)]
-    chart = alt.layer(*layers).properties(title=_title(causal_map, frame, metric))
-    return _sized(chart, causal_map, cell_width=cell_width)
+    layers = [*_grid(frame, metric, x, rows), *_token_strip(causal_map, cell_width)]
+    return _sized(alt.layer(*layers).properties(title=title), rows, cell_width)
 
 
-def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalized_logit_diff") -> Picture:
+def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = None) -> Picture:
     """One pair and one target of a map with heads: layers x heads, the target's tokens patched together.
 
     Raises:
@@ -226,49 +293,71 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric = "normalize
         raise ValueError("the map has no heads (layers x positions); draw it with causal_heatmap")
     if target not in causal_map.targets:
         raise ValueError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
+    metric, labels = metric or shown_first(causal_map), _head_labels(causal_map)
     layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
-    values = {name: causal_map.at_target(target, name).ravel() for name in causal_map.metrics}
-    frame = pl.DataFrame({"layer": np.array(causal_map.layers)[layer], "head": head, **values}).fill_nan(None)
-    x = alt.X("head:O", axis=_axis()).title("head")
-    chart = alt.layer(*_grid(frame, metric, x, causal_map))
-    return _sized(chart.properties(title=_title(causal_map, frame, metric, target)), causal_map, cell_width=22)
+    values = {name: causal_map.at_target(target, name).ravel() for name in causal_map.target_metrics}
+    columns = {"layer": np.array(causal_map.layers)[layer], "head": np.array(labels)[head], **values}
+    frame = pl.DataFrame(columns).fill_nan(None)
+    x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
+    chart = alt.layer(*_grid(frame, metric, x, _Rows.of(causal_map)))
+    title = _title(causal_map, frame, metric, target)
+    return _sized(chart.properties(title=title), _Rows.of(causal_map), 22 if causal_map.top.shape[1] > 1 else 44)
 
 
-def mean_heatmap(mean: MeanCausalMap, metric: Metric = "success") -> Picture:
-    """The mean over pairs: layers x targets in the order of the text, each with its n."""
-    frame = _curves(mean, metric)
+def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
+    """The mean over pairs: layers x targets in the order of the text, each with its n; of a map with heads a panel a
+    target, layers x heads."""
+    metric = metric or shown_first(mean)
+    frame, rows = _curves(mean, metric), _Rows.of(mean)
+    if frame["head"].null_count() == 0:
+        labels = frame["head"].unique(maintain_order=True).to_list()
+        x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
+        panel = _sized(alt.layer(*_grid(frame, metric, x, rows), data=frame), rows, 22 if len(labels) > 1 else 44)
+        targets = frame["target"].unique(maintain_order=True).to_list()
+        facet = alt.Facet("target:N", sort=targets, header=alt.Header(labelFontSize=11, labelLimit=160)).title(None)
+        wide = max(1, 900 // max(150, 22 * len(labels)))
+        return panel.facet(facet, columns=wide).properties(title=_title(mean, frame, metric))
     x = alt.X("label:N", sort=_labels(frame), axis=_axis(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
         None
     )
+    dark = f"datum.{metric} < 0.3" if metric in _KEPT else f"abs(datum.{metric}) > 0.7"
     numbers = (
         alt.Chart(frame.drop_nulls(metric))
         .mark_text(fontSize=10)
         .encode(
             x=x,
-            y=_layer_axis(mean),
+            y=_layer_axis(rows),
             text=alt.Text(f"{metric}:Q", format=".0%" if metric in RATES else ".2f"),
-            color=alt.when(f"abs(datum.{metric}) > 0.7").then(alt.value("white")).otherwise(alt.value(_INK)),
+            color=alt.when(dark).then(alt.value("white")).otherwise(alt.value(_INK)),
         )
     )
-    chart = alt.layer(*_grid(frame, metric, x, mean), numbers)
-    return _sized(chart.properties(title=_title(mean, frame, metric)), mean, cell_width=44)
+    chart = alt.layer(*_grid(frame, metric, x, rows), *([numbers] if metric in RATES or _on_unit(metric) else []))
+    return _sized(chart.properties(title=_title(mean, frame, metric)), rows, cell_width=44)
 
 
-def success_by_layer(mean: MeanCausalMap) -> Picture:
-    """Patch success rate over layers: for each target a curve with its interval; dashed lines at hand-over layers.
+def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
+    """A metric over layers: for each target a curve with its interval, and the same-answer control's dotted beside it;
+    dashed lines at hand-over layers.
 
-    Of more targets than there are colours to tell them apart, those with the highest rates are drawn, none that is zero
-    throughout, and the subtitle says so.
+    Of more targets than there are colours to tell them apart, those that differ most from no effect are drawn, none
+    that has none throughout, and the subtitle says so.
     """
-    peaks = {curve.target: max((rate.estimate for rate in curve.success if rate), default=0.0) for curve in mean.curves}
-    drawn = list(peaks)
+    metric = metric or shown_first(mean)
+    nothing = 1.0 if metric in _KEPT else 0.0
+    effect = {
+        curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
+    }
+    drawn = list(effect)
     if len(drawn) > len(_CATEGORIES):
-        drawn = sorted(filter(peaks.get, peaks), key=lambda target: -peaks[target])[: len(_CATEGORIES)] or drawn
-    frame = _curves(replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn]), "success")
-    x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=_layer_label(mean), labelOverlap="greedy")).title(
-        "layer"
-    )
-    y = alt.Y("success:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+        drawn = sorted(filter(effect.get, effect), key=lambda target: -effect[target])[: len(_CATEGORIES)] or drawn
+    shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
+    frame, rows = _curves(shown, metric), _Rows.of(mean)
+    x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap="greedy")).title("layer")
+    y = alt.Y(f"{metric}:Q", title=METRICS[metric])
+    if metric in RATES:
+        y = alt.Y(
+            f"{metric}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5), title=METRICS[metric]
+        )
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=_labels(frame), range=_CATEGORIES),
@@ -277,31 +366,86 @@ def success_by_layer(mean: MeanCausalMap) -> Picture:
     base = alt.Chart(frame).encode(x=x, color=colour.title("target"), tooltip=_tooltip(frame))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
     moves = pl.DataFrame(
-        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()],
+        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()]
+        if metric == "success"
+        else [],
         schema={"layer": pl.Int64, "hand_over": pl.Utf8},
     )
     moves = moves.group_by("layer", maintain_order=True).agg(pl.col("hand_over").str.join(", "))
-    chart = alt.layer(
+    layers = [
         alt.Chart(moves)
         .mark_rule(color=_GREY, strokeDash=[4, 3])
         .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")]),
         bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
-        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y.title("patch success rate")),
-    )
-    title, notes = _title(mean, frame, "success"), []
+        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
+    ]
+    title, notes = _title(mean, frame, metric), []
+    if (control := f"control_{metric}") in frame.columns:
+        layers.insert(0, base.mark_line(strokeWidth=1.5, strokeDash=[2, 3]).encode(y=alt.Y(f"{control}:Q")))
+        notes.append("dotted: the same cells patched from a program of the same answer")
     if not moves.is_empty():
         notes.append("dashed: a hand-over layer, the first where the next target's rate passes the previous one's")
-    if left_out := [peak for target, peak in peaks.items() if target not in drawn]:
-        notes.append(f"not drawn: {len(left_out)} targets whose rate is nowhere above {max(left_out):.0%}")
+    if left_out := [value for target, value in effect.items() if target not in drawn]:
+        most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
+        notes.append(f"not drawn: {len(left_out)} targets that are nowhere further than {most} from no effect")
     title.subtitle = notes or alt.Undefined
-    return chart.properties(width=alt.Step(min(60, max(14, 560 // len(mean.layers)))), height=260, title=title)
+    width = alt.Step(min(60, max(14, 560 // len(mean.layers))))
+    return alt.layer(*layers).properties(width=width, height=260, title=title)
+
+
+def knockout_chart(mean: MeanCausalMap) -> Picture:
+    """In which share of the pairs the answer is kept: each hypothesis beside as many random edges cut in the same
+    pairs, with intervals; of a mean whose one row cuts all layers that it cuts together."""
+    cut = ("edges of the hypothesis", "as many random edges")
+    rows = [
+        {
+            "hypothesis": visible(name).replace("_", " "),
+            "cut": cut[which],
+            "answer_kept": value.estimate,
+            "ci_low": value.low,
+            "ci_high": value.high,
+            "interval": str(value),
+            "n": value.n,
+        }
+        for name in mean.against_random
+        for which, target in enumerate((name, name + RANDOM))
+        if (value := mean[target]["answer_kept"][0]) is not None
+    ]
+    numbers: dict[str, Any] = dict.fromkeys(("answer_kept", "ci_low", "ci_high"), pl.Float64)
+    x = alt.X("hypothesis:N", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(None)
+    base = alt.Chart(pl.DataFrame(rows, schema_overrides=numbers)).encode(
+        x=x,
+        xOffset=alt.XOffset("cut:N", sort=list(cut)),
+        color=alt.Color("cut:N", scale=alt.Scale(domain=list(cut), range=[_CATEGORIES[1], _GREY])).title("cut"),
+        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
+    )
+    rate = alt.Y("answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    layers = [
+        base.mark_bar(opacity=0.35).encode(y=rate.title(METRICS["answer_kept"])),
+        base.transform_filter("isValid(datum.ci_low)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_point(filled=True, size=45, opacity=1).encode(y=rate),
+    ]
+    notes = [
+        f"{visible(name).replace('_', ' ')} less random: {compared}"
+        for name, by_layer in mean.against_random.items()
+        for compared in by_layer[:1]
+    ]
+    parts = ["attention knockout", f"mean over {mean.n_pairs} pairs", f"layers {_Rows.of(mean).name(mean.layers[0])}"]
+    title = alt.TitleParams(" · ".join(parts), subtitle=notes, anchor="start", fontSize=13, subtitleColor=_GREY)
+    return alt.layer(*layers).properties(width=alt.Step(60), height=240, title=title)
 
 
 def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
-    """The mean map as rows: target, its label with n, layer, the metric, the ends of its interval, and both as text."""
+    """The mean map as rows: target (and head), its label with n, layer, the metric, the ends of its interval, both as
+    text; beside it the same-answer control's, where there is one."""
+    control = f"control_{metric}"
+    controls = {curve.target: curve[control] for curve in mean.curves if control in mean.metrics and metric != control}
     rows = [
         {
-            "target": visible(curve.target),
+            "target": visible(curve.target.partition("/")[0]),
+            "head": curve.target.partition("/head")[2].lstrip("s_").replace("_", "+") or None,
             "label": f"{visible(curve.target)} (n={curve.n})",
             "layer": layer,
             metric: value and value.estimate,
@@ -309,21 +453,55 @@ def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
             "ci_high": value and value.high,
             "interval": str(value) if value else "no value",
         }
+        | (_control(control, controls[curve.target][row]) if curve.target in controls else {})
         for curve in mean.curves
-        for layer, value in zip(mean.layers, curve[metric], strict=True)
+        for row, (layer, value) in enumerate(zip(mean.layers, curve[metric], strict=True))
     ]
     numbers = dict.fromkeys((metric, "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
-    return pl.DataFrame(rows, schema_overrides=numbers).fill_nan(None)
+    numbers |= {control: pl.Float64} if controls else {}
+    return pl.DataFrame(rows, schema_overrides={"head": pl.Utf8} | numbers).fill_nan(None)
+
+
+def _control(name: str, value: Interval | None) -> dict[str, Any]:
+    return {name: value and value.estimate, "control": str(value) if value else "no value"}
+
+
+def _head_labels(causal_map: CausalMap) -> list[str]:
+    """Names of the steps of the head axis: ``3``, or ``3+5`` where heads are patched together."""
+    return ["+".join(map(str, heads)) for heads in causal_map.heads]
+
+
+class _Rows(NamedTuple):
+    """The layer axis: how many rows, which of them is what the final norm reads, and how many layers each changes."""
+
+    count: int
+    top: int
+    window: int = 1
+
+    @classmethod
+    def of(cls, of: CausalMap | MeanCausalMap) -> _Rows:
+        return cls(len(of.layers), of.n_layers, of.layer_window)
+
+    def name(self, layer: int) -> str:
+        last = layer + self.window - 1
+        return ("final norm" if layer == self.top else str(layer)) if self.window == 1 else f"{layer}–{last}"
+
+    @property
+    def label(self) -> str:
+        """The same as a chart expression of numbers alone."""
+        if self.window > 1:
+            return f"datum.value + '–' + (datum.value + {self.window - 1})"
+        return f"datum.value == {self.top} ? 'final norm' : datum.value"
 
 
 def _labels(frame: pl.DataFrame) -> list[str]:
     return frame["label"].unique(maintain_order=True).to_list()
 
 
-def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, of: CausalMap | MeanCausalMap) -> list[alt.Chart]:
+def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: _Rows) -> list[alt.Chart]:
     """The coloured cells, and a cross where a cell has no value."""
     base = alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
-    base = base.encode(x=x, y=_layer_axis(of), tooltip=_tooltip(frame))
+    base = base.encode(x=x, y=_layer_axis(rows), tooltip=_tooltip(frame))
     has_value = f"isValid(datum.{metric})"
     return [
         base.transform_filter(has_value).mark_rect().encode(color=_colour(frame, metric)),
@@ -331,17 +509,32 @@ def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, of: CausalMap | MeanCau
     ]
 
 
-def _colour(frame: pl.DataFrame, metric: Metric) -> alt.Color:
-    """Orange: towards the counterfactual's answer. Purple: away from it."""
+_KEPT = ("answer_kept", "control_answer_kept")  # of these 1 is no effect
+_LENS = {"rank": "rank of the answer (0: the top token)", "logit": "logit of the answer"}
+
+
+def _on_unit(metric: str) -> bool:
+    return metric in ("normalized_logit_diff", "legacy_normalized_logit_difference")
+
+
+def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
+    """Orange: towards the counterfactual's answer. Purple: away from the original's. White: no effect."""
     legend = alt.Legend(
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
     )
-    if metric in RATES:
-        scale = alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, 1])
+    if metric == "rank":  # of tens of thousands of tokens the first few matter
+        legend.values = [10**n for n in range(6) if 10**n <= _largest(frame, metric)]
+        scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
+    elif metric == "logit":
+        scale = alt.Scale(scheme="viridis", zero=False)
+    elif metric in RATES:
+        side = {"extent": [0.0, 0.5]} if metric in _KEPT else {"extent": [0.5, 1.0]}
+        scale = alt.Scale(scheme={"name": "purpleorange", **side}, domain=[0, 1])
     else:
-        end = 1.0 if metric == "normalized_logit_diff" else _largest(frame, metric) or 1.0
-        scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True)
-    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(METRICS[metric])
+        end = 1.0 if _on_unit(metric) else _largest(frame, metric) or 1.0
+        loses = metric == "answer_logit_drop"
+        scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
+    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(_LENS.get(metric) or METRICS[metric])
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:
@@ -360,15 +553,18 @@ _TOOLTIPS = {
     "head": alt.Tooltip("head:O"),
     "target": alt.Tooltip("target:N"),
     "interval": alt.Tooltip("interval:N", title="mean and 95% interval"),
+    "control": alt.Tooltip("control:N", title="same-answer control"),
+    "rank": alt.Tooltip("rank:Q", format=",d", title="rank (0: the top token)"),
+    "logit": alt.Tooltip("logit:Q", format=".2f"),
     **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in METRICS.items()},
     "success": alt.Tooltip("success:N"),
     "top_token": alt.Tooltip("top_token:N", title="top token"),
 }
 
 
-def _layer_axis(of: CausalMap | MeanCausalMap) -> alt.Y:
-    axis = _axis(labelExpr=_layer_label(of), labelOverlap=True)
-    return alt.Y("layer:O", sort="descending", axis=axis).title("layer")
+def _layer_axis(rows: _Rows) -> alt.Y:
+    axis = _axis(labelExpr=rows.label, labelOverlap=True)
+    return alt.Y("layer:O", sort="descending", axis=axis).title("layer" if rows.window == 1 else "layers")
 
 
 def _axis(**settings: Any) -> alt.Axis:
@@ -377,12 +573,8 @@ def _axis(**settings: Any) -> alt.Axis:
     return alt.Axis(**(near | settings))
 
 
-def _layer_label(of: CausalMap | MeanCausalMap) -> str:
-    return f"datum.value == {of.n_layers} ? 'final norm' : datum.value"
-
-
-def _sized(chart: Picture, of: CausalMap | MeanCausalMap, cell_width: int) -> Picture:
-    cell_height = min(22, max(9, 420 // len(of.layers)))
+def _sized(chart: Picture, rows: _Rows, cell_width: int) -> Picture:
+    cell_height = min(22, max(9, 420 // rows.count))
     return chart.properties(width=alt.Step(cell_width), height=alt.Step(cell_height))
 
 
@@ -393,10 +585,14 @@ def _title(
     if isinstance(of, MeanCausalMap):
         which = f"mean over {of.n_pairs} {'pair' if of.n_pairs == 1 else 'pairs'}"
     else:
-        answers = [visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens]
-        which = f"pair {of.pair} · {answers[0]} patched into a program whose answer is {answers[1]}"
+        c, o = (visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens)
+        patched = {"zero": "zeros", "mean": "means", "resample": "another pair's activations"}.get(of.source, c)
+        what = "edges cut in" if of.source == "knockout" else f"{patched} patched into"
+        which = f"pair {of.pair} · {what} a program whose answer is {o}"
     parts = [visible(of.intervention_type), *([visible(target)] if target else []), which]
-    notes = []
+    notes = (
+        ["estimated from gradients, not patched"] if isinstance(of, CausalMap) and of.method == "attribution" else []
+    )
     if frame[metric].null_count():
         why = ", the pair's own effect is too small to divide by" if metric == "normalized_logit_diff" else ""
         notes.append(f"×: no value{why}")

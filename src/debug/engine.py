@@ -40,6 +40,8 @@ from debug.models import LoadedModel
 logger = logging.getLogger(__name__)
 
 ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells are short
+CHECK_STRIDE = 4  # a pair is checked at every so many layers, the next pair at the layers behind them
+FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it cost, however few it has
 MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
 
 
@@ -235,10 +237,7 @@ def patched_logits(
         SelfCheckError: logits are not finite.
     """
     batch_tokens = batch_tokens or default_batch_tokens(model)
-    groups: dict[tuple[int, bool], list[int]] = defaultdict(list)
-    for index, cell in enumerate(cells):
-        groups[cell.layer, cell.patches_parts_first].append(index)
-    for (layer, parts_first), indices in sorted(groups.items()):
+    for (layer, parts_first), indices in _together(model, cells, runs.length, batch_tokens):
         rows = _pack(cells, indices, runs.length)
         while rows:
             batch = _next_batch(rows, cells, runs, batch_tokens)
@@ -256,6 +255,30 @@ def patched_logits(
                     f"patched logits of model {model.id!r} ({model.dtype}) at layer {layer} are not finite"
                 )
             yield [index for row in batch for index in row], logits
+
+
+def _together(
+    model: LoadedModel, cells: Sequence[Cell], length: int, batch_tokens: int
+) -> list[tuple[tuple[int, bool], list[int]]]:
+    """The layer at which cells enter, whether only parts of it run, and the numbers of these cells.
+
+    Where few cells enter at a layer, those of the next layers enter there too: they run some layers more, as the run
+    itself does, for the sake of fewer and larger forward passes.
+    """
+    by_layer: dict[tuple[bool, int], list[int]] = defaultdict(list)
+    for index, cell in enumerate(cells):
+        by_layer[cell.patches_parts_first, cell.layer].append(index)
+    groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, cells, their tokens
+    for (parts_first, layer), indices in sorted(by_layer.items()):
+        tokens = sum(length - cells[index].start for index in indices)
+        if groups:
+            (entry, parts), group, in_group = groups[-1]
+            wasted, saved = (layer - entry) * tokens, (model.n_layers - layer) * FORWARD_TOKENS
+            if parts == parts_first and in_group + tokens <= batch_tokens and wasted < saved:
+                groups[-1] = (entry, parts), group + indices, in_group + tokens
+                continue
+        groups.append(((layer, parts_first), indices, tokens))
+    return [(entry, group) for entry, group, _ in groups]
 
 
 @torch.no_grad()
@@ -661,8 +684,9 @@ def checks_of(
             ]
             continue
         rows = range(model.n_layers + (component == "residual_stream"))
-        chosen = rows if number == 0 else [number % len(rows)]
-        for layer in rows:
+        some = sorted({*rows[number % CHECK_STRIDE :: CHECK_STRIDE], rows[0], rows[-1]})
+        chosen = some if number == 0 else [number % len(rows)]
+        for layer in some:
             position = first + (number + 7 * layer) % (runs.length - first)
             heads = (layer % model.n_heads,) if COMPONENTS[component].per_head else None
             own = Cell(clean, (Site(component, layer, (position,), heads),), source=clean)
@@ -690,7 +714,7 @@ def measured(
     model: LoadedModel, runs: Runs, checks: Sequence[Check], logits: dict[Cell, Float[Tensor, "vocabulary"]]
 ) -> SelfChecks:
     """What the checks say, given the logits of their cells."""
-    worst = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
+    worst: dict[str, float] = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
     for check in checks:
         expected = check.expected
         if not isinstance(expected, Tensor):

@@ -34,7 +34,7 @@ from debug.causal_map import LEGACY, CausalMap, MeanCausalMap, MeanOverPairs, sa
 from debug.checks import Check
 from debug.programs import Program, ProgramError, ProgramPair
 from debug.provenance import text_digest
-from debug.statistics import Interval, bootstrap_mean, wilson
+from debug.statistics import bootstrap_mean, wilson
 from debug.token_analyzer import PairError, of_texts
 from debug.tracking import RunWriter, Store, TrackingError
 
@@ -477,11 +477,8 @@ def _write_maps(
     if pairs:
         texts = [text for pair in pairs for text in (pair.original.text, pair.counterfactual.text)]
         run.log_dataset("imported pairs", texts, {"file": source.name})
-    if maps[0].top.ndim == 2:
-        metric = "success" if maps[0].answer_tokens[0] >= 0 else "legacy_success_rate"
-        charts.save_chart(charts.causal_heatmap(maps[0], metric), run.folder, "causal_map_first_pair")
-    if mean is not None and mean.peaks():
-        charts.save_chart(charts.success_by_layer(mean), run.folder, "success_by_layer")
+    for stem, chart in charts.pictures(maps[0], mean).items():
+        charts.save_chart(chart, run.folder, stem)
 
 
 def _metrics(
@@ -499,25 +496,9 @@ def _metrics(
     if known:
         weights = [rate.size for rate in known]
         overall = bootstrap_mean([float(rate.mean()) for rate in known], is_rate=True, weights=weights)
-        metrics |= _with_interval("legacy_success_rate", overall)
-    curves: dict[int, dict[str, float | None]] = {}
-    if mean is not None:
-        metrics |= _with_interval("patch_success_rate", mean.overall.get("success"))
-        if (peak := mean.peak()) is not None:
-            metrics |= _with_interval("peak_patch_success_rate", peak[2])
-        for target, (layer, rate) in mean.peaks().items():
-            metrics |= {f"peak_layer/{target}": layer} | _with_interval(f"peak_patch_success_rate/{target}", rate)
-        for curve in mean.curves:
-            for layer, rate in zip(mean.layers, curve["success"], strict=True):
-                name = f"patch_success_rate_by_layer/{curve.target}"
-                curves.setdefault(layer, {}).update(_with_interval(name, rate))
-    return metrics, curves
-
-
-def _with_interval(name: str, interval: Interval | None) -> dict[str, float | None]:
-    if interval is None:
-        return {}
-    return {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
+        metrics |= overall.metrics("legacy_success_rate")
+    of_mean, curves = mean.to_metrics() if mean is not None else ({}, {})
+    return metrics | of_mean, curves
 
 
 def _sample_of_pair(pair: ProgramPair) -> dict[str, Any]:
@@ -582,7 +563,7 @@ def _samples_cell(source: _Source, model: str, hops: int | None, seq_len: int, r
     def write(run: RunWriter) -> None:
         run.append_jsonl("samples.jsonl", (_sample(row) for row in rows))
         accuracy = wilson(sum(row["correct"] for row in rows), len(rows))
-        metrics = _with_interval("accuracy", accuracy) | {"num_samples": len(rows)}
+        metrics = accuracy.metrics("accuracy") | {"num_samples": len(rows)}
         run.log_metrics(metrics)
         run.log_json("summary.json", {"model": model, "hops": hops, "seq_len": seq_len, "metrics": metrics})
         run.log_dataset("imported programs", [row["program"] for row in rows], {"file": source.name})

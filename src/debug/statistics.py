@@ -36,6 +36,10 @@ class Interval:
             return None
         return f"n = {self.n} leaves {100 * (self.high - self.low):.0f} points open"
 
+    def metrics(self, name: str) -> dict[str, float | None]:
+        """The estimate and its ends under the names that the tracking contract has for them."""
+        return {name: self.estimate, f"{name}_ci_low": self.low, f"{name}_ci_high": self.high}
+
     def __str__(self) -> str:
         """``97.0% [94.1, 98.5] (n=200)`` for a rate, ``0.813 [0.790, 0.836] (n=50)`` for a mean."""
 
