@@ -564,6 +564,40 @@ def test_memory_that_runs_out_changes_no_map(qwen: LoadedModel) -> None:
         np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
 
 
+@pytest.mark.parametrize("plan", [{}, {"method": "attribution"}, {"source": "mean"}])
+def test_memory_that_runs_out_in_the_programs_own_runs_halves_the_pairs(
+    qwen: LoadedModel, plan: dict[str, Any]
+) -> None:
+    given = [*pairs(7), *pairs(2, 9)]
+    expected, failures = run_causal_tracing_experiment(qwen, given, positions="targets", **plan).maps, []
+
+    def attend(_: object, __: object, keywords: dict) -> None:
+        rows, tokens = keywords["hidden_states"].shape[:2]
+        if rows > 6 and tokens in (23, 39):
+            failures.append(rows)
+            torch.empty(2**60)
+
+    hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(attend, with_kwargs=True)
+    try:
+        maps = run_causal_tracing_experiment(qwen, given, positions="targets", batch_tokens=10**5, **plan).maps
+    finally:
+        hook.remove()
+    assert failures
+    assert [m.pair for m in maps] == list(range(9))
+    for one, other in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
+
+
+def test_numbers_may_be_numpys(qwen: LoadedModel) -> None:
+    def of(as_given: Callable[[list[int]], Any]) -> CausalMap:
+        plan = {"intervention_layers": as_given([1, 2]), "positions": as_given([2, 22]), "heads": as_given([0, 3])}
+        return run_causal_tracing_experiment(qwen, pairs(1), "attention_heads", **plan).maps[0]
+
+    one, other = of(np.array), of(list)
+    np.testing.assert_array_equal(one.z_patched, other.z_patched)
+    assert one.to_tensors()[1] == other.to_tensors()[1]
+
+
 @pytest.mark.parametrize("intervention_type", [*COMPONENTS, KNOCKOUT])
 def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(3), intervention_type, dtype="bfloat16")

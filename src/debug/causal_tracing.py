@@ -9,6 +9,7 @@ The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); at
 from __future__ import annotations
 
 import logging
+import operator
 import re
 import zlib
 from collections import defaultdict
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
+from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -168,8 +170,12 @@ class Plan:
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
-        elif not self.positions:
+        elif not len(self.positions):
             raise ValueError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
+        else:
+            object.__setattr__(
+                self, "positions", [p if isinstance(p, str) else operator.index(p) for p in self.positions]
+            )
         if self.layers is not None:
             object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
             if not self.layers:
@@ -197,7 +203,8 @@ class Plan:
             if self.heads != "together" or self.knockout:
                 raise ValueError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
             return
-        sets = [[int(h) for h in ([given] if isinstance(given, int) else given)] for given in self.heads or ()]
+        given: Iterable[Any] = () if self.heads is None else self.heads
+        sets = [[int(head) for head in ([heads] if isinstance(heads, Integral) else heads)] for heads in given]
         if not sets or not all(sets):
             raise ValueError("heads is an empty list; expected numbers of heads, or None for all")
         object.__setattr__(self, "heads", sets)
