@@ -88,7 +88,7 @@ def test_activations_are_those_of_the_model(study):
 def test_pictures_and_summary_are_artifacts(study):
     result, _ = study
     artifacts = result.logged(0).artifacts()
-    for stem in ("causal_map_first_pair", "causal_map_mean", "success_by_layer"):
+    for stem in ("causal_map_first_pair", "causal_map_mean", "curves_by_layer"):
         assert {f"{stem}.html", f"{stem}.png"} <= set(artifacts)
     assert {"summary.json", "programs.json", "samples.jsonl", "causal_maps/00000.safetensors"} <= set(artifacts)
     run = result.logged(0)
@@ -103,6 +103,37 @@ def test_every_component_is_logged(uri, component):
     assert run.params["intervention_type"] == component
     assert run.metrics["check_full_patch_without"] > 1 > 1e-4 >= run.metrics["check_full_patch_max_abs"]
     assert len(run.maps) == 4
+
+
+KINDS = {
+    "attention_knockout": ({"intervention_type": "attention_knockout"}, "answer_kept_rate/chain_following_random"),
+    "attribution": ({"method": "attribution"}, "rank_agreement"),
+    "causal_tracing, zero": ({"source": "zero", "intervention_type": "mlp"}, "answer_logit_drop"),
+    "causal_tracing, resample": ({"source": "resample"}, "answer_kept_rate_by_layer/final"),
+    "causal_tracing, reverse": ({"direction": "into_counterfactual"}, "control_success_rate"),
+    "causal_tracing, window": ({"layer_window": 2, "intervention_type": "attention"}, "control_success_rate"),
+}
+
+
+@pytest.mark.parametrize("case", KINDS)
+def test_every_kind_logs_its_own_metrics_and_params(uri, case):
+    plan, metric = KINDS[case]
+    config = CausalConfig(**plan, models=["tiny"], num_seqs=4, seq_lens=[8])
+    run = CausalExperimentRunner(uri).run(config).logged()
+    assert run.kind == case.partition(",")[0]
+    assert run.params.items() >= {name: str(value) for name, value in plan.items()}.items()
+    assert metric in run.metrics
+    assert f"{metric}_ci_low" in run.metrics
+    moved = plan.get("source") is None and case not in ("attention_knockout", "attribution")
+    assert ("patch_success_rate" in run.metrics) == moved
+    assert "normalized_logit_diff" in run.metrics or not moved
+    assert run.metrics["check_identity_max_abs"] <= 1e-4 < run.metrics["check_full_patch_without"]
+    if case == "attention_knockout":
+        kept = [one.at_target("chain_following", "answer_kept").mean() for one in run.maps]
+        assert run.metrics["answer_kept_rate/chain_following"] == pytest.approx(np.mean(kept))
+    if case == "attribution":
+        assert run.metrics["rank_agreement"] > 0.3
+        assert all(np.isnan(one.grid("logit_diff")).sum() == 0 for one in run.maps)
 
 
 def test_skipped_pairs_are_recorded_with_their_reason(uri):

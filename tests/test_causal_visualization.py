@@ -13,16 +13,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.causal_map import mean_over_pairs
+from debug.causal_map import LEGACY, CausalMap, mean_over_pairs
 from debug.causal_visualization import (
-    METRICS,
     accuracy_chart,
     causal_heatmap,
     cells,
+    curves_by_layer,
     head_heatmap,
+    lens_heatmap,
     mean_heatmap,
+    pictures,
     save_chart,
-    success_by_layer,
     visible,
 )
 from debug.statistics import Interval
@@ -48,15 +49,26 @@ def tokens_drawn(chart) -> list[str]:
     return [row["label"] for row in spec["datasets"][layer["data"]["name"]]]
 
 
-@pytest.mark.parametrize("metric", METRICS)
-def test_a_heatmap_shows_the_maps_own_values(metric):
-    causal_map = make_map()
-    grid = getattr(causal_map, metric).astype(float)
-    rows = coloured(causal_heatmap(causal_map, metric))
-    assert len(rows) == grid.size
-    for row in rows:
-        assert row[metric] == grid[row["layer"], row["position"]]
-    assert {row["top_token"] for row in rows} == {"7", "8"}
+def imported() -> CausalMap:
+    """A map with numbers of the older format, one of which was not recorded."""
+    whole = make_map()
+    legacy = {name: np.random.default_rng(n).random(whole.top.shape, np.float32) for n, name in enumerate(LEGACY)}
+    legacy["legacy_logit_difference"][0, 0] = np.nan
+    return replace(whole, method="imported", **legacy)
+
+
+@pytest.mark.parametrize(
+    "causal_map", [make_map(), replace(make_map(), source="zero"), imported()], ids=["moved", "ablated", "imported"]
+)
+def test_a_heatmap_shows_the_maps_own_values(causal_map):
+    for metric in causal_map.metrics:
+        grid = causal_map.grid(metric)
+        rows = coloured(causal_heatmap(causal_map, metric))
+        assert len(rows) == grid.size
+        for row in rows:
+            value = grid[row["layer"], row["position"]]
+            assert row[metric] == (None if np.isnan(value) else value)
+        assert {row["top_token"] for row in rows} == {"7", "8"}
 
 
 def test_tokens_stand_in_order_with_duplicates_apart_and_spaces_visible():
@@ -92,7 +104,7 @@ def test_what_lies_beyond_the_scale_is_told_and_kept():
 
 
 def test_a_cell_without_a_value_is_not_a_zero():
-    chart = causal_heatmap(make_map(min_effect=100))
+    chart = causal_heatmap(make_map(min_effect=100), "normalized_logit_diff")
     assert {row["normalized_logit_diff"] for row in coloured(chart)} == {None}
     spec = chart.to_dict()
     assert spec["layer"][0]["transform"] == [{"filter": "isValid(datum.normalized_logit_diff)"}]
@@ -113,6 +125,8 @@ def test_a_map_of_some_positions_and_layers_is_drawn():
         layers=[0, 3],
         positions=[2, 22],
         columns=[[2], [22]],
+        targets={"ref_depth_1_rhs": [2], "final": [22]},
+        target_columns={"ref_depth_1_rhs": 0, "final": 1},
         z_patched=whole.z_patched[[0, 3]][:, [2, 22]],
         top=whole.top[[0, 3]][:, [2, 22]],
     )
@@ -122,7 +136,7 @@ def test_a_map_of_some_positions_and_layers_is_drawn():
 
 
 def test_a_map_without_targets_is_drawn():
-    chart = causal_heatmap(replace(make_map(), targets={}))
+    chart = causal_heatmap(replace(make_map(), targets={}, target_columns={}))
     assert len(coloured(chart)) == 161
     assert {row["target"] for row in coloured(chart)} == {None}
 
@@ -131,7 +145,7 @@ def test_heads_are_drawn_as_layers_by_heads_at_a_target():
     causal_map = make_map(heads=4)
     values = causal_map.at_target("ref_depth_2_rhs", "normalized_logit_diff")
     for row in coloured(head_heatmap(causal_map, "ref_depth_2_rhs")):
-        assert row["normalized_logit_diff"] == pytest.approx(values[row["layer"], row["head"]])
+        assert row["normalized_logit_diff"] == pytest.approx(values[row["layer"], int(row["head"])])
     with pytest.raises(ValueError, match="its targets: ref_depth_1_rhs"):
         head_heatmap(causal_map, "query_hash")
     with pytest.raises(ValueError, match="head_heatmap"):
@@ -152,7 +166,7 @@ def test_the_mean_shows_each_targets_rate_and_n_in_the_order_of_the_text():
 
 def test_curves_mark_the_hand_over_layers():
     mean = mean_over_pairs([make_map(pair) for pair in range(3)])
-    spec = success_by_layer(mean).to_dict()
+    spec = curves_by_layer(mean).to_dict()
     rules = spec["datasets"][spec["layer"][0]["data"]["name"]]
     assert rules == [
         {"layer": 2, "hand_over": "ref_depth_1_rhs → ref_depth_2_rhs"},
@@ -163,14 +177,106 @@ def test_curves_mark_the_hand_over_layers():
 
 def test_of_more_targets_than_colours_those_that_matter_are_drawn():
     mean = mean_over_pairs([make_map()])
-    flat = replace(mean.curves[0], success=[Interval(0.0, 0.0, 0.1, 1, is_rate=True)] * len(mean.layers))
+    nothing: list[Interval | None] = [Interval(0.0, 0.0, 0.1, 1, is_rate=True)] * len(mean.layers)
+    flat = replace(mean.curves[0], values=mean.curves[0].values | {"success": nothing})
     crowd = [replace(flat, target=f"position_{number}") for number in range(9)]
-    chart = success_by_layer(replace(mean, curves=[*crowd, *mean.curves])).to_dict()
+    chart = curves_by_layer(replace(mean, curves=[*crowd, *mean.curves])).to_dict()
     domain = next(layer for layer in chart["layer"] if "color" in layer["encoding"])["encoding"]["color"]["scale"][
         "domain"
     ]
     assert not any(label.startswith("position_") for label in domain)
     assert "not drawn: " in " ".join(chart["title"]["subtitle"])
+
+
+def test_the_mean_over_heads_has_a_panel_a_target_with_its_own_values():
+    mean = mean_over_pairs([make_map(pair, heads=4) for pair in range(3)])
+    spec = mean_heatmap(mean).to_dict()
+    assert spec["facet"]["sort"] == ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]
+    assert not any("data" in layer for layer in spec["spec"]["layer"])  # a layer's own data would fill every panel
+    rows = spec["datasets"][spec["data"]["name"]]
+    assert len(rows) == 6 * 4 * 4
+    for row in rows:
+        curve = mean[f"{row['target']}/head_{row['head']}"]
+        assert row["success"] == curve.success[row["layer"]].estimate
+
+
+def test_the_control_is_drawn_beside_the_curve():
+    whole = make_map()
+    control = np.full((len(whole.layers), len(whole.targets)), 18)
+    control[2, 1] = 17
+    mean = mean_over_pairs([replace(whole, control_top=control)])
+    spec = curves_by_layer(mean).to_dict()
+    dotted = next(layer for layer in spec["layer"] if layer["encoding"].get("y", {}).get("field") == "control_success")
+    rows = spec["datasets"][dotted["data"]["name"]]
+    found = {(row["target"], row["layer"]) for row in rows if row["control_success"] == 1}
+    assert found == {("ref_depth_2_rhs", 2)}
+    assert "same answer" in spec["title"]["subtitle"][0]
+    assert "control_success" not in json.dumps(curves_by_layer(mean_over_pairs([whole])).to_dict())
+
+
+def test_a_knockout_is_drawn_beside_its_random_control():
+    def cut(pair: int) -> CausalMap:
+        names = ["direct_pointer", "direct_pointer_random", "chain_following", "chain_following_random"]
+        one = make_map(pair)
+        return replace(
+            one,
+            intervention_type="attention_knockout",
+            source="knockout",
+            layers=[0],
+            layer_window=6,
+            positions=[],
+            columns=[[2, 22]] * 4,
+            targets={name: [2, 22] for name in names},
+            target_columns={name: number for number, name in enumerate(names)},
+            z_patched=one.z_patched[:1, :4],
+            top=np.array([[18, 18, 17, 18 if pair % 2 else 17]]),
+        )
+
+    mean = mean_over_pairs([cut(pair) for pair in range(10)])
+    compared = mean.against_random["chain_following"][0]
+    assert (compared.difference.estimate, compared.only_first, compared.only_second) == (-0.5, 0, 5)
+    metrics, curves = mean.to_metrics()
+    assert curves == {}
+    assert metrics["answer_kept_rate/direct_pointer"] == 1
+    assert metrics["answer_kept_rate/chain_following"] == 0
+    assert metrics["answer_kept_against_random/chain_following"] == -0.5
+    assert metrics["answer_kept_rate"] == 0.5  # of the hypotheses, without their controls
+    assert not any("success" in name for name in metrics)
+    charts = pictures(cut(0), mean)
+    assert list(charts) == ["knockout"]
+    spec = charts["knockout"].to_dict()
+    rows = spec["datasets"][spec["data"]["name"]]
+    kept = {(row["hypothesis"], row["cut"]): row["answer_kept"] for row in rows}
+    assert list(kept.values()) == [1, 1, 0, 0.5]
+    assert "layers 0–5" in spec["title"]["text"]
+
+
+def test_the_logit_lens_shows_ranks_and_logits_of_either_answer():
+    whole = make_map()
+    rng = np.random.default_rng(0)
+    ranks, logits = rng.integers(0, 40, (7, 23, 2)), rng.normal(size=(7, 23, 2)).astype(np.float32)
+    causal_map = replace(whole, lens_ranks=ranks, lens_logits=logits)
+    for row in coloured(lens_heatmap(causal_map)):
+        assert row["rank"] == ranks[row["layer"], row["position"], 1]
+    chart = lens_heatmap(causal_map, "counterfactual", "logit")
+    assert "logit of the counterfactual answer 7" in chart.to_dict()["title"]["text"]
+    for row in coloured(chart):
+        assert row["logit"] == pytest.approx(logits[row["layer"], row["position"], 0])
+    with pytest.raises(ValueError, match="no logit lens"):
+        lens_heatmap(whole)
+    with pytest.raises(ValueError, match="answer is 'mine'; expected one of counterfactual, original"):
+        lens_heatmap(causal_map, "mine")
+
+
+def test_what_an_ablation_does_is_drawn_as_a_loss():
+    ablated = replace(make_map(), source="mean")
+    assert scale(causal_heatmap(ablated, "answer_kept"))["scheme"] == {"name": "purpleorange", "extent": [0.0, 0.5]}
+    assert scale(causal_heatmap(ablated, "answer_logit_drop"))["reverse"]
+    assert "means patched into" in causal_heatmap(ablated).to_dict()["title"]["text"]
+    metrics, curves = mean_over_pairs([ablated, ablated]).to_metrics()
+    assert metrics["answer_kept_rate"] == pytest.approx(2 / 3)
+    assert "answer_kept_rate_by_layer/final" in curves[0]
+    assert not any("patch_success_rate" in name for name in [*metrics, *curves[0]])
 
 
 def accuracies(**columns) -> pl.DataFrame:
@@ -221,7 +327,8 @@ def test_nothing_from_data_becomes_an_expression():
         )
 
     plain, nasty = make_map(tokens=["a"] * len(NASTY)), make_map(tokens=NASTY)
-    nasty = replace(nasty, targets={"datum.x": [2], "{{x}}": [4]}, vocabulary={17: "datum.x"}, intervention_type="%s")
+    targets = {"targets": {"datum.x": [2], "{{x}}": [4]}, "target_columns": {"datum.x": 2, "{{x}}": 4}}
+    nasty = replace(nasty, **targets, vocabulary={17: "datum.x"}, intervention_type="%s")
     assert code(causal_heatmap(plain).to_dict()) == code(causal_heatmap(nasty).to_dict())
 
 

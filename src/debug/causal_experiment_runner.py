@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.causal_map import METRICS, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
+from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, Plan, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
@@ -123,13 +123,15 @@ class CellResult:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
             lines += [
-                f"  {METRICS[name]} at the targets, over layers: {of}" for name, of in self.mean.overall.items() if of
+                f"  {LOGGED.get(name, name).replace('_', ' ')} at the targets, over layers: {of}"
+                for name, of in self.mean.overall.items()
+                if of
             ]
             for hypothesis, by_layer in self.mean.against_random.items():
                 for row, compared in enumerate(by_layer):
                     kept, control = (self.mean[name]["answer_kept"][row] for name in (hypothesis, hypothesis + RANDOM))
                     lines.append(
-                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept in {kept}; with as many "
+                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as many "
                         f"random edges cut {control}; difference {compared}"
                     )
             if (peak := self.mean.peak()) is not None:

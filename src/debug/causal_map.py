@@ -473,7 +473,7 @@ class MeanCausalMap:
         """The mean as metrics of the tracking contract: scalars, and by layer what is a curve over several."""
         scalars: dict[str, float | None] = {}
         for metric, value in self.overall.items():
-            if value is not None:
+            if value is not None and metric not in LEGACY:
                 scalars |= value.metrics(LOGGED.get(metric, metric))
         if (peak := self.peak()) is not None:
             scalars |= peak[2].metrics("peak_patch_success_rate")

@@ -19,7 +19,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import METRICS, RANDOM, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import LOGGED, METRICS, RANDOM, RATES, CausalMap, MeanCausalMap
 from debug.statistics import Interval
 
 Picture = alt.LayerChart | alt.FacetChart
@@ -312,7 +312,8 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
     if frame["head"].null_count() == 0:
         labels = frame["head"].unique(maintain_order=True).to_list()
         x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
-        panel = _sized(alt.layer(*_grid(frame, metric, x, rows), data=frame), rows, 22 if len(labels) > 1 else 44)
+        cells_of_panel = _grid(frame, metric, x, rows, of_panel=True)
+        panel = _sized(alt.layer(*cells_of_panel, data=frame), rows, 22 if len(labels) > 1 else 44)
         targets = frame["target"].unique(maintain_order=True).to_list()
         facet = alt.Facet("target:N", sort=targets, header=alt.Header(labelFontSize=11, labelLimit=160)).title(None)
         wide = max(1, 900 // max(150, 22 * len(labels)))
@@ -353,11 +354,10 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
     frame, rows = _curves(shown, metric), _Rows.of(mean)
     x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap="greedy")).title("layer")
-    y = alt.Y(f"{metric}:Q", title=METRICS[metric])
+    name = LOGGED.get(metric, METRICS[metric]).replace("_", " ")
+    y = alt.Y(f"{metric}:Q", title=name)
     if metric in RATES:
-        y = alt.Y(
-            f"{metric}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5), title=METRICS[metric]
-        )
+        y = alt.Y(f"{metric}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5), title=name)
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=_labels(frame), range=_CATEGORIES),
@@ -421,14 +421,14 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
     )
     rate = alt.Y("answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
     layers = [
-        base.mark_bar(opacity=0.35).encode(y=rate.title(METRICS["answer_kept"])),
+        base.mark_bar(opacity=0.35).encode(y=rate.title(LOGGED["answer_kept"].replace("_", " "))),
         base.transform_filter("isValid(datum.ci_low)")
         .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
         base.mark_point(filled=True, size=45, opacity=1).encode(y=rate),
     ]
     notes = [
-        f"{visible(name).replace('_', ' ')} less random: {compared}"
+        f"{visible(name).replace('_', ' ')} − random: {compared.difference}, p = {compared.p_value:.2g} (exact McNemar)"
         for name, by_layer in mean.against_random.items()
         for compared in by_layer[:1]
     ]
@@ -498,9 +498,9 @@ def _labels(frame: pl.DataFrame) -> list[str]:
     return frame["label"].unique(maintain_order=True).to_list()
 
 
-def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: _Rows) -> list[alt.Chart]:
-    """The coloured cells, and a cross where a cell has no value."""
-    base = alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
+def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: _Rows, of_panel: bool = False) -> list[alt.Chart]:
+    """The coloured cells, and a cross where a cell has no value; those of a panel take its part of the data."""
+    base = alt.Chart() if of_panel else alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
     base = base.encode(x=x, y=_layer_axis(rows), tooltip=_tooltip(frame))
     has_value = f"isValid(datum.{metric})"
     return [
@@ -523,7 +523,7 @@ def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
     )
     if metric == "rank":  # of tens of thousands of tokens the first few matter
-        legend.values = [10**n for n in range(6) if 10**n <= _largest(frame, metric)]
+        legend.values = [0, *(10**n for n in range(6) if 10**n <= _largest(frame, metric))]
         scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
     elif metric == "logit":
         scale = alt.Scale(scheme="viridis", zero=False)

@@ -27,5 +27,5 @@ def test_the_heatmap_of_a_run_in_a_moved_store_is_shown_as_an_artifact(browser, 
         picture = page.locator("img[src*='blob:'], img[alt*='causal_map_mean'], img[src*='causal_map_mean']").first
         picture.wait_for(timeout=90_000)
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 200
-        assert page.get_by_text("success_by_layer.html").is_visible()
+        assert page.get_by_text("curves_by_layer.html").is_visible()
         page.close()
