@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
-from numbers import Integral
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -204,7 +203,7 @@ class Plan:
                 raise ValueError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
             return
         given: Iterable[Any] = () if self.heads is None else self.heads
-        sets = [[int(head) for head in ([heads] if isinstance(heads, Integral) else heads)] for heads in given]
+        sets = [[int(head) for head in (heads if isinstance(heads, Iterable) else [heads])] for heads in given]
         if not sets or not all(sets):
             raise ValueError("heads is an empty list; expected numbers of heads, or None for all")
         object.__setattr__(self, "heads", sets)
@@ -328,7 +327,8 @@ def trace_pairs(
         ValueError: the plan does not fit the model.
         SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
     """
-    plan.layers_of(model), plan.heads_of(model)  # before anything runs
+    plan.layers_of(model)  # raises, before anything runs
+    plan.heads_of(model)
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
