@@ -1065,6 +1065,8 @@ class LoggedRun:
             return self.pairs
         pairs = []
         for number, sample in enumerate(self.sample_records(), 1):
+            if sample["program"] is None:  # its generator failed
+                continue
             try:
                 pairs.append(make_pair(sample["program"], sample["seed"]))
             except ProgramError as error:
