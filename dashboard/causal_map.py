@@ -9,7 +9,21 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 from store import load, mean_of
-from view import all_runs, choice, draw, literally, number, one_run, part, problem, put, run_label, said_of, yes
+from view import (
+    all_runs,
+    choice,
+    chosen_runs,
+    draw,
+    literally,
+    number,
+    one_run,
+    part,
+    problem,
+    put,
+    run_label,
+    said_of,
+    yes,
+)
 
 from debug.causal_map import METRICS, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs
 from debug.causal_visualization import (
@@ -47,8 +61,9 @@ def page() -> None:
     if run_id is None:
         return
     row = runs.row(by_predicate=pl.col("run_id") == run_id, named=True)
-    others = runs.filter(CAUSAL & (pl.col("run_id") != run_id)).head(200)
-    rows = {other["run_id"]: other for other in others.iter_rows(named=True)}
+    others = runs.filter(CAUSAL & (pl.col("run_id") != run_id))
+    wanted = [*st.query_params.get_all("with"), *chosen_runs(runs), *others["run_id"].head(200)]
+    rows = {other["run_id"]: other for other in others.filter(pl.col("run_id").is_in(wanted)).iter_rows(named=True)}
     with right:
         second = choice(
             "with", "Beside it", [NONE, *rows], lambda i: "no other run" if i == NONE else run_label(rows[i])

@@ -146,6 +146,7 @@ def part(show: Callable[..., Any], *arguments: Any) -> Any:
 
 def all_runs() -> pl.DataFrame | None:
     """Every run of the store, as it is now, and a refresh by itself; None, and a sentence, where there is nothing."""
+    st.session_state["live"] = False
     try:
         runs = table()
         runs.refresh()
@@ -162,14 +163,14 @@ def all_runs() -> pl.DataFrame | None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _watch() -> None:
-    """Runs the page again where the store has changed."""
+    """Runs the page again where the store has changed, or a run on it goes on."""
     try:
         changed = table().refresh()
     except TrackingError:
         return  # somebody is writing; the next look will tell
     seen, now = st.session_state.get("seen"), id(table().frame)
     st.session_state["seen"] = now
-    if changed or seen not in (None, now):
+    if changed or seen not in (None, now) or st.session_state["live"]:
         st.rerun()
 
 
@@ -222,6 +223,7 @@ def said_of(status: str, error: str | None) -> None:
     elif status == "KILLED":
         st.warning("This run was stopped. What it logged before that is below.")
     elif status != "FINISHED":
+        st.session_state["live"] = True  # its files grow without a word in the database
         st.info("This run has not finished. What it logged so far is below, and this page follows it.")
 
 

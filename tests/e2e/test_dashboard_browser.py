@@ -36,6 +36,7 @@ def runs(store) -> dict[str, str]:
     )
     found = {
         "real": real.cells[0].run_id,
+        "nasty names": log_nasty_names(store),
         "accuracy": log_accuracy(store, hops=[1, 2])[0],
         "nasty samples": log_accuracy(store, NASTY + "long " * 2000, hops=[1])[1],
         "nasty tokens": log_causal(store, [make_map(tokens=nasty)]),
@@ -46,6 +47,14 @@ def runs(store) -> dict[str, str]:
     }
     store.load_run(found["broken"]).artifact("causal_maps/00000.safetensors").write_bytes(b"no such thing")
     return found
+
+
+def log_nasty_names(store: Store) -> str:
+    with store.start(NASTY[:80], NASTY[:80], kind="accuracy") as study:
+        for hops in (1, 2):
+            with study.cell(NASTY[:80], {"model": NASTY[:80], "hops": hops, "seq_len": 5}) as cell:
+                cell.log_metrics({"accuracy": 0.5, "num_samples": 2})
+    return study.run_id
 
 
 def command(store: Store) -> Callable[[int], list[str]]:
@@ -230,6 +239,16 @@ def test_nasty_tokens_and_outputs_are_shown_as_they_stand(page, runs):
     page.goto(f"/samples?run={runs['nasty samples']}&sample=0")
     output = page.get_by_test_id("stCode").filter(has_text="<script>alert(1)</script> **bold** $x$ `code` :red[no]")
     expect(output.first).to_be_visible()
+
+
+def test_nasty_names_are_shown_as_they_stand(page, runs):
+    page.goto(f"/compare?runs={runs['nasty names']}")
+    expect(page.get_by_text("<script>alert(1)</script> **bold** $x$").first).to_be_visible()
+    expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
+    page.goto("/")
+    page.get_by_role("combobox", name="Model").click()
+    expect(page.get_by_role("option").filter(has_text="**bold** $x$ `code`")).to_be_visible()
+    expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
 
 
 def test_a_link_to_a_run_that_is_not_there_is_a_sentence_and_the_page_stays_up(page, runs):
