@@ -1303,9 +1303,10 @@ class RunTable:
             if stamp is not None and stamp == self._stamp:
                 return False
             rows = self._from_server() if self.store.uri.startswith("http") else self._from_database()
-            changed = not rows.equals(self._rows)
+            frame = self._sorted(rows)
+            changed = not frame.equals(self.frame)
             if changed:
-                self._rows, self.frame = rows, self._sorted(rows)
+                self._rows, self.frame = rows, frame
             self._stamp = stamp
             return changed
 
@@ -1401,7 +1402,7 @@ class RunTable:
 
     @staticmethod
     def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
-        started = pl.from_epoch("start_time", "ms").dt.replace_time_zone("UTC").alias("start_time")
+        started = pl.col("start_time").cast(_RUN_COLUMNS["start_time"])
         duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
         return (
             rows.sort("start_time", "run_id", descending=True, nulls_last=True)
