@@ -201,7 +201,7 @@ def test_two_runs_side_by_side(page, runs):
 def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
     page.goto(f"/causal_map?run={runs['causal']}&pair=0")
     expect(heatmap(page, "residual_stream · pair 0")).to_be_visible()
-    page.get_by_role("button", name="Download").first.click()
+    page.get_by_test_id("stPopover").first.click()
     starts = {"CSV": b"layer,position,token", "PARQUET": b"PAR1", "PNG": b"\x89PNG", "SVG": b"<svg"}
     for name, start in starts.items():
         with page.expect_download() as download:
