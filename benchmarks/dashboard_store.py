@@ -62,8 +62,8 @@ def again(client: MlflowClient, study: list[tuple[LoggedRun, list[dict]]], numbe
     """Log a study and its cells as if they had been run another time; how many runs that were."""
     rng = random.Random(number)
     experiment = f"experiment {number % 20}"
-    found = client.get_experiment_by_name(experiment)
-    place = found.experiment_id if found else client.create_experiment(experiment)
+    found, home = client.get_experiment_by_name(experiment), client.get_experiment_by_name("demo").artifact_location
+    place = found.experiment_id if found else client.create_experiment(experiment, home)
     start = int(time.time() * 1000) - YEAR + number * 3_000_000
     model, seed = MODELS[number % len(MODELS)], str(number)
     parent = None
