@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +21,19 @@ import polars as pl
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, CellResult
+from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
 from debug.causal_map import RANDOM, MeanCausalMap
+from debug.causal_tracing import Plan
 from debug.core import ExperimentConfig
+from debug.counterfactual import make_pair
+from debug.generators import make_variable_binding_program, search
 from debug.heuristics import HEURISTICS, PREFIX, largest_chain
 from debug.models import LoadedModel
-from debug.programs import Program
+from debug.programs import Program, ProgramPair
 from debug.prompts import get_prompt
 from debug.runner import ExperimentResult, ExperimentRunner
 from debug.statistics import Interval, bootstrap_mean, wilson
@@ -111,26 +117,53 @@ class Page:
         self.run.adopt(result.run_id)
         return result
 
-    def patched(self, hops: Sequence[int], **plan: Any) -> dict[int, CellResult]:
-        """Causal runs by hops; cells that failed are named on the page and left out."""
+    def patched(self, hops: Sequence[int], intervention_type: str, **plan: Any) -> dict[int, CellResult]:
+        """A causal run of each number of hops, on the same pairs; those that failed are named on the page, left out."""
+        what, cells = self.what, {}
         runner = CausalExperimentRunner(self.store.uri, dtype=self.dtype, device=self.device)
-        config = CausalConfig(
-            models=[self.what.model],
-            hops=hops,
-            seq_lens=[self.what.seq_len],
-            num_seqs=self.what.num_pairs,
-            seed=self.what.seed,
-            name=EXPERIMENT,
-            prompt_template=self.what.prompt_template,
+        full = Plan(
+            intervention_type,
+            prompt_template=what.prompt_template,
+            require_correct=True,
             exclude_shallow=True,
-            save_activations="none",
             logit_lens=False,
             **plan,
         )
-        result = runner.run(config)
-        self.run.adopt(result.run_id)
-        self.write(*(f"FAILED: {plain(cell.error)}; run `{cell.run_id}`." for cell in result.cells if cell.error))
-        return {depth: cell for depth, cell in zip(hops, result.cells, strict=True) if cell.mean is not None}
+        for depth in hops:
+            params = {"generator": "variable_binding", "hops": depth, "seq_len": what.seq_len, "seed": what.seed}
+            try:
+                result = runner.run_plan(
+                    what.model,
+                    self.pairs[depth],
+                    full,
+                    name=EXPERIMENT,
+                    wanted=what.num_pairs,
+                    params=params | {"num_seqs": what.num_pairs},
+                )
+            except ValueError as error:  # no pair of these was left to patch; the run says so too
+                self.write(f"{_hops(depth)}: FAILED, {plain(str(error))}")
+                continue
+            self.run.adopt(result.run_id)
+            cells[depth] = result.cells[0]
+        return cells
+
+    @cached_property
+    def pairs(self) -> dict[int, list[ProgramPair]]:
+        """By hops: pairs whose root is on neither of the first two lines, a fifth more than wanted, for those that the
+        model does not answer. Few long chains are so, and running the model on the others only to skip them would take
+        most of the time."""
+        what, wanted = self.what, self.what.num_pairs + (self.what.num_pairs + 4) // 5
+        template, found = get_prompt(what.prompt_template)[1], {}
+        for hops in tqdm(what.hops, desc="pairs", unit="hops"):
+            made = search(make_variable_binding_program, what.seq_len, what.seed, hops, template)
+            pairs = (make_pair(program.program, program.seed) for program in made)
+            found[hops] = list(islice((pair for pair in pairs if pair.variable_chain.root.line >= 2), wanted))
+            if not found[hops]:
+                raise ValueError(
+                    f"no program of {what.seq_len} lines and {_hops(hops)} has its root below line 2; ask for longer "
+                    "ones"
+                )
+        return found
 
     def save(self) -> None:
         (self.run.folder / "report.md").write_text("\n".join(self.lines), "utf-8")
@@ -444,13 +477,16 @@ def _residual_stream(page: Page) -> None:
         "heuristic could answer them. Success: the answer becomes the counterfactual's. In the figures information "
         "flows upwards; the top row is what the final norm reads.",
     )
-    cells = page.patched(what.hops, positions="targets", targets="roles")
+    cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")
     arrivals: dict[int, int] = {}
     climbs: dict[int, bool] = {}
     moves: list[str] = []
     for hops, cell in cells.items():
         mean = _of(cell)
-        page.write(f"### {_hops(hops)}", f"Run `{cell.run_id}`; accuracy before filters {cell.accuracy}.")
+        page.write(
+            f"### {_hops(hops)}",
+            f"Run `{cell.run_id}`; accuracy on these pairs, before wrong ones are left out, {cell.accuracy}.",
+        )
         page.picture(f"success_{hops}_hops", charts.mean_heatmap(mean), f"success, {_hops(hops)}")
         picture = charts.mean_heatmap(mean, "normalized_logit_diff")
         page.picture(f"normalized_logit_diff_{hops}_hops", picture, f"normalized logit difference, {_hops(hops)}")
@@ -555,7 +591,7 @@ def _attention_heads(page: Page, model: LoadedModel) -> None:
         f"value: those whose normalized logit difference lies above {MOVES} with its whole interval. Beside each, what "
         "the target's tokens attend to through it in the original programs: the three roles with the largest shares.",
     )
-    cells = page.patched(what.hops, intervention_type="attention_heads", positions="targets")
+    cells = page.patched(what.hops, "attention_heads", positions="targets")
     moving: dict[int, int] = {}  # hops -> the most heads that move the value at one target
     previous: list[tuple[str, Interval, str]] = []
     for hops, cell in cells.items():
@@ -668,7 +704,7 @@ def _knockout(page: Page) -> None:
         "it. Beside each, as many random edges cut in the same pairs, and the paired difference with its exact McNemar "
         "test.",
     )
-    cells = page.patched([hops for hops in page.what.hops if hops > 1], intervention_type="attention_knockout")
+    cells = page.patched([hops for hops in page.what.hops if hops > 1], "attention_knockout")
     rows, lost, kept = [], {}, {}
     for hops, cell in cells.items():
         mean = _of(cell)
