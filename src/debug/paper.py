@@ -9,6 +9,7 @@ Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); how they are measured is
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -207,7 +208,7 @@ def reproduce(
 
 def plain(text: str | None) -> str:
     """Text from outside as Markdown that shows it as it is, in one line."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|&~-])", r"\\\1", " ".join((text or "").split()))
+    return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", " ".join((text or "").split()))
 
 
 def _head(page: Page, model: LoadedModel) -> None:
@@ -473,8 +474,8 @@ def _residual_stream(page: Page) -> None:
         "## Residual stream",
         f"The counterfactual's residual stream at one role's tokens, going into one layer, patched into the original "
         f"run: at every role from the root's value on and every layer, over {what.num_pairs} pairs of each number of "
-        "hops (asked for; n is beside each). Pairs with the root on line 1 or 2 are left out, so that no shallow "
-        "heuristic could answer them. Success: the answer becomes the counterfactual's. In the figures information "
+        "hops (asked for; n is beside each). Pairs with the root on line 1 or 2 are left out, so that no "
+        "heuristic of early lines could answer them. Success: the answer becomes the counterfactual's. In the figures information "
         "flows upwards; the top row is what the final norm reads.",
     )
     cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")
@@ -549,6 +550,11 @@ def _line(target: str, hops: int) -> int:
     return int(depth[1]) if depth else hops + 1
 
 
+def _reads(target: str) -> bool:
+    """Whether the value gets to a target from another line: the right-hand sides but the root's, and `final`."""
+    return target == "final" or (target.endswith("_rhs") and target != "ref_depth_1_rhs")
+
+
 def _rises(layers: list[int]) -> bool:
     return sorted(layers) == layers and layers[0] < layers[-1]
 
@@ -615,9 +621,8 @@ def _attention_heads(page: Page, model: LoadedModel) -> None:
         page.table(
             [f"{_hops(hops)}: target", "layer", "head", "success", "normalized logit difference", "attends to"], rows
         )
-        counts = [sum(row[0] == target for row in rows) for target in {row[0] for row in rows}]
-        if counts:
-            moving[hops] = max(counts)
+        read = Counter(target for target, *_ in heads if _reads(target))
+        moving[hops] = max(read.values(), default=0)
         previous += list(_to_previous_line(heads, shares, hops))
     for name, share, _ in previous:
         page.keep(f"attention_to_previous_line/{name}", share)
@@ -628,11 +633,11 @@ def _attention_heads(page: Page, model: LoadedModel) -> None:
         Claim(
             "specialized_heads",
             "Specialized attention heads route the value between token positions.",
-            f"at each number of hops some head moves the value, and no target has more such heads than a quarter of "
-            f"the {every}",
-            moving.keys() == cells.keys() and all(count <= every / 4 for count in moving.values()) if cells else None,
+            "at each number of hops some head moves the value into a right-hand side from referential depth 2 on or "
+            f"into `final`, and none of these has more such heads than a quarter of the {every}",
+            all(0 < count <= every / 4 for count in moving.values()) if moving else None,
             ", ".join(f"{_hops(hops)}: at most {count} of {every} at a target" for hops, count in moving.items())
-            or "no head moves the value",
+            or "no run",
             runs,
         ),
         Claim(
@@ -684,9 +689,9 @@ def _to_previous_line(
         if found[0] not in best or best[found[0]][3].estimate < found[3].estimate:
             best[found[0]] = found
     for target, (_, layer, head, *_) in best.items():
-        line = _line(target, hops)
-        if line < 2 or not (target == "final" or target.endswith("_rhs")):
+        if not _reads(target):
             continue
+        line = _line(target, hops)
         roles = [by for role, by in shares[target].items() if role.startswith(f"ref_depth_{line - 1}_")]
         name = f"hops_{hops}/{target}/layer_{layer}_head_{head}"
         share = bootstrap_mean(np.sum(roles, axis=0)[:, layer, head], is_rate=True)
