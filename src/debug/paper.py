@@ -475,8 +475,8 @@ def _residual_stream(page: Page) -> None:
         f"The counterfactual's residual stream at one role's tokens, going into one layer, patched into the original "
         f"run: at every role from the root's value on and every layer, over {what.num_pairs} pairs of each number of "
         "hops (asked for; n is beside each). Pairs with the root on line 1 or 2 are left out, so that no "
-        "heuristic of early lines could answer them. Success: the answer becomes the counterfactual's. In the figures information "
-        "flows upwards; the top row is what the final norm reads.",
+        "heuristic of early lines could answer them. Success: the answer becomes the counterfactual's. In the figures "
+        "information flows upwards; the top row is what the final norm reads.",
     )
     cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")
     arrivals: dict[int, int] = {}
