@@ -6,6 +6,7 @@ clean, counterfactual and patched predictions.
 
 from __future__ import annotations
 
+import altair as alt
 import polars as pl
 import streamlit as st
 from store import load, mean_of
@@ -135,11 +136,11 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     layer, target, table = number("layer"), st.query_params.get("target"), mean_table(mean)
 
     def open_cell(cell: dict) -> None:
-        found = names.get((cell.get("target"), cell.get("head")))
+        found = names.get((str(cell.get("target")), cell.get("head")))
         put(layer=cell.get("layer"), target=found, token=None)
 
     chart = mean_heatmap(mean, metric)
-    if target in names.values() and layer in mean.layers and hasattr(chart, "layer"):
+    if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
         label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
         chart = outlined(chart, label=label, layer=layer)
     with st.container(horizontal=True, vertical_alignment="top"):

@@ -197,8 +197,8 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
         if len(cells):
             asked = cells["run_id"][0]
             put(**{name: asked})
-    options = [run_id for run_id in (asked, *chosen_runs(runs)) if run_id in ids]
-    options = list(dict.fromkeys([*options, *there["run_id"].head(200)]))
+    options = [run_id for run_id in (asked, *chosen_runs(runs)) if run_id and run_id in ids]
+    options: list[str] = list(dict.fromkeys([*options, *there["run_id"].head(200)]))
     if not options:
         st.info(f"There is no run with {what} in this store yet.")
         return None

@@ -7,9 +7,10 @@ import signal
 import string
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,45 @@ def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
     assert {"accuracy/lines_5", "accuracy/lines_5_hops_2", "held_out_accuracy/lines_5_ci_low"} <= run.metrics.keys()
     assert "checkpoints/step_000000/model.safetensors" in run.artifacts()
     assert "checkpoints/step_000006/model.safetensors" in run.artifacts()
+
+
+SCRIPT_OF_SMALL = """
+import runpy, sys
+from dataclasses import asdict, replace
+from debug import training
+script = runpy.run_path(sys.argv[1])
+training.HELD_OUT = {(None, 2): 50, (None, 5): 20, (3, 5): 20}
+small = training.Settings(**%r)
+training.Settings = lambda **given: replace(small, **given)
+sys.argv = [sys.argv[1], "--resume", "--out", sys.argv[2], "--tracking-uri", sys.argv[3]]
+script["main"](script["arguments"]())
+"""
+
+
+def test_the_script_killed_at_random_moments_reaches_the_losses_of_an_uninterrupted_run(
+    tmp_path: Path, held_out: dict, uri: str
+) -> None:
+    """Bit for bit, in float32 on one thread, over 300 steps and two kills that nothing in the process sees coming."""
+    settings = replace(SMALL, steps=300, naming_steps=20, evaluate_every=100, save_every=7, warmup_steps=20)
+    list(training.train(settings, tmp_path / "uninterrupted", held_out))
+    killed, log = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
+    command = [sys.executable, "-c", SCRIPT_OF_SMALL % asdict(settings), str(SCRIPT), str(killed), uri]
+    seed = time.time_ns()
+    rng = np.random.default_rng(seed)
+    for steps in sorted(rng.integers(5, 280, size=2)):
+        moment = f"at {steps} steps, seed {seed}"
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        while (log.read_bytes().count(b"\n") if log.exists() else 0) < steps and process.poll() is None:
+            time.sleep(0.002)
+        time.sleep(rng.random() / 50)  # anywhere within a step
+        process.kill()
+        _, errors = process.communicate()
+        assert process.returncode == -signal.SIGKILL, (moment, errors)
+        assert next(reversed(list(training.history(killed))))[0] < settings.steps, moment
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(training.history(killed)) == list(training.history(tmp_path / "uninterrupted")), seed
+    assert weights(killed) == weights(tmp_path / "uninterrupted"), seed
 
 
 def test_the_script_refuses_to_write_over_a_run(tmp_path: Path) -> None:

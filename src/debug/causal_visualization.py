@@ -452,6 +452,27 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
     return alt.layer(*layers).properties(width=alt.Step(60), height=240, title=title)
 
 
+def trajectory_chart(frame: pl.DataFrame, title: str) -> Picture:
+    """Which share of a model's answers each strategy explains, over the checkpoints of its training.
+
+    Args:
+        frame: one row a strategy and checkpoint, with columns step, explanation, share, ci_low and ci_high. Steps stand
+            at equal distances: checkpoints are dense where the trajectory turns.
+    """
+    names = frame["explanation"].unique(maintain_order=True).to_list()
+    base = alt.Chart(frame).encode(
+        x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")).title("training step"),
+        color=alt.Color("explanation:N", scale=alt.Scale(domain=names, range=_CATEGORIES)).title("explained by"),
+        tooltip=["step:O", "explanation:N", alt.Tooltip("share:Q", format=".1%")],
+    )
+    share = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
+    return alt.layer(
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=share.title("share of answers")),
+    ).properties(width=alt.Step(44), height=240, title=alt.TitleParams(title, anchor="start", fontSize=13))
+
+
 def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
     """The mean map as rows: target (and head), its label with n, layer, the metric, the ends of its interval, both as
     text; beside it the same-answer control's, where there is one."""

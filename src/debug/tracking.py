@@ -674,6 +674,10 @@ class RunWriter:
         """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`."""
         return self._cell(name, params)
 
+    def adopt(self, run_id: str) -> None:
+        """Nest a study that was started apart under this run, as the MLflow UI shows it; it stays a study."""
+        self._store.set_tags(run_id, {_PARENT: self.run_id})
+
     @contextmanager
     def _cell(self, name: str, params: Mapping[str, Any]) -> Iterator[RunWriter]:
         with self._store._run(self._experiment, name, self._tags, "cell", self.run_id) as writer:

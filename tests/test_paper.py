@@ -1,0 +1,124 @@
+"""The report of the paper's findings: what it says is what its runs hold."""
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from debug import models, training
+from debug.counterfactual import make_pair
+from debug.paper import Reproduction, attention_pattern, attention_shares, explanations, plain, reproduce
+from debug.statistics import Interval
+from debug.token_analyzer import analyze
+from debug.tracking import LoggedRun, Store
+from test_training import SMALL
+
+PROGRAM = "l = 1\nc = l\ny = 5\np = 6\nm = 8\nq = p\nf = m\na = c\nj = 9\n#a: "
+SHORT = re.compile(r"(?<![\d.-])(-?\d+\.\d+%? (?:\[-?\d+\.\d+, -?\d+\.\d+\]|no interval))")
+
+
+def test_what_each_strategy_could_answer() -> None:
+    assert explanations(PROGRAM) == {
+        "any number": {1, 5, 6, 8, 9},
+        "line 1 or 2": {1},
+        "largest chain": {1},
+        "dereferencing": {1},
+    }
+
+
+def test_attention_is_read_without_changing_the_model() -> None:
+    model = models.load("tiny")
+    program = analyze(model.tokenizer, make_pair(PROGRAM).original)
+    ids = torch.tensor(program.token_ids)
+    before, implementation = model.hf(ids[None]).logits, model.config._attn_implementation
+    pattern = attention_pattern(model, ids)
+    assert model.config._attn_implementation == implementation
+    assert torch.equal(model.hf(ids[None]).logits, before)
+    assert pattern.shape == (6, 4, len(ids), len(ids))
+    assert np.allclose(pattern.sum(-1), 1, atol=1e-5)
+    assert not np.triu(pattern, 1).any()
+    shares = attention_shares(pattern, program, "final")
+    assert np.allclose(sum(shares.values()), 1, atol=1e-5)
+    assert {"ref_depth_1_rhs", "ref_depth_3_newline", "query_var", "final", "other lines"} <= shares.keys()
+    root = program.roles["ref_depth_1_rhs"]
+    assert np.allclose(shares["ref_depth_1_rhs"], pattern[:, :, -1, root].sum(-1))
+
+
+def test_text_from_outside_is_no_markdown() -> None:
+    assert plain("<b>\n| *x*") == r"\<b\> \| \*x\*"
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> LoggedRun:
+    folder = tmp_path_factory.mktemp("paper")
+    store = Store(f"sqlite:///{folder}/mlflow.db")
+    list(training.train(replace(SMALL, evaluate_every=6), folder / "run", training.first_pairs({(None, 5): 20})))
+    with store.start("training", "tiny · training", kind="training") as run:
+        run.log_params({"model": "tiny"})
+        shutil.copytree(folder / "run" / "checkpoints", run.folder / "checkpoints")
+    what = Reproduction(hops=(1, 2), seq_len=7, lengths=(2, 7), num_seqs=30, num_pairs=4)
+    return reproduce(what, store.uri)
+
+
+def texts_of(run: LoggedRun) -> set[str]:
+    """Every estimate with its interval that a run's metrics hold, as a rate and as a mean, as a report writes them."""
+    points = {(name, step): value for name, step, value in run.curves().iter_rows()}
+    texts = set()
+    for (name, step), value in points.items():
+        ends = points.get((f"{name}_ci_low", step)), points.get((f"{name}_ci_high", step))
+        texts |= {str(Interval(value, *ends, 1, is_rate)).rpartition(" (n=")[0] for is_rate in (True, False)}
+    return texts
+
+
+def test_every_number_of_the_report_is_a_metric_of_its_runs(report: LoggedRun) -> None:
+    page = report.artifact("report.md").read_text("utf-8")
+    runs = [report, *(cell for study in report.children for cell in study.children)]
+    assert {run.status for run in [*runs, *report.children]} == {"FINISHED"}
+    held = set.union(*map(texts_of, runs))
+    written = set(SHORT.findall(page))
+    assert len(written) > 60
+    assert written <= held
+
+
+def test_numbers_stand_beside_the_run_that_holds_them(report: LoggedRun) -> None:
+    page = report.artifact("report.md").read_text("utf-8")
+    accuracies = re.findall(r"([\d.]+% \[[^]]+\]) \(n=(\d+)\), run `(\w{8})`", page)
+    assert len(accuracies) == 4 * (2 + 2)
+    for text, n, run_id in accuracies:
+        metrics = report.store.load_run(run_id).metrics
+        ends = metrics["accuracy_ci_low"], metrics["accuracy_ci_high"]
+        assert f"{text} (n={n})" == str(Interval(metrics["accuracy"], *ends, int(metrics["num_samples"]), True))
+    for hops in (1, 2):
+        [run_id] = re.findall(rf"### {hops} hops?\n\nRun `(\w+)`; accuracy on", page)
+        curves = report.store.load_run(run_id).curves("patch_success_rate_by_layer/final")
+        rates = curves.filter(metric="patch_success_rate_by_layer/final")["value"].to_list()
+        row = page.split(f"### {hops} hop")[1].split("Success:")[1].split("| final | 4 | ")[1].split("\n")[0]
+        assert [float(cell.split("%")[0]) for cell in row.split("|")[:-1]] == pytest.approx([100 * r for r in rates])
+        assert rates[-1] == 1
+
+
+def test_the_page_has_its_pictures_claims_and_trajectory(report: LoggedRun) -> None:
+    page = report.artifact("report.md").read_text("utf-8")
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", page)
+    assert {"accuracy_by_hops.png", "success_2_hops.png", "heads_1_hops.png", "knockout_2_hops.png"} <= {*pictures}
+    assert all(report.artifact(name).read_bytes().startswith(b"\x89PNG") for name in pictures)
+    verdicts = {claim["name"]: claim["holds"] for claim in report.summary["claims"]}
+    assert verdicts["dereferences"] is True
+    assert verdicts["heuristic_kept"] is None
+    logged = {name: bool(value) for name, value in report.metrics.items() if name.startswith("claim_holds/")}
+    assert logged == {f"claim_holds/{name}": holds for name, holds in verdicts.items() if holds is not None}
+    steps = report.curves("explained/all/a_digit").filter(metric="explained/all/a_digit")["step"].to_list()
+    assert steps == [0, 6]
+    assert "trajectory_all.png" in pictures
+
+
+def test_without_a_training_run_the_report_says_so(tmp_path: Path, uri: str) -> None:
+    what = Reproduction(hops=(2,), seq_len=7, lengths=(7,), num_seqs=5, num_pairs=2)
+    run = reproduce(what, uri)
+    page = run.artifact("report.md").read_text("utf-8")
+    assert "no training run with checkpoints" in page
+    assert {claim["name"]: claim["verdict"] for claim in run.summary["claims"]}["three_phases"] == "not tested"
