@@ -24,7 +24,7 @@ test: .venv/installed  ## the test suite; what a machine lacks is skipped, with 
 	$(BIN)/python -m pytest -rs
 
 dashboard: .venv/installed  ## the dashboard, on the default store (or MLFLOW_TRACKING_URI)
-	$(BIN)/streamlit run dashboard/app.py
+	$(BIN)/streamlit run dashboard/serve.py
 
 mlflow: .venv/installed  ## the MLflow UI, on the same store
 	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c \

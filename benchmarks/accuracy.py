@@ -3,11 +3,13 @@
 python benchmarks/accuracy.py                                   # SmolLM2, 17 lines, zero-shot and three solved examples
 python benchmarks/accuracy.py --num-seqs 64 --backends pipeline transformers vllm
 python benchmarks/accuracy.py --model tiny --seq-len 5 --few-shot 0
+python benchmarks/accuracy.py --backends transformers vllm --few-shot 0 --seq-len 9 --num-seqs 500 --rounds 1
 
 The same prompts, greedy, the same number of new tokens, the same dtype, in one process. The pipeline gets one prompt
 after another, as this research first did it. Rounds alternate between the backends, so that a machine that slows down
 slows all of them; what is printed is the median round, and the ratio within each round. Loading is not counted; vLLM's
-start is printed apart. Its prefix cache is emptied before every round.
+start is printed apart. Its prefix cache is emptied before every round. Where two backends' texts differ, it is printed
+how far apart, in transformers, the logits of the two first different tokens lie: a tie but for rounding, or not.
 """
 
 from __future__ import annotations
@@ -65,6 +67,15 @@ def main(options: argparse.Namespace) -> None:
         done = dict(engine.generate(asked, max_new_tokens=options.max_new_tokens))
         return [done[index].text for index in range(len(asked))]
 
+    @torch.inference_mode()
+    def apart(prompt: str, one: str, other: str) -> float:
+        """How far apart the logits of the first tokens lie at which two texts behind a prompt differ."""
+        end = model.tokenizer.eos_token_id
+        first, second = ([*model.tokenizer(prompt + text)["input_ids"], end] for text in (one, other))
+        place = next(n for n, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+        logits = model.hf(torch.tensor([first[:place]], device=model.device)).logits[0, -1]
+        return abs(float(logits[first[place]] - logits[second[place]]))
+
     ways: dict[str, Callable[[list[str]], list[str]]] = {
         "pipeline": with_pipeline,
         "transformers": with_model,
@@ -94,10 +105,12 @@ def main(options: argparse.Namespace) -> None:
         first = options.backends[0]
         for name in ways:
             ratios = [mine / theirs for mine, theirs in zip(rates[name], rates[first], strict=True)]
-            same = sum(a == b for a, b in zip(texts[name], texts[first], strict=True))
+            differ = [n for n, both in enumerate(zip(texts[name], texts[first], strict=True)) if both[0] != both[1]]
+            ties = sorted(apart(asked[n], texts[name][n], texts[first][n]) for n in differ)
             print(
                 f"  {name:14}{median(rates[name]):8.2f} samples/s   {median(ratios):5.1f} times {first} "
-                f"({min(ratios):.1f} to {max(ratios):.1f})   same text: {same} of {len(asked)}"
+                f"({min(ratios):.1f} to {max(ratios):.1f})   same text: {len(asked) - len(differ)} of {len(asked)}"
+                + (f"; logits apart where not: {', '.join(f'{tie:.2g}' for tie in ties)}" if ties else "")
             )
 
 

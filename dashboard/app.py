@@ -1,12 +1,33 @@
 """The dashboard: what runs measured, and where inside the model it happens.
 
     streamlit run dashboard/app.py
-    streamlit run dashboard/app.py -- --tracking-uri sqlite:///some/mlflow.db
+    streamlit run dashboard/app.py -- --tracking-uri sqlite:///some/mlflow.db --mlflow-ui http://localhost:5000
 
-Lists the pages, one file each. Pages read through debug.tracking and draw through debug.causal_visualization.
+Lists the pages, one file each. Pages read through debug.tracking and draw through debug.causal_visualization and
+debug.dashboard_charts.
 """
 
 import streamlit as st
+from view import carry
 
 st.set_page_config(page_title="debug", layout="wide")
-st.navigation([st.Page("runs.py", title="Runs", default=True)]).run()
+st.html(
+    """<style>
+    [class*='st-key-chart-'] { overflow-x: auto; max-width: 100% }
+    .stMainBlockContainer { padding: 4rem 2rem 3rem }
+    h1 { font-size: 1.6rem !important; padding: 0 0 0.5rem !important }
+    h3 { font-size: 1.2rem !important; padding: 0.5rem 0 0 !important }
+    </style>"""
+)
+PAGES = {
+    "runs": "Runs",
+    "compare": "Compare",
+    "causal_map": "Causal map",
+    "samples": "Samples",
+    "rerun": "Re-run",
+    "training": "Training",
+}
+pages = [st.Page(f"{name}.py", title=title, default=name == "runs") for name, title in PAGES.items()]
+page = st.navigation(pages, position="top")
+carry(page.title)
+page.run()

@@ -1,227 +1,248 @@
-"""Runs: all of them as a table; of the chosen one what it measured, its causal maps and its samples.
+"""Runs: all of them, filtered and sorted; what is chosen here goes along to the other pages.
 
-The URL holds run, pair and metric, so that a link shows the same view.
+Studies are listed with what their cells reached; the cells of the chosen ones unfold below, or all cells are listed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import json
+from datetime import date
 
 import polars as pl
 import streamlit as st
-from store import MOST_RUNS, chosen_store, literally, load, mean_map, problem, runs_of
+from store import load, mlflow_address
+from view import all_runs, chosen_runs, downloads, literally, part, problem, put, said_of, several, text, yes
 
-from debug.causal_map import CausalMapError
-from debug.causal_visualization import (
-    METRICS,
-    Picture,
-    accuracy_chart,
-    causal_heatmap,
-    curves_by_layer,
-    head_heatmap,
-    mean_heatmap,
-)
-from debug.tracking import LoggedRun, TrackingError
+from debug.tracking import LoggedRun
 
-Option = TypeVar("Option", bound=str)
-MEAN = "mean"
-COLUMNS = ["start_time", "name", "status", "kind", "role", "params.model", "params.hops", "params.seq_len"]
-RATES = [f"metrics.{name}" for name in ("accuracy", "patch_success_rate", "peak_patch_success_rate")]
-LABELS = {"start_time": "started (UTC)", "params.seq_len": "lines"}
+FILTERS = {
+    "experiment": "Experiment",
+    "kind": "Kind",
+    "params.model": "Model",
+    "params.hops": "Hops",
+    "params.seq_len": "Lines",
+    "params.seed": "Seed",
+    "status": "Status",
+}
+RATES = ("accuracy", "patch_success_rate", "peak_patch_success_rate", "answer_kept_rate")
+NAMES = {
+    "start_time": "started (UTC)",
+    "params.seq_len": "lines",
+    "lowest": "lowest accuracy",
+    "highest": "highest accuracy",
+    "patched": "highest patch success",
+    "params.intervention_type": "component",
+    "metrics.peak_patch_success_rate": "peak patch success",
+}
 
 
 def page() -> None:
     st.title("Runs")
-    st.html("<style>[class*='st-key-chart-'] { overflow-x: auto }</style>")
-    try:
-        store = chosen_store()
-        runs = runs_of(store, store.uri)
-    except TrackingError as error:
-        problem("The tracking store cannot be read.", error)
+    runs = all_runs()
+    if runs is None:
         return
-    run_id = choose(runs)
-    if run_id is None:
-        st.info("There are no runs in this store yet: `make demo` makes the first ones.")
-        literally(store.uri)
-        return
-    try:
-        run = load(store, run_id, dict(zip(runs["run_id"], runs["status"], strict=True)).get(run_id))
-    except TrackingError as error:
-        problem("This run cannot be read. Choose one in the table.", error)
-        return
-    show_numbers(run)
-    for part in (show_cells, show_maps, show_samples):
+    matching = filtered(runs)
+    chosen = st.query_params.get_all("runs")
+    if missing := [run_id for run_id in chosen if run_id not in set(runs["run_id"])]:
+        problem("The link names runs that are not in this store.", "\n".join(missing))
+        chosen = [run_id for run_id in chosen if run_id not in missing]
+        put(runs=chosen)
+    if yes("cells", "Cells instead of studies"):
+        cells = matching.filter(pl.col("parent_run_id").is_not_null() | (pl.col("role") == "cell"))
+        picked = cell_table(cells, chosen, "all cells")
+        hidden = [run_id for run_id in chosen if run_id not in set(cells["run_id"])]
+    else:
+        studies = of_studies(runs, matching)
+        picked = study_table(studies, chosen)
+        of_chosen = runs.filter(pl.col("run_id").is_in(chosen))["parent_run_id"].drop_nulls().to_list()
+        under = runs.filter(pl.col("parent_run_id").is_in([*picked, *of_chosen])).sort("start_time")
+        if len(under):
+            st.subheader("Cells of the chosen studies")
+            picked += cell_table(under, chosen, "cells below")
+        hidden = [run_id for run_id in chosen if run_id not in {*studies["run_id"], *under["run_id"]}]
+    picked = list(dict.fromkeys([*picked, *hidden]))  # what a filter hides stays chosen
+    put(runs=picked)
+    if hidden:
+        st.caption(f"{len(hidden)} chosen runs are hidden by the filters.")
+    if picked:
+        part(details, runs, picked)
+    else:
+        st.caption("Choose runs in the table: they go along to the other pages.")
+
+
+def filtered(runs: pl.DataFrame) -> pl.DataFrame:
+    """The runs that have what the filters ask for."""
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        words = text("text", "Text", placeholder="name, model, prompt, id", width=200)
+        conditions = [pl.lit(True)]
+        for column, label in FILTERS.items():
+            known = sorted(runs[column].drop_nulls().unique().to_list(), key=lambda v: (not v.isdecimal(), len(v), v))
+            if wanted := several(column.rpartition(".")[2], label, known, width=150, placeholder="any"):
+                conditions.append(pl.col(column).is_in(wanted))
+        since, until = day("since", "From"), day("until", "To")
+    if since:
+        conditions.append(pl.col("start_time").dt.date() >= since)
+    if until:
+        conditions.append(pl.col("start_time").dt.date() <= until)
+    searched = [column for column, dtype in runs.schema.items() if dtype == pl.String]
+    for word in words.lower().split():
+        # A name beyond what a table shows is searched too: it is the whole text that is compared.
+        conditions.append(pl.any_horizontal(pl.col(searched).str.to_lowercase().str.contains(word, literal=True)))
+    return runs.filter(pl.all_horizontal(conditions))
+
+
+def day(name: str, label: str) -> date | None:
+    asked = st.query_params.get(name)
+    if asked != st.session_state.get(f"url of {name}"):
         try:
-            part(run)
-        except (TrackingError, CausalMapError) as error:
-            problem("This part of the run cannot be read.", error)
+            st.session_state[name] = date.fromisoformat(asked or "")
+        except ValueError:
+            st.session_state[name] = None
+    picked = st.date_input(label, key=name, format="YYYY-MM-DD", width=130, value=None)
+    put(**{name: picked})
+    st.session_state[f"url of {name}"] = st.query_params.get(name)
+    return picked if isinstance(picked, date) else None
 
 
-def choose(runs: pl.DataFrame) -> str | None:
-    """The table. The chosen run is the one in the URL; the newest where the URL names none."""
-    ids = runs["run_id"].to_list()
-    asked = st.query_params.get("run")
-    if not ids:
-        return asked
-    shown = [name for name in [*COLUMNS, *RATES, "experiment"] if name in runs.columns]
-    labels = {name: LABELS.get(name, name.rpartition(".")[2].replace("_", " ")) for name in shown}
-    config = {name: st.column_config.Column(label) for name, label in labels.items()}
-    config |= {name: st.column_config.NumberColumn(labels[name], format="percent") for name in RATES if name in shown}
-    config["start_time"] = st.column_config.DatetimeColumn(labels["start_time"], format="YYYY-MM-DD HH:mm")
-    selection = st.dataframe(
-        runs.select(shown),
+def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
+    """Runs that are nobody's children, where they or one of their cells match, with what their cells reached."""
+    is_child = pl.col("parent_run_id").is_in(runs["run_id"].implode())
+    top = runs.filter(~is_child | pl.col("parent_run_id").is_null())
+    mine = runs.with_columns(top=pl.when(is_child).then(pl.col("parent_run_id")).otherwise(pl.col("run_id")))
+    hit = mine.filter(pl.col("run_id").is_in(matching["run_id"].implode()))["top"].unique()
+    accuracy, patched = pl.col("metrics.accuracy"), pl.col("metrics.peak_patch_success_rate")
+    reached = mine.group_by("top").agg(
+        cells=pl.len() - 1,
+        models=listed("params.model"),
+        hops=listed("params.hops"),
+        lines=listed("params.seq_len"),
+        lowest=accuracy.min(),
+        highest=accuracy.max(),
+        patched=patched.max(),
+    )
+    shown = top.filter(pl.col("run_id").is_in(hit.implode())).join(
+        reached, left_on="run_id", right_on="top", how="left"
+    )
+    return shown.sort("start_time", descending=True, nulls_last=True)
+
+
+def listed(column: str) -> pl.Expr:
+    values = pl.col(column).drop_nulls().unique(maintain_order=True)
+    return values.sort_by(values.str.zfill(4)).head(6).str.join(", ")
+
+
+def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
+    columns = ["start_time", "name", "status", "kind", "experiment", "cells", "models", "hops", "lines"]
+    return selectable(
+        studies.select("run_id", *columns, "lowest", "highest", "patched"),
+        chosen,
+        "studies",
+        min(330, 40 + 35 * len(studies)),
+    )
+
+
+def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:
+    columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
+    columns += ["params.intervention_type", "metrics.accuracy", "metrics.peak_patch_success_rate"]
+    n = pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
+    shown = cells.select("run_id", *columns, "metrics.accuracy_ci_low", "metrics.accuracy_ci_high", n, "experiment")
+    return selectable(shown, chosen, key, min(330, 40 + 35 * len(cells)))
+
+
+def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) -> list[str]:
+    """A table whose rows can be chosen; the run ids of those that are."""
+    ids = shown["run_id"].to_list()
+    st.caption(f"{len(ids):,} {'rows' if len(ids) != 1 else 'row'}")
+    visible = shown.drop("run_id").with_columns(pl.col(pl.String).str.slice(0, 300))
+    config: dict = {
+        name: st.column_config.Column(NAMES.get(name, name.rpartition(".")[2].replace("_", " ")))
+        for name in visible.columns
+    }
+    for name, dtype in visible.schema.items():
+        if dtype == pl.Float64 and name != "n":
+            config[name] = st.column_config.NumberColumn(
+                NAMES.get(name, name.rpartition(".")[2].replace("_", " ")), format="percent"
+            )
+    config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=120)
+    config["name"] = st.column_config.TextColumn("name", width=300)
+    rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
+    event = st.dataframe(
+        visible,
         hide_index=True,
-        height=250,
+        height=height,
         placeholder="",
         column_config=config,
         on_select="rerun",
-        selection_mode="single-row" if asked and asked not in ids else "single-row-required",
-        selection_default={"selection": {"rows": [ids.index(asked)]}} if asked in ids else None,
-        key=f"runs {hash(tuple(ids))}",  # rows are selected by number: with other rows, begin again with the URL's run
+        selection_mode="multi-row",
+        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]
+        key=f"{key} {hash(tuple(ids))}",  # rows are chosen by number: with other rows, begin again with the URL's
+        lazy=False,
     )
-    if len(ids) == MOST_RUNS:
-        st.caption(f"The latest {MOST_RUNS:,} runs.")
-    if rows := selection["selection"]["rows"]:
-        asked = st.query_params["run"] = ids[rows[0]]
-    return asked
+    downloads(key, shown)
+    return [ids[row] for row in event["selection"]["rows"] if row < len(ids)]
 
 
-def show_numbers(run: LoggedRun) -> None:
+def details(runs: pl.DataFrame, picked: list[str]) -> None:
+    """Where to go from here, and of one run what it measured."""
+    ids = chosen_runs(runs)
+    kinds = runs.filter(pl.col("run_id").is_in(ids))
+    causal = kinds.filter(pl.col("params.intervention_type").is_not_null())
+    with st.container(horizontal=True):
+        query = [("runs", run_id) for run_id in picked]
+        st.page_link("compare.py", label="Compare them", icon=":material/compare:", query_params=query)
+        if len(causal):
+            st.page_link(
+                "causal_map.py",
+                label="Causal map",
+                icon=":material/grid_on:",
+                query_params=[*query, ("run", causal["run_id"][-1])],
+            )
+        st.page_link("samples.py", label="Samples", icon=":material/list:", query_params=query)
+    run = load(picked[-1])
     st.subheader("Run")
     literally(f"{run.name} · {run.status}\n{run.run_id}")
-    if run.status == "FAILED":
-        problem("This run failed. What it logged before that is below.", run.tags.get("debug.error", ""))
-    elif run.status != "FINISHED":
-        st.info("This run has not finished. What it logged so far is below.")
-    metrics = [
+    row = runs.row(by_predicate=pl.col("run_id") == run.run_id, named=True)
+    if address := mlflow_address(row["experiment_id"], run.run_id):
+        st.link_button("Open in MLflow", address)
+    said_of(run.status, run.tags.get("debug.error"))
+    if run.kind is None:
+        st.info(
+            "This run was not logged by this project: what it has is shown, and nothing is known about its meaning."
+        )
+    if again := run.tags.get("debug.rerun_of"):
+        st.caption("It repeats this run:")
+        literally(again + "\n" + run.tags.get("debug.rerun_verdict", run.tags.get("debug.rerun_changes", "")))
+    numbers(run)
+    pictures(run)
+
+
+def numbers(run: LoggedRun) -> None:
+    rows = [
         (name, value, run.metrics.get(f"{name}_ci_low"), run.metrics.get(f"{name}_ci_high"))
         for name, value in sorted(run.metrics.items())
         if not name.endswith(("_ci_low", "_ci_high")) and "_by_layer/" not in name
     ]
-    ends = {"from": pl.Float64, "to": pl.Float64}
-    if not metrics and not run.params:
-        return
+    ends = {"value": pl.Float64, "from": pl.Float64, "to": pl.Float64}
+    config = {
+        "value": st.column_config.NumberColumn("value", format="%.4g"),
+        "from": st.column_config.NumberColumn("95% interval from", format="%.3f"),
+        "to": st.column_config.NumberColumn("to", format="%.3f"),
+    }
     left, right = st.columns(2)
-    left.dataframe(
-        pl.DataFrame(metrics, ["metric", "value", *ends], orient="row", schema_overrides=ends),
-        hide_index=True,
-        placeholder="",
-        column_config={
-            "from": st.column_config.NumberColumn("95% interval from", format="%.3f"),
-            "to": st.column_config.NumberColumn("to", format="%.3f"),
-        },
-    )
-    params = pl.DataFrame(sorted(run.params.items()), {"parameter": pl.String, "value": pl.String}, orient="row")
-    right.dataframe(params, hide_index=True)
-
-
-def show_cells(run: LoggedRun) -> None:
-    """The accuracy of the cells of a study."""
-    rows = [
-        {
-            "model": cell.params.get("model", ""),
-            "hops": int(hops) if (hops := cell.params.get("hops", "")).isdecimal() else None,
-            "seq_len": int(seq_len),
-            "accuracy": cell.metrics["accuracy"],
-            "ci_low": cell.metrics.get("accuracy_ci_low"),
-            "ci_high": cell.metrics.get("accuracy_ci_high"),
-            "n": cell.metrics.get("num_samples"),
-        }
-        for cell in run.children
-        if "accuracy" in cell.metrics and (seq_len := cell.params.get("seq_len", "")).isdecimal()
-    ]
     if rows:
-        st.subheader("Accuracy of its cells")
-        draw(accuracy_chart(pl.DataFrame(rows, infer_schema_length=None)), "cells")
+        frame = pl.DataFrame(rows, {"metric": pl.String, **ends}, orient="row")
+        left.dataframe(frame, hide_index=True, placeholder="", column_config=config, height=280)  # type: ignore[arg-type]
+    if run.params:
+        params = pl.DataFrame(sorted(run.params.items()), {"parameter": pl.String, "value": pl.String}, orient="row")
+        right.dataframe(params.with_columns(pl.col("value").str.slice(0, 1000)), hide_index=True, height=280)
 
 
-def show_maps(run: LoggedRun) -> None:
-    """The mean over pairs, or one pair with its program."""
-    maps = run.maps
-    if not len(maps):
-        if run.kind == "causal_tracing" and run.role == "cell":
-            st.info("This run has no causal maps: it ended before the first, or they were removed from the store.")
-        return
-    st.subheader("Causal map")
-    left, right = st.columns(2)
-    with left:
-        averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
-        pair = from_url("pair", "Pair", [*averages, *map(str, range(len(maps)))], str)
-    mean = mean_map(run, run.run_id, len(maps)) if pair == MEAN else None
-    with right:
-        there = (mean or maps[int(pair)]).metrics
-        names = [name for name in dict.fromkeys(("normalized_logit_diff", *METRICS)) if name in there]
-        metric = from_url("metric", "Metric", names, METRICS.__getitem__)
-    if mean is not None:
-        with st.container(horizontal=True):
-            draw(mean_heatmap(mean, metric), "mean")
-            draw(curves_by_layer(mean, metric), "curves")
-        return
-    causal_map = maps[int(pair)]
-    if causal_map.top.ndim == 3 and not causal_map.targets:
-        st.info("This map has heads, and no target at which to show them.")
-    elif causal_map.top.ndim == 3:
-        target = from_url("target", "Target", list(causal_map.targets), str)
-        draw(head_heatmap(causal_map, target, metric), "heads")
-    else:
-        draw(causal_heatmap(causal_map, metric), "map")
-    if causal_map.pair < 0:
-        st.info("The programs of this map were not recorded.")
-        return
-    if not 0 <= causal_map.pair < len(run.pairs):
-        problem("The program of this map is not among the programs of the run.", f"pair {causal_map.pair}")
-        return
-    programs = run.pairs[causal_map.pair]
-    left, right = st.columns(2)
-    left.caption("Original program, with its answer")
-    left.code(f"{programs.original.text}{programs.original.answer}", language=None)
-    right.caption("Counterfactual program, with its answer")
-    right.code(f"{programs.counterfactual.text}{programs.counterfactual.answer}", language=None)
-
-
-def show_samples(run: LoggedRun) -> None:
-    """One row a sample; a row that is clicked shows its prompt and output in full."""
-    if "samples.jsonl" not in run.artifacts():
-        if run.role == "cell":
-            st.info("This run has no samples: it ended before the first, or they were removed from the store.")
-        return
-    st.subheader("Samples")
-    samples = run.samples
-    empty = [column.name for column in samples if column.null_count() == len(column)]
-    texts = pl.col(pl.String).str.replace_all("\n", " ⏎ ", literal=True)
-    selection = st.dataframe(
-        samples.drop({*empty, "prompt", "chain"}).with_columns(texts),
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"samples of {run.run_id}",
-    )
-    for row in selection["selection"]["rows"]:
-        sample = samples.row(row, named=True)
-        left, right = st.columns(2)
-        left.caption("Prompt")
-        left.code(sample["prompt"] or "", language=None, wrap_lines=True)
-        right.caption("Raw output")
-        right.code(sample["raw_output"] or "", language=None, wrap_lines=True)
-
-
-def from_url(name: str, label: str, options: list[Option], show: Callable[[Option], str]) -> Option:
-    """A choice that the URL holds under ``name``. What a link asks for and this run does not have is said."""
-    asked = st.query_params.get(name)
-    known = [option for option in options if option == asked]
-    choice = st.selectbox(label, options, options.index(known[0]) if known else 0, show, key=name)
-    st.query_params[name] = choice
-    if asked is not None and not known:
-        st.caption("The link asks for another one, which this run does not have:")
-        literally(asked)
-    return choice
-
-
-def draw(chart: Picture, key: str) -> None:
-    """A chart in its own size; one that is wider than the page scrolls by itself."""
-    with st.container(key=f"chart-{key}", width="content"):
-        st.altair_chart(chart, width="content")
+def pictures(run: LoggedRun) -> None:
+    with st.expander("Files of this run"):
+        names = run.artifacts()
+        literally("\n".join(names) or "none")
+        if "summary.json" in names and st.button("Show summary.json"):
+            literally(json.dumps(run.summary, indent=1, ensure_ascii=False)[:20_000])
 
 
 page()

@@ -1,66 +1,92 @@
-"""The store that the dashboard shows, chosen by the same rule as everywhere, and how pages read it and speak about it.
+"""The store that the dashboard shows, and what of it is kept in the server's memory between clicks.
 
---tracking-uri on the command line (after --), else MLFLOW_TRACKING_URI, else the project's own mlruns/. What a store
-holds is shown literally, never as Markdown or HTML: in tables, charts and code blocks.
+--tracking-uri on the command line (after --), else MLFLOW_TRACKING_URI, else the project's own mlruns/. Runs that have
+ended do not change any more: they, and what was computed from them, are kept, a few at a time.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from urllib.parse import quote
 
 import polars as pl
 import streamlit as st
 
-from debug.causal_map import MeanCausalMap, mean_over_pairs
-from debug.tracking import LoggedRun, Store, store_uri
+from debug.causal_map import MeanCausalMap, MeanOverPairs
+from debug.tracking import ENDED, LoggedRun, RunTable, Store, store_uri
 
-REFRESH_SECONDS = 5
-MOST_RUNS = 1000
+REFRESH_SECONDS = 3
 
 
-def chosen_store() -> Store:
-    """Raises TrackingError where the URI names no kind of store."""
+def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --", allow_abbrev=False)
     parser.add_argument("--tracking-uri")
-    return _open(store_uri(parser.parse_known_args(sys.argv[1:])[0].tracking_uri))
+    parser.add_argument("--mlflow-ui", help="address of an MLflow UI on the same store: runs link to it")
+    return parser.parse_known_args(sys.argv[1:])[0]
+
+
+def table() -> RunTable:
+    """The table of the chosen store. Raises TrackingError where the URI names no kind of store."""
+    return _table(store_uri(options().tracking_uri))
 
 
 @st.cache_resource(max_entries=4, show_spinner=False)
-def _open(uri: str) -> Store:
-    return Store(uri)
+def _table(uri: str) -> RunTable:
+    return RunTable(Store(uri))
 
 
-@st.cache_data(ttl=REFRESH_SECONDS, show_spinner=False)
-def runs_of(_store: Store, uri: str) -> pl.DataFrame:
-    """The latest runs, as they were at most a few seconds ago. Raises TrackingError."""
-    return _store.find_runs(limit=MOST_RUNS)
+def mlflow_address(experiment_id: str, run_id: str) -> str | None:
+    """Where the MLflow UI shows a run; None where no UI is known."""
+    ui = options().mlflow_ui or (uri if (uri := store_uri(options().tracking_uri)).startswith("http") else None)
+    place = f"experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
+    return None if ui is None else f"{ui.rstrip('/')}/#/{place}"
 
 
-def load(store: Store, run_id: str, status: str | None) -> LoggedRun:
-    """A run; one that has ended does not change any more, and is kept. Raises TrackingError where there is none."""
-    ended = status in ("FINISHED", "FAILED", "KILLED")
-    return _load_ended(store, store.uri, run_id) if ended else store.load_run(run_id)
+def load(run_id: str) -> LoggedRun:
+    """A run, as it is now. Raises TrackingError where there is none."""
+    runs = table()
+    row = runs.frame.row(by_predicate=pl.col("run_id") == run_id, named=True) if run_id in runs.frame["run_id"] else {}
+    if row.get("status") not in ENDED:
+        return runs.store.load_run(run_id)
+    return _load_ended(runs.store, runs.store.uri, run_id, row["status"])
 
 
-@st.cache_resource(max_entries=32, show_spinner=False)
-def _load_ended(_store: Store, uri: str, run_id: str) -> LoggedRun:
+@st.cache_resource(max_entries=16, show_spinner=False)
+def _load_ended(_store: Store, uri: str, run_id: str, status: str) -> LoggedRun:
     return _store.load_run(run_id)
 
 
-@st.cache_resource(max_entries=32, show_spinner="Averaging over pairs …")
-def mean_map(_run: LoggedRun, run_id: str, n_pairs: int) -> MeanCausalMap:
-    """The mean of a run's maps. Raises CausalMapError where they cannot be averaged, TrackingError for broken files."""
-    return mean_over_pairs(_run.maps)
+def samples_of(run: LoggedRun) -> pl.DataFrame:
+    """Raises TrackingError where there are none or the file is broken."""
+    return _samples(run.store, run.store.uri, run.run_id, _state(run))
 
 
-def literally(text: object) -> None:
-    """Text of a store as it stands."""
-    st.code(str(text), language=None, wrap_lines=True)
+@st.cache_resource(max_entries=3, show_spinner="Reading samples …")  # some hundred MB for 100,000
+def _samples(_store: Store, uri: str, run_id: str, state: object) -> pl.DataFrame:
+    return _store.load_run(run_id).samples
 
 
-def problem(sentence: str, detail: object = "") -> None:
-    """A sentence of ours, and below it what the store says about the case."""
-    st.error(sentence)
-    if str(detail):
-        literally(detail)
+def _state(run: LoggedRun) -> object:
+    """Differs where a run that goes on may have written more."""
+    if run.status in ENDED:
+        return run.status
+    return [
+        (name, run.artifact(name).stat().st_size) for name in run.artifacts() if name.endswith((".jsonl", "tensors"))
+    ]
+
+
+def mean_of(run: LoggedRun) -> tuple[MeanCausalMap, MeanOverPairs]:
+    """The mean of a run's maps, and what it is made of.
+
+    Raises CausalMapError where they cannot be averaged, TrackingError for broken files.
+    """
+    return _mean(run, run.store.uri, run.run_id, _state(run))
+
+
+@st.cache_resource(max_entries=8, show_spinner="Averaging over pairs …")
+def _mean(_run: LoggedRun, uri: str, run_id: str, state: object) -> tuple[MeanCausalMap, MeanOverPairs]:
+    mean = MeanOverPairs()
+    for causal_map in _run.maps:
+        mean.add(causal_map)
+    return mean.result(), mean

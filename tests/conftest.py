@@ -6,11 +6,14 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 
 # How long an example takes says more about what else the machine is doing than about the code.
 settings.register_profile("debug", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -1,11 +1,18 @@
 """The slow, obvious way, against which the engine is tested: one nnsight trace per cell, the whole prompt, no cache."""
 
+from collections.abc import Sequence
+from itertools import islice, product
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from debug.engine import COMPONENTS, Cut, Site
+from debug.counterfactual import make_pair
+from debug.engine import COMPONENTS, Cell, Cut, Runs, Site, patched_logits, record
+from debug.generators import make_variable_binding_program, search
 from debug.models import LoadedModel
+from debug.programs import ProgramPair
+from debug.token_analyzer import TokenizedPair, analyze_pair
 
 
 def run(model: LoadedModel, token_ids: Int[Tensor, "token"], component: str) -> tuple[Tensor, list[Tensor]]:
@@ -67,3 +74,66 @@ def knock_out(model: LoadedModel, token_ids: Int[Tensor, "token"], cuts: list[Cu
             model.attention(layer).inputs = (arguments, {**keywords, "attention_mask": mask})
         logits = model.nnsight.output.logits[0, -1].save()
     return logits  # noqa: RET504
+
+
+# --- What is compared: pairs, cells, and the logits of cells either way ---
+
+
+def pairs(n: int, seq_len: int = 5, hops: int | None = 3, seed: int = 0) -> list[ProgramPair]:
+    made = search(make_variable_binding_program, seq_len, seed, hops)
+    return [make_pair(program.program, program.seed) for program in islice(made, n)]
+
+
+def tokenized(model: LoadedModel, given: Sequence[ProgramPair]) -> list[TokenizedPair]:
+    return [analyze_pair(model.tokenizer, pair) for pair in given]
+
+
+def runs_of(model: LoadedModel, given: Sequence[TokenizedPair]) -> Runs:
+    """The runs of all originals, then of all counterfactuals."""
+    programs = [*(pair.original for pair in given), *(pair.counterfactual for pair in given)]
+    return record(model, torch.tensor([program.token_ids for program in programs]), COMPONENTS)
+
+
+def whole_effects(runs: Runs, given: Sequence[TokenizedPair]) -> Float[Tensor, "pair"]:
+    """|z_cf[c] - z_clean[c]| of each pair."""
+    c = torch.tensor([pair.answer_tokens[0] for pair in given])
+    original, counterfactual = runs.logits.split(len(given))
+    return (counterfactual - original).abs().gather(1, c[:, None])[:, 0]
+
+
+def strongest(model: LoadedModel, n: int, seq_len: int = 3, hops: int | None = 2) -> list[TokenizedPair]:
+    """Of some pairs those whose two programs this model tells apart best."""
+    given = tokenized(model, pairs(16, seq_len, hops))
+    return [given[i] for i in whole_effects(runs_of(model, given), given).topk(n).indices]
+
+
+def grid(model: LoadedModel, component: str, length: int, run: int, source: int) -> list[Cell]:
+    """Every cell of a component: each layer x position x head."""
+    layers = range(model.n_layers + (component == "residual_stream"))
+    heads = [(head,) for head in range(model.n_heads)] if COMPONENTS[component].per_head else [None]
+    return [Cell(run, (Site(component, *at),), source) for at in product(layers, ((p,) for p in range(length)), heads)]
+
+
+def fast(model: LoadedModel, runs: Runs, cells: Sequence[Cell], batch_tokens: int | None = None) -> Tensor:
+    logits = torch.full((len(cells), runs.logits.shape[1]), torch.nan)
+    for indices, batch in patched_logits(model, runs, cells, batch_tokens):
+        assert logits[indices].isnan().all(), "a cell came back twice"
+        logits[indices] = batch
+    return logits
+
+
+def slow(model: LoadedModel, runs: Runs, cells: Sequence[Cell]) -> Float[Tensor, "cell vocabulary"]:
+    """Of ``runs`` only the token ids are read: what is patched from is run here, in a trace of its own."""
+    kept: dict[tuple[int | None, str], list[Tensor]] = {}
+    logits = []
+    for cell in cells:
+        token_ids = runs.token_ids[cell.run]
+        if cuts := [site for site in cell.sites if isinstance(site, Cut)]:
+            logits.append(knock_out(model, token_ids, cuts))
+            continue
+        sites = [site for site in cell.sites if isinstance(site, Site)]
+        for name in {site.component for site in sites} - {name for row, name in kept if row == cell.source}:
+            kept[cell.source, name] = run(model, runs.token_ids[cell.source], name)[1]
+        source = {name: layers for (row, name), layers in kept.items() if row == cell.source}
+        logits.append(patch(model, token_ids, sites, source))
+    return torch.stack(logits)

@@ -83,10 +83,10 @@ def log_accuracy(store: Store, raw_output: str = "8", hops: Iterable[int] = (1, 
     return ids
 
 
-def log_causal(store: Store, maps: list[CausalMap]) -> str:
+def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny") -> str:
     """A causal study of one cell; the run id of the cell."""
     with store.start("causal", "tiny · residual_stream", kind="causal_tracing") as study:
-        params = {"model": "tiny", "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
+        params = {"model": model, "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
         with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
             save_maps(cell.folder / "causal_maps" / "00000.safetensors", maps)
             cell.log_programs([make_pair(PROGRAM, seed) for seed in range(len(maps))])

@@ -1,197 +1,391 @@
-"""The engine against the slow, obvious way, on every family; its self-checks; the maps of the bundled model."""
+"""Plans and what becomes of pairs: maps against the slow way by hand, sources, controls, lens, attribution, streams."""
 
-from itertools import islice, product
+import gc
+from collections.abc import Callable, Iterator
+from itertools import count, product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import families
 import reference
 from debug import causal_tracing, models
-from debug.causal_tracing import (
-    COMPONENTS,
-    Cell,
-    Cut,
-    Plan,
-    SelfCheckError,
-    Site,
-    patched_logits,
-    record,
-    run_causal_tracing_experiment,
-    self_checks,
-    trace_pairs,
-)
-from debug.counterfactual import make_pair
-from debug.generators import make_variable_binding_program, search
-from debug.token_analyzer import analyze_pair
+from debug.causal_map import CausalMap, mean_over_pairs
+from debug.causal_tracing import KNOCKOUT, Plan, run_causal_tracing_experiment, trace_pairs
+from debug.counterfactual import make_pair, same_answer_program
+from debug.engine import COMPONENTS, Cut, SelfCheckError, Site
+from debug.models import LoadedModel
+from debug.programs import ProgramPair
+from debug.token_analyzer import analyze, analyze_pair
+from reference import pairs
 
-
-def pairs(n, seq_len=5, hops=3, seed=0):
-    made = search(make_variable_binding_program, seq_len, seed, hops)
-    return [make_pair(program.program, program.seed) for program in islice(made, n)]
-
-
-def runs(model, chosen):
-    tokenized = [analyze_pair(model.tokenizer, pair) for pair in chosen]
-    clean = record(model, torch.tensor([t.original.token_ids for t in tokenized]), COMPONENTS)
-    source = record(model, torch.tensor([t.counterfactual.token_ids for t in tokenized]), COMPONENTS)
-    return clean, source
-
-
-def runs_with_an_effect(model, n):
-    """Of some pairs, those whose two programs differ most to this model."""
-    clean, source = runs(model, pairs(16))
-    strongest = (source.logits - clean.logits).abs().amax(1).topk(n).indices.tolist()
-    return clean[strongest], source[strongest]
-
-
-def fast(model, clean, source, cells):
-    logits = torch.empty(len(cells), clean.logits.shape[1])
-    for indices, batch in patched_logits(model, clean, source, cells):
-        logits[indices] = batch
-    return logits
-
-
-def slow(model, clean, source, cells):
-    kept = {
-        (pair, name): reference.run(model, source.token_ids[pair], name)[1]
-        for pair, name in {(cell.pair, site.component) for cell in cells for site in cell.sites}
-    }
-    return torch.stack(
-        [
-            reference.patch(
-                model,
-                clean.token_ids[cell.pair],
-                list(cell.sites),
-                {site.component: kept[cell.pair, site.component] for site in cell.sites},
-            )
-            for cell in cells
-        ]
-    )
-
-
-def grid(model, component, n_pairs, length):
-    layers = model.n_layers + (component == "residual_stream")
-    heads = range(model.n_heads) if COMPONENTS[component].per_head else [None]
-    return [
-        Cell(pair, (Site(component, layer, (position,), head),))
-        for pair, layer, position, head in product(range(n_pairs), range(layers), range(length), heads)
-    ]
-
-
-@pytest.fixture(scope="session", params=families.CONFIGS)
-def random_model(request):
-    return families.family(request.param)
-
-
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_every_family_fast_equals_one_trace_per_cell(random_model, component):
-    clean, source = runs_with_an_effect(random_model, 2)
-    whole = (source.logits - clean.logits).abs().amax(1)
-    assert (whole > 1).all(), "with so small an effect a patch that does nothing would pass"
-    cells = grid(random_model, component, 2, clean.length)
-    picked = [cells[i] for i in np.random.RandomState(0).permutation(len(cells))[:60]]
-    difference = (fast(random_model, clean, source, picked) - slow(random_model, clean, source, picked)).abs().amax(1)
-    assert difference.max() < 1e-4
-    assert (difference / whole[[cell.pair for cell in picked]]).max() < 1e-3
-
-
-def test_every_family_passes_the_self_checks_and_fails_them_without_the_patch(random_model, monkeypatch):
-    clean, source = runs_with_an_effect(random_model, 2)
-    for component in COMPONENTS:
-        checks = self_checks(random_model, clean, source, component)
-        checks.require()
-        assert checks.identity_max_abs <= 1e-4
-        assert checks.full_patch_max_abs <= 1e-4
-        assert checks.full_patch_without > 1
-    run_batch = causal_tracing._run_batch
-
-    def patched_in_layer_0_only(model, clean, source, cells, layer, rows):
-        return run_batch(model, clean, source if layer == 0 else clean, cells, layer, rows)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(causal_tracing, "_run_batch", patched_in_layer_0_only)
-        with pytest.raises(SelfCheckError, match="full"):
-            self_checks(random_model, clean, source, "residual_stream").require()
-    for name, component in COMPONENTS.items():
-        monkeypatch.setitem(COMPONENTS, name, component._replace(write=lambda *_: None))
-    for component in set(COMPONENTS) - {
-        "residual_stream"
-    }:  # the residual stream's first layer is written at the restart
-        with pytest.raises(SelfCheckError, match="full"):
-            self_checks(random_model, clean, source, component).require()
-
-
-def test_cells_of_many_sites_equal_one_trace(random_model):
-    """Windows of layers, sets of positions and of heads, and components together, are patched as one."""
-    clean, source = runs(random_model, pairs(1))
-    cells = [
-        Cell(0, (Site("residual_stream", 1, (2, 7, 22)),)),
-        Cell(0, tuple(Site("mlp", layer, (2, 6, 10)) for layer in range(1, 4))),
-        Cell(0, (Site("attention_heads", 0, (5,), 0), Site("attention_heads", 0, (5, 22), 3))),
-        Cell(0, (Site("attention", 2, (22,)), Site("mlp", 0, (2,)), Site("residual_stream", 3, (9,)))),
-        Cell(0, (Site("attention_heads", 1, (12, 13)),)),
-    ]
-    assert (fast(random_model, clean, source, cells) - slow(random_model, clean, source, cells)).abs().max() < 1e-4
-
-
-def test_cut_edges_equal_one_trace(random_model):
-    """Some layers, some heads, queries far behind the first, keys in the clean prefix and in the cell's own tokens."""
-    clean, source = runs_with_an_effect(random_model, 1)
-    cells = [
-        Cell(0, tuple(Cut(layer, (20, 21, 22), (2, 3)) for layer in range(4))),
-        Cell(0, (Cut(2, (22,), tuple(range(15, 22))),)),
-        Cell(0, (Cut(1, (6, 10, 22), (2, 5)), Cut(3, (22,), (10,), head=1))),
-        Cell(0, (Cut(0, (12,), (12, 11), head=0), Cut(0, (12,), (3,), head=3))),
-    ]
-    fast_ones = fast(random_model, clean, source, cells)
-    slow_ones = torch.stack([reference.knock_out(random_model, clean.token_ids[0], list(cell.sites)) for cell in cells])
-    assert (fast_ones - slow_ones).abs().max() < 1e-4
-    assert (slow_ones[1] - clean.logits[0]).abs().max() > 0.1
-
-
-def test_a_query_left_without_keys_is_refused():
-    model = families.family("qwen3")
-    clean, source = runs(model, pairs(1))
-    with pytest.raises(ValueError, match="leaves a query without any key"):
-        fast(model, clean, source, [Cell(0, (Cut(1, (3,), (0, 1, 2, 3)),))])
-
-
-@pytest.mark.parametrize("component", COMPONENTS)
-@pytest.mark.parametrize(
-    "load", [lambda: families.family("qwen3"), lambda: models.load("tiny")], ids=["random", "tiny"]
-)
-def test_cells_that_are_not_run_have_no_effect(component, load):
-    """Before the first difference, and above the last attention off the last token, the effect is exactly zero."""
-    model = load()
-    clean, source = runs(model, pairs(1, seed=40))
-    first = analyze_pair(model.tokenizer, pairs(1, seed=40)[0]).first_difference
-    skipped = [
-        cell
-        for cell in grid(model, component, 1, clean.length)
-        if not causal_tracing._can_matter(
-            component, cell.layer, cell.sites[0].positions, first, clean.length, model.n_layers
-        )
-    ]
-    assert skipped
-    assert (fast(model, clean, source, skipped) - clean.logits[0]).abs().max() < 1e-5
-    assert (slow(model, clean, source, skipped) - slow(model, clean, clean, skipped)).abs().max() == 0
-
-
-def test_bundled_model_fast_equals_slow_on_every_cell_of_three_pairs():
-    model = models.load("tiny")
-    clean, source = runs(model, pairs(3))
-    cells = grid(model, "residual_stream", 3, clean.length)
-    assert (fast(model, clean, source, cells) - slow(model, clean, source, cells)).abs().max() < 1e-4
+EXACT = 1e-4
 
 
 @pytest.fixture(scope="module")
-def fifty_pairs():
+def qwen() -> LoadedModel:
+    """A random model of four layers, four heads on two keys and values."""
+    return families.family("qwen3")
+
+
+@pytest.fixture(scope="module")
+def tiny() -> LoadedModel:
+    return models.load("tiny")
+
+
+def ids(model: LoadedModel, program: Any) -> torch.Tensor:
+    return torch.tensor(analyze(model.tokenizer, program).token_ids)
+
+
+def by_hand(model: LoadedModel, program: Any, sites: list[Site], source: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+    return reference.patch(model, ids(model, program), sites, source)
+
+
+def activations(model: LoadedModel, program: Any, component: str) -> dict[str, list[torch.Tensor]]:
+    return {component: reference.run(model, ids(model, program), component)[1]}
+
+
+def sample(causal_map: CausalMap, n: int) -> list[tuple[int, ...]]:
+    """Some cells of a map, as indices into it."""
+    cells = list(np.ndindex(causal_map.top.shape))
+    return [cells[i] for i in np.random.RandomState(0).permutation(len(cells))[:n]]
+
+
+def sites_of(causal_map: CausalMap, at: tuple[int, ...]) -> list[Site]:
+    """What a cell of a map says that it patches."""
+    heads = tuple(causal_map.heads[at[1]]) if causal_map.heads else None
+    layers = range(causal_map.layers[at[0]], causal_map.layers[at[0]] + causal_map.layer_window)
+    column = tuple(causal_map.columns[at[-1]])
+    return [Site(causal_map.intervention_type, layer, column, heads) for layer in layers]
+
+
+def assert_map_is(causal_map: CausalMap, n: int, logits_of: Callable[[list[Site]], torch.Tensor]) -> None:
+    """Cells of a map are what the slow way says: the answers' logits, and the top token."""
+    answers = list(causal_map.answer_tokens)
+    for at in sample(causal_map, n):
+        logits = logits_of(sites_of(causal_map, at))
+        np.testing.assert_allclose(causal_map.z_patched[at], logits[answers], atol=EXACT)
+        two = logits.topk(2).values
+        assert causal_map.top[at] == logits.argmax() or two[0] - two[1] < EXACT
+
+
+# --- Maps ---
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"intervention_type": "mlp", "layer_window": 2},
+        {"intervention_type": "residual_stream", "layer_window": 3, "intervention_layers": [0, 2]},
+        {"intervention_type": "attention", "positions": ["ref_depth_1_line", "ref_depth_1_rhs+query_var", 5, "final"]},
+        {"intervention_type": "attention_heads"},
+        {"intervention_type": "attention_heads", "heads": "together"},
+        {"intervention_type": "attention_heads", "heads": [3, [0, 2], [1]], "layer_window": 2, "positions": "targets"},
+    ],
+)
+@pytest.mark.parametrize("name", ["qwen3", "gpt2", "tiny"])
+def test_cells_are_data(name: str, plan: dict[str, Any]) -> None:
+    """Sets of positions, windows of layers, sets of heads: each cell of the map is one trace with all of it patched."""
+    model = models.load("tiny") if name == "tiny" else families.family(name)
+    (pair,) = pairs(1)
+    (causal_map,) = run_causal_tracing_experiment(model, [pair], **plan).maps
+    component = causal_map.intervention_type
+    source = activations(model, pair.counterfactual, component)
+    assert_map_is(causal_map, 25, lambda sites: by_hand(model, pair.original, sites, source))
+    c, _ = causal_map.answer_tokens
+    clean, _ = reference.run(model, ids(model, pair.original), "mlp")
+    assert causal_map.z_clean[0] == pytest.approx(clean[c].item(), abs=EXACT)
+    whole = causal_map.z_counterfactual[0] - causal_map.z_clean[0]
+    assert abs(whole) > 1
+    normalized = (causal_map.z_patched[..., 0] - causal_map.z_clean[0]) / whole
+    np.testing.assert_allclose(causal_map.values("normalized_logit_diff"), normalized, atol=1e-5)
+    np.testing.assert_array_equal(causal_map.values("success"), causal_map.top == c)
+
+
+def test_the_axes_of_a_map_are_those_of_its_plan(qwen: LoadedModel) -> None:
+    def of(**plan: Any) -> CausalMap:
+        return run_causal_tracing_experiment(qwen, pairs(1), **plan).maps[0]
+
+    assert of().layers == [0, 1, 2, 3, 4]
+    assert of(intervention_type="mlp").layers == [0, 1, 2, 3]
+    assert of(layer_window=2).layers == [0, 1, 2, 3]
+    assert of(intervention_type="mlp", layer_window=4).layers == [0]
+    assert of(intervention_layers=[3, 1, 3]).layers == [1, 3]
+    heads = of(intervention_type="attention_heads", heads=[3, [0, 2]], positions=["final"])
+    assert (heads.heads, heads.top.shape) == ([[3], [0, 2]], (4, 2, 1))
+    assert of(intervention_type="attention_heads").heads == [[0], [1], [2], [3]]
+    assert of(intervention_type="attention_heads", heads="together").heads == [[0, 1, 2, 3]]
+    line = of(positions=["ref_depth_1_line", "final"])
+    assert line.positions == [0, 1, 2, 3, 22]
+    assert line.columns == [[0], [1], [2], [3], [22], [0, 1, 2, 3]]
+    assert (line.targets, line.target_columns) == (
+        {"ref_depth_1_line": [0, 1, 2, 3], "final": [22]},
+        {"ref_depth_1_line": 5, "final": 4},
+    )
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_cells_that_are_not_run_have_no_effect(qwen: LoadedModel, component: str) -> None:
+    """Those before the first difference, and above the last attention off the last token; checked the slow way."""
+    (pair,) = pairs(1, seed=40)
+    result = run_causal_tracing_experiment(qwen, [pair], component, control=False)
+    (causal_map,) = result.maps
+    first, last = causal_map.first_difference, len(causal_map.tokens) - 1
+    assert first > 1
+    top = qwen.n_layers if component == "residual_stream" else qwen.n_layers - 1
+    cells = [*np.ndindex(causal_map.top.shape)]
+    skipped = [at for at in cells if at[-1] < first or (at[0] == top and at[-1] != last)]
+    assert result.results[0].interventions == len(cells) - len(skipped)
+    source = activations(qwen, pair.counterfactual, component)
+    clean, _ = reference.run(qwen, ids(qwen, pair.original), component)
+    for at in skipped:
+        assert causal_map.logit_diff[at] == 0
+        assert causal_map.top[at] == clean.argmax()
+    for i in np.random.RandomState(1).permutation(len(skipped))[:40]:
+        assert (by_hand(qwen, pair.original, sites_of(causal_map, skipped[i]), source) == clean).all()
+
+
+@pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads"}, {"intervention_type": KNOCKOUT}])
+def test_the_reverse_direction_is_the_pair_swapped_by_hand(qwen: LoadedModel, plan: dict[str, Any]) -> None:
+    given = pairs(3)
+    forth = run_causal_tracing_experiment(qwen, given, **plan)
+    back = run_causal_tracing_experiment(qwen, given, direction="into_counterfactual", **plan)
+    swapped = run_causal_tracing_experiment(qwen, [pair.reversed for pair in given], **plan)
+    for one, other, original in zip(back.maps, swapped.maps, forth.maps, strict=True):
+        for name in ("z_patched", "z_clean", "z_counterfactual", "top", "control_top", "lens_logits", "lens_ranks"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert (one.tokens, one.answer_tokens, one.top_tokens) == (other.tokens, other.answer_tokens, other.top_tokens)
+        assert one.answer_tokens == original.answer_tokens[::-1]
+        assert (one.direction, original.direction) == ("into_counterfactual", "into_original")
+        assert np.abs(one.z_patched - original.z_patched[..., ::-1]).max() > 0.1
+    for one, original in zip(back.results, forth.results, strict=True):
+        assert (one.pair, one.correct, one.answers, one.prompt) == (
+            *(original.pair, original.correct, original.answers, original.prompt),
+        )
+
+
+# --- Sources ---
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("source", ["zero", "mean", "resample"])
+def test_other_sources_are_what_they_say(qwen: LoadedModel, source: str, component: str) -> None:
+    """Zeros, the mean over the programs of that length, the next pair's original; each computed here."""
+    given = [*pairs(3), *pairs(2, 9)]
+    result = run_causal_tracing_experiment(qwen, given, component, positions="targets", source=source)
+    assert len(result.maps) == 5
+    kept = [activations(qwen, pair.original, component)[component] for pair in given[:3]]
+    for number in (0, 2):
+        of_source = {
+            "zero": [torch.zeros_like(at) for at in kept[0]],
+            "mean": [torch.stack(at).mean(0) for at in zip(*kept, strict=True)],
+            "resample": kept[(number + 1) % 3],
+        }[source]
+        causal_map = result.maps[number]
+        program, patched_from = given[number].original, {component: of_source}
+        assert_map_is(causal_map, 12, lambda sites, p=program, s=patched_from: by_hand(qwen, p, sites, s))
+        assert causal_map.metrics == ("answer_kept", "answer_logit_drop")
+        assert (causal_map.source, causal_map.first_difference, causal_map.control_top) == (source, 0, None)
+        drop = causal_map.z_clean[1] - causal_map.z_patched[..., 1]
+        np.testing.assert_array_equal(causal_map.values("answer_logit_drop"), drop)
+        np.testing.assert_array_equal(causal_map.values("answer_kept"), causal_map.top == causal_map.answer_tokens[1])
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_a_pair_alone_has_no_other_to_patch_from(qwen: LoadedModel, source: str) -> None:
+    result = run_causal_tracing_experiment(qwen, [*pairs(2), *pairs(1, 9)], positions="targets", source=source)
+    assert [r.index for r in result.skipped] == [2]
+    assert result.skipped[0].skipped == f"source {source!r} needs another pair of 39 tokens among the 64 around it"
+
+
+# --- The same-answer control ---
+
+
+@pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads", "heads": [1, [0, 3]]}])
+def test_the_control_is_the_same_patch_from_a_program_of_the_same_answer(
+    tiny: LoadedModel, plan: dict[str, Any]
+) -> None:
+    given = pairs(2)
+    result = run_causal_tracing_experiment(tiny, given, positions="targets", **plan)
+    for pair, causal_map in zip(given, result.maps, strict=True):
+        control = same_answer_program(pair.original)
+        assert control.answer == pair.original.answer
+        assert control.text != pair.original.text
+        source = activations(tiny, control, causal_map.intervention_type)
+        kept, rows = [], np.random.RandomState(0).permutation(len(causal_map.layers))[:4]
+        axes = [*product(rows, range(len(causal_map.heads)))] if causal_map.heads else [(row,) for row in rows]
+        for at, (target, column) in product(axes, causal_map.target_columns.items()):
+            top = by_hand(tiny, pair.original, sites_of(causal_map, (*at, column)), source).argmax()
+            c, o = causal_map.answer_tokens
+            assert causal_map.at_target(target, "control_success")[at] == (top == c)
+            assert causal_map.at_target(target, "control_answer_kept")[at] == (top == o)
+            kept.append(top == o)
+        assert any(kept)
+    below_top = [row for row, layer in enumerate(result.maps[0].layers) if layer < 6]
+    for name in ("control_success", "control_answer_kept"):
+        cells = np.concatenate([m.at_target(t, name)[below_top].ravel() for m in result.maps for t in m.targets])
+        assert result.mean.overall[name].estimate == pytest.approx(cells.mean())
+
+
+def test_control_success_stands_beside_success(tiny: LoadedModel) -> None:
+    """Moving the value from a program with the same answer moves nothing but the answer itself."""
+    mean = run_causal_tracing_experiment(tiny, pairs(20), positions="targets", require_correct=True).mean
+    assert mean.overall["control_success"].n == mean.overall["success"].n
+    assert mean["ref_depth_1_rhs"]["control_success"][0].estimate == 0
+    assert mean["ref_depth_1_rhs"]["control_answer_kept"][0].estimate == 1, "at layer 0 the two roots are one token"
+    assert mean["final"]["control_answer_kept"][-1].estimate > 0.9, "the control's own answer is the original's"
+
+
+def test_without_the_control_nothing_is_said_of_it(qwen: LoadedModel) -> None:
+    result = run_causal_tracing_experiment(qwen, pairs(2), positions="targets", control=False)
+    assert "control_success" not in result.mean.metrics
+    assert [m.control_top for m in result.maps] == [None, None]
+    text = "foo = 1\n#foo: "  # no other name of three letters
+    assert run_causal_tracing_experiment(families.family("gpt2"), [text]).maps[0].control_top is None
+
+
+# --- Logit lens ---
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2", "tiny"])
+def test_lens_rows_are_the_hidden_states_read_by_the_final_norm_and_the_unembedding(name: str) -> None:
+    model = models.load("tiny") if name == "tiny" else families.family(name)
+    (pair,) = pairs(1)
+    (causal_map,) = run_causal_tracing_experiment(model, [pair], "mlp", positions="targets").maps
+    hidden = activations(model, pair.original, "residual_stream")["residual_stream"]
+    norm, head = (model.hf.get_submodule(n) for n in (model.architecture.final_norm, model.architecture.unembedding))
+    cap = getattr(model.config, "final_logit_softcapping", None)
+    shape = (model.n_layers + 1, len(causal_map.positions), 2)
+    assert causal_map.lens_logits.shape == causal_map.lens_ranks.shape == shape
+    for layer, (column, position) in product(range(model.n_layers + 1), enumerate(causal_map.positions)):
+        with torch.no_grad():
+            logits = head(norm(hidden[layer][0, position]))
+        logits = logits if cap is None else cap * (logits / cap).tanh()
+        for number, answer in enumerate(causal_map.answer_tokens):
+            assert causal_map.lens_logits[layer, column, number] == pytest.approx(logits[answer].item(), abs=EXACT)
+            higher = ((logits - logits[answer] > EXACT).sum(), (logits - logits[answer] > -EXACT).sum() - 1)
+            assert higher[0] <= causal_map.lens_ranks[layer, column, number] <= higher[1], "as many tokens rank higher"
+    np.testing.assert_allclose(causal_map.lens_logits[-1, -1], causal_map.z_clean, atol=EXACT)
+    assert causal_map.lens_ranks[-1, -1].min() == 0 or name != "tiny", "it answers"
+
+
+def test_the_lens_can_be_left_out_and_a_knockout_has_none(qwen: LoadedModel) -> None:
+    for plan in ({"logit_lens": False}, {"intervention_type": KNOCKOUT}):
+        (causal_map,) = run_causal_tracing_experiment(qwen, pairs(1), **plan).maps
+        assert (causal_map.lens_logits, causal_map.lens_ranks) == (None, None)
+
+
+# --- Attribution ---
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_an_attribution_is_the_slope_times_the_difference(qwen: LoadedModel, component: str) -> None:
+    """The largest of them, against finite differences of exact patches, of which 1/500 is taken."""
+    (pair,) = pairs(1)
+    result = run_causal_tracing_experiment(qwen, [pair], component, method="attribution")
+    (causal_map,) = result.maps
+    own, other = (activations(qwen, p, component)[component] for p in (pair.original, pair.counterfactual))
+    estimated, measured, step, c = [], [], 2e-3, causal_map.answer_tokens[0]
+    largest = np.argsort(-np.abs(causal_map.logit_diff), axis=None)[:16:2]
+    for at in zip(*np.unravel_index(largest, causal_map.top.shape), strict=True):
+        sites, both = sites_of(causal_map, at), []
+        for sign in (1, -1):
+            moved = [a + sign * step * (b - a) for a, b in zip(own, other, strict=True)]
+            both.append(by_hand(qwen, pair.original, sites, {component: moved})[c])
+        estimated.append(causal_map.logit_diff[at])
+        measured.append((both[0] - both[1]) / (2 * step))
+    assert max(map(abs, measured)) > 0.1
+    np.testing.assert_allclose(estimated, measured, rtol=0.02, atol=0.01)
+    assert causal_map.method == "attribution"
+    assert causal_map.metrics == ("normalized_logit_diff", "logit_diff")
+    assert (causal_map.top == -1).all(), "whose top token it would be is not estimated"
+    assert (causal_map.logit_diff[..., : causal_map.first_difference] == 0).all()
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_its_rank_agreement_is_scipys_with_the_exact_map(qwen: LoadedModel, component: str) -> None:
+    given = pairs(2)
+    targets = ["ref_depth_1_rhs", "ref_depth_3_lhs", "query_var", "final"]
+    where = {"positions": targets, "intervention_layers": [0, 1, 2]}
+    exact = run_causal_tracing_experiment(qwen, given, component, **where)
+    estimated = run_causal_tracing_experiment(qwen, given, component, method="attribution", **where)
+    by_pair = [
+        stats.spearmanr(a.z_patched[..., 0].ravel(), b.z_patched[..., 0].ravel()).statistic
+        for a, b in zip(exact.maps, estimated.maps, strict=True)
+    ]
+    assert exact.maps[0].top.size <= causal_tracing.AGREEMENT_CELLS, "all cells are in the sample"
+    assert [r.interventions for r in estimated.results] == [exact.maps[0].top.size] * 2
+    assert estimated.rank_agreement == pytest.approx(by_pair, abs=0.005)  # rounding may exchange neighbours
+    assert exact.rank_agreement == []
+
+
+def test_an_attribution_of_all_heads_together_is_the_sum_over_them(qwen: LoadedModel) -> None:
+    def of(heads: Any) -> np.ndarray:
+        plan = {"method": "attribution", "heads": heads}
+        return run_causal_tracing_experiment(qwen, pairs(1), "attention_heads", **plan).maps[0].logit_diff
+
+    np.testing.assert_allclose(of(None).sum(1), of("together")[:, 0], atol=EXACT)
+    np.testing.assert_allclose(of(None)[:, [0, 3]].sum(1), of([[0, 3]])[:, 0], atol=EXACT)
+
+
+# --- Knockout ---
+
+
+@pytest.mark.parametrize(
+    "plan", [{}, {"layer_window": 2}, {"heads": [1, 3]}, {"positions": ["final->ref_depth_1_rhs+ref_depth_2_line"]}]
+)
+@pytest.mark.parametrize("name", ["qwen3", "gpt_neox", "tiny"])
+def test_a_knockout_is_one_trace_with_the_edges_cut(name: str, plan: dict[str, Any]) -> None:
+    model = models.load("tiny") if name == "tiny" else families.family(name)
+    (pair,) = pairs(1)
+    (causal_map,) = run_causal_tracing_experiment(model, [pair], KNOCKOUT, **plan).maps
+    tokenized = analyze(model.tokenizer, pair.original)
+    window, heads = plan.get("layer_window", model.n_layers), tuple(plan["heads"]) if "heads" in plan else None
+    assert causal_map.layers == list(range(model.n_layers - window + 1))
+    answers, hypotheses = list(causal_map.answer_tokens), [t for t in causal_map.targets if not t.endswith("_random")]
+    assert hypotheses == plan.get("positions", ["direct_pointer", "chain_following"])
+    for (row, layer), hypothesis in product(enumerate(causal_map.layers), hypotheses):
+        edges = causal_tracing.edges_of(tokenized, hypothesis)
+        of_control = causal_tracing.random_control(tokenized, edges)
+        for column, cut in ((hypothesis, edges), (f"{hypothesis}_random", of_control)):
+            cuts = [Cut(at, tuple(cut), heads) for at in range(layer, layer + window)]
+            logits = reference.knock_out(model, ids(model, pair.original), cuts)
+            at = row, causal_map.target_columns[column]
+            np.testing.assert_allclose(causal_map.z_patched[at], logits[answers], atol=EXACT)
+            assert causal_map.at_target(column, "answer_kept")[row] == (logits.argmax() == answers[1])
+            drop = causal_map.z_clean[1] - logits[answers[1]].item()
+            assert causal_map.at_target(column, "answer_logit_drop")[row] == pytest.approx(drop, abs=2 * EXACT)
+    assert causal_map.source == "knockout"
+    assert np.abs(causal_map.values("answer_logit_drop")).max() > 0.1
+
+
+def test_a_knockout_logs_no_success(tiny: LoadedModel) -> None:
+    mean = run_causal_tracing_experiment(tiny, pairs(3), KNOCKOUT).mean
+    assert mean.metrics == ("answer_kept", "answer_logit_drop")
+    assert {curve.target for curve in mean.curves} == {
+        *("direct_pointer", "direct_pointer_random", "chain_following", "chain_following_random")
+    }
+
+
+def test_a_knockout_without_control_cuts_no_random_edges(qwen: LoadedModel) -> None:
+    assert list(run_causal_tracing_experiment(qwen, pairs(1), KNOCKOUT, control=False).maps[0].targets) == [
+        *("direct_pointer", "chain_following")
+    ]
+
+
+# --- What a trained model does ---
+
+
+@pytest.fixture(scope="module")
+def fifty_pairs() -> causal_tracing.CausalTracingResult:
     return run_causal_tracing_experiment("tiny", pairs(60), require_correct=True)
 
 
-def test_corners_of_the_map_hold_by_construction(fifty_pairs):
+def test_corners_of_the_map_hold_by_construction(fifty_pairs: causal_tracing.CausalTracingResult) -> None:
     assert len(fifty_pairs.maps) >= 50
     for causal_map in fifty_pairs.maps:
         assert causal_map.at_target("ref_depth_1_rhs")[0] == 1, "the root at layer 0 is the counterfactual's input"
@@ -207,7 +401,9 @@ def test_corners_of_the_map_hold_by_construction(fifty_pairs):
     assert fifty_pairs.checks.full_patch_without > 1
 
 
-def test_the_value_leaves_the_root_and_arrives_at_the_last_token(fifty_pairs):
+def test_the_value_leaves_the_root_and_arrives_at_the_last_token(
+    fifty_pairs: causal_tracing.CausalTracingResult,
+) -> None:
     """Between the corners is the finding; that the value travels at all holds for any model that solves the task."""
     mean = fifty_pairs.mean
     root, final = mean["ref_depth_1_rhs"].success, mean["final"].success
@@ -217,128 +413,339 @@ def test_the_value_leaves_the_root_and_arrives_at_the_last_token(fifty_pairs):
     assert all(rate.n == len(fifty_pairs.maps) and rate.low is not None for rate in root)
 
 
-def test_pairs_of_different_lengths_come_back_in_order():
-    model = models.load("tiny")
+# --- Many pairs ---
+
+QUICK: dict[str, Any] = {
+    "positions": ["final"],
+    "layers": [1],
+    "control": False,
+    "logit_lens": False,
+}
+
+
+def endless(consumed: list[int], seq_len: int = 2) -> Iterator[ProgramPair]:
+    """Pairs without an end, that say how many were taken."""
+    some = pairs(40, seq_len, None)
+    for number in count():
+        consumed.append(number)
+        yield some[number % 40]
+
+
+def test_pairs_of_different_lengths_come_back_in_order(tiny: LoadedModel) -> None:
     chosen = [*pairs(3, 5), *pairs(3, 9), "no program", *pairs(3, 5, seed=300)]
-    results = list(trace_pairs(model, chosen, Plan(positions="targets")))
+    results = list(trace_pairs(tiny, chosen, Plan(positions="targets")))
     assert [result.index for result in results] == list(range(10))
     assert [result.pair for result in results if result.pair] == [pair for pair in chosen if pair != "no program"]
     assert [len(r.causal_map.tokens) for r in results if r.causal_map] == [23] * 3 + [39] * 3 + [23] * 3
-    alone = run_causal_tracing_experiment(model, chosen[4:5], positions="targets").maps[0]
-    np.testing.assert_allclose(results[4].causal_map.z_patched, alone.z_patched, atol=1e-4)
+    assert [r.causal_map.pair for r in results if r.causal_map] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    alone = run_causal_tracing_experiment(tiny, chosen[4:5], positions="targets").maps[0]
+    np.testing.assert_allclose(results[4].causal_map.z_patched, alone.z_patched, atol=EXACT)
 
 
-def test_small_batches_give_the_same_map():
+def test_results_stream_while_pairs_are_still_to_come(qwen: LoadedModel) -> None:
+    consumed: list[int] = []
+    stream = trace_pairs(qwen, endless(consumed), Plan(**QUICK))
+    for number in range(150):
+        result = next(stream)
+        assert result.index == number
+        assert result.causal_map is not None
+        assert len(consumed) <= number + 1 + causal_tracing.WINDOW
+
+
+def tensors_alive() -> int:
+    gc.collect()
+    return sum(t.numel() for t in gc.get_objects() if type(t) is torch.Tensor)
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs(qwen: LoadedModel) -> None:
+    """Of results that the caller lets go."""
+    alive = []
+    for result in trace_pairs(qwen, endless([]), Plan(**QUICK | {"save_activations": "all"})):
+        if result.index % 64 == 10:
+            alive.append(tensors_alive())
+        if result.index == 300:
+            break
+    assert len(alive) == 5
+    assert max(alive[1:]) <= 1.05 * alive[0]
+
+
+def test_what_is_done_is_kept_when_interrupted(qwen: LoadedModel) -> None:
+    """In the middle of a forward pass: what was yielded before it is whole."""
+    passes: list[int] = []
+
+    def interrupt(*_: object) -> None:
+        passes.append(1)
+        if len(passes) > 40:
+            raise KeyboardInterrupt
+
+    hook, done = qwen.hf.register_forward_pre_hook(interrupt), []
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            done.extend(trace_pairs(qwen, endless([], 5), Plan(), batch_tokens=400))
+    finally:
+        hook.remove()
+    assert 0 < len(done) < 64
+    whole = run_causal_tracing_experiment(qwen, pairs(40, 5, None)[: len(done)])
+    for one, other in zip(done, whole.maps, strict=True):
+        np.testing.assert_allclose(one.causal_map.z_patched, other.z_patched, atol=EXACT)
+
+
+BAD = [
+    ("a = b\n#a: ", "'b' is not assigned above it"),
+    ({"counterfactual": "a = 1\n#a: "}, "expected a pair, a program's text or a dict with 'original'"),
+    ({"original": "a = 1\n#a: ", "counterfactual": "b = 2\n#b: "}, "must differ in the root value and in nothing else"),
+    ({"original": "a = 1\n#a: ", "counterfactual": "a = 1\n#a: "}, "same answer, 1"),
+    ({"original": "a = 1\n#a: ", "expected_original": 2}, "'expected_original' is 2, but the programs say 1"),
+    (make_pair("a = 1\n#a: ", root_value=10), "the root value must tokenize to the same number of tokens"),
+    ("A = 1\nb = A\n#b: ", "has no token for part of this prompt"),
+    ("a = 1\n#a: ", "no target 'ref_depth_2_rhs' in this program; it has: ref_depth_1_lhs"),
+    (42, "given 42"),
+    (None, "given None"),
+]
+
+
+def test_bad_pairs_among_many_are_recorded_and_skipped_and_the_rest_go_on(qwen: LoadedModel) -> None:
+    good = pairs(len(BAD) + 1, hops=2)
+    mixed = [x for both in zip(good, [bad for bad, _ in BAD], strict=False) for x in both] + [good[-1]]
+    result = run_causal_tracing_experiment(qwen, mixed, positions=["ref_depth_2_rhs", "final"])
+    assert [r.index for r in result.skipped] == list(range(1, len(mixed), 2))
+    for skipped, (_, reason) in zip(result.skipped, BAD, strict=True):
+        assert reason in skipped.skipped
+        assert skipped.causal_map is None
+    clean = run_causal_tracing_experiment(qwen, good, positions=["ref_depth_2_rhs", "final"])
+    for one, other in zip(result.maps, clean.maps, strict=True):
+        np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
+
+
+def test_filters_say_why_a_pair_is_skipped(tiny: LoadedModel) -> None:
+    given = pairs(30, 5, None)
+    result = run_causal_tracing_experiment(
+        tiny, given, positions=["final"], intervention_layers=[1], require_correct=True, exclude_shallow=True
+    )
+    for one, pair in zip(result.results, given, strict=True):
+        line = pair.original.chain.root.line
+        assert (one.skipped is not None) == (line < 2 or not all(one.correct))
+        if line < 2:
+            assert one.skipped == f"shallow: the root value is assigned on line {line + 1}"
+    wrong = run_causal_tracing_experiment(families.family("gpt2"), given, positions=["final"], intervention_layers=[1])
+    assert not all(all(r.correct) for r in wrong.results), "and yet none is skipped unless it is asked for"
+    assert not wrong.skipped
+    with pytest.raises(ValueError, match="the model does not answer the original"):
+        run_causal_tracing_experiment(
+            families.family("gpt2"),
+            [r.pair for r in wrong.results if r.correct == (False, False)],
+            require_correct=True,
+        )
+
+
+# --- Batches, precision, broken models ---
+
+
+def test_small_batches_give_the_same_map() -> None:
     one, other = (run_causal_tracing_experiment("tiny", pairs(2), batch_tokens=n).maps[1] for n in (None, 50))
-    np.testing.assert_allclose(one.z_patched, other.z_patched, atol=1e-4)
+    np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
 
 
-def test_memory_that_runs_out_halves_the_batch(monkeypatch):
-    expected = run_causal_tracing_experiment("tiny", pairs(4)).maps
-    run_batch, failures = causal_tracing._run_batch, []
+def test_memory_that_runs_out_changes_no_map(qwen: LoadedModel) -> None:
+    expected, failures = run_causal_tracing_experiment(qwen, pairs(3)).maps, []
 
-    def short_of_memory(model, clean, source, cells, layer, rows):
-        if len(rows) > 1:
-            failures.append(len(rows))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return run_batch(model, clean, source, cells, layer, rows)
+    def attend(_: object, __: object, keywords: dict) -> None:
+        if keywords["hidden_states"].shape[:2].numel() > 300:  # the programs' own runs take less
+            failures.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(causal_tracing, "_run_batch", short_of_memory)
-    maps = run_causal_tracing_experiment("tiny", pairs(4)).maps
+    hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(attend, with_kwargs=True)
+    try:
+        maps = run_causal_tracing_experiment(qwen, pairs(3), batch_tokens=4000).maps
+    finally:
+        hook.remove()
     assert failures
     for one, other in zip(maps, expected, strict=True):
-        np.testing.assert_allclose(one.z_patched, other.z_patched, atol=1e-4)
+        np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
 
 
-def test_bfloat16_runs_within_its_own_tolerance():
-    result = run_causal_tracing_experiment("tiny", pairs(3), dtype="bfloat16")
-    assert result.checks.tolerance == models.SELF_CHECK_TOLERANCE["bfloat16"]
-    assert result.mean.normalized_logit_diff.n == 3
+@pytest.mark.parametrize("plan", [{}, {"method": "attribution"}, {"source": "mean"}])
+def test_memory_that_runs_out_in_the_programs_own_runs_halves_the_pairs(
+    qwen: LoadedModel, plan: dict[str, Any]
+) -> None:
+    given = [*pairs(7), *pairs(2, 9)]
+    expected, failures = run_causal_tracing_experiment(qwen, given, positions="targets", **plan).maps, []
+
+    def attend(_: object, __: object, keywords: dict) -> None:
+        rows, tokens = keywords["hidden_states"].shape[:2]
+        if rows > 6 and tokens in (23, 39):
+            failures.append(rows)
+            torch.empty(2**60)
+
+    hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(attend, with_kwargs=True)
+    try:
+        maps = run_causal_tracing_experiment(qwen, given, positions="targets", batch_tokens=10**5, **plan).maps
+    finally:
+        hook.remove()
+    assert failures
+    assert [m.pair for m in maps] == list(range(9))
+    for one, other in zip(maps, expected, strict=True):
+        np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
+
+
+def test_numbers_may_be_numpys(qwen: LoadedModel) -> None:
+    def of(as_given: Callable[[list[int]], Any]) -> CausalMap:
+        plan = {"intervention_layers": as_given([1, 2]), "positions": as_given([2, 22]), "heads": as_given([0, 3])}
+        return run_causal_tracing_experiment(qwen, pairs(1), "attention_heads", **plan).maps[0]
+
+    one, other = of(np.array), of(list)
+    np.testing.assert_array_equal(one.z_patched, other.z_patched)
+    assert one.to_tensors()[1] == other.to_tensors()[1]
+
+
+@pytest.mark.parametrize("intervention_type", [*COMPONENTS, KNOCKOUT])
+def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
+    result = run_causal_tracing_experiment("tiny", pairs(3), intervention_type, dtype="bfloat16")
     models.unload("tiny")
+    assert result.checks.tolerance == models.SELF_CHECK_TOLERANCE["bfloat16"] > models.SELF_CHECK_TOLERANCE["float32"]
+    assert result.checks.full_patch_without > result.checks.tolerance
+    assert result.maps[0].min_effect == models.SMALLEST_EFFECT["bfloat16"]
+    assert all(np.isfinite(m.z_patched).all() for m in result.maps)
+    assert result.mean.n_pairs == 3
 
 
-def test_an_effect_too_small_to_divide_by_is_null():
+def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    with pytest.raises(SelfCheckError):
+        run_causal_tracing_experiment("tiny", pairs(1))
+
+
+@pytest.mark.parametrize("intervention_type", [*COMPONENTS, KNOCKOUT])
+def test_broken_weights_are_refused(intervention_type: str) -> None:
+    model = families.family("qwen2")
+    with torch.no_grad():
+        next(model.hf.parameters()).fill_(float("nan"))
+    with pytest.raises(SelfCheckError, match=r"logits of model 'qwen2' \(float32\) are not finite; its weights may be"):
+        run_causal_tracing_experiment(model, pairs(1), intervention_type)
+
+
+# --- Means, and small things ---
+
+
+def test_an_effect_too_small_to_divide_by_is_null() -> None:
     result = run_causal_tracing_experiment(families.family("gpt2"), pairs(1))
     causal_map = result.maps[0]
     object.__setattr__(causal_map, "min_effect", 1e9)
     assert np.isnan(causal_map.normalized_logit_diff).all()
-    assert result.mean.normalized_logit_diff is None
+    assert result.mean.overall["normalized_logit_diff"] is None
 
 
-def test_positions_by_number_are_known_by_their_role():
+def test_positions_by_number_are_known_by_their_role() -> None:
     positions = [2, 22, "final", "ref_depth_1_rhs", 5]
     result = run_causal_tracing_experiment("tiny", pairs(2), positions=positions)
     assert result.maps[0].targets == {"ref_depth_1_rhs": [2], "final": [22], "ref_depth_2_equals": [5]}
     assert result.mean.peak()[0] == "ref_depth_2_equals"
 
 
-def test_the_top_row_alone_has_a_mean():
+def test_the_top_row_alone_has_a_mean() -> None:
     mean = run_causal_tracing_experiment("tiny", pairs(2), intervention_layers=[6]).mean
-    assert mean.patch_success_rate is None
+    assert mean.overall["success"] is None
     assert mean["final"].success[0].estimate == 1
 
 
-def test_a_program_outside_the_vocabulary_is_skipped_and_the_rest_go_on():
-    result = run_causal_tracing_experiment("tiny", ["A = 1\nb = A\n#b: ", *pairs(1)])
-    assert "no token" in result.skipped[0].skipped
-    assert len(result.maps) == 1
-
-
-def test_a_measurement_that_is_no_number_fails_the_checks():
-    good = causal_tracing.SelfChecks(1e-6, 1e-6, 5, 1e-4)
-    with pytest.raises(SelfCheckError):
-        (good | causal_tracing.SelfChecks(float("nan"), 0, 5, 1e-4)).require()
-
-
-def test_rates_are_successes_over_interventions_where_pairs_have_different_targets():
+def test_rates_are_successes_over_interventions_where_pairs_have_different_targets() -> None:
     maps = run_causal_tracing_experiment("tiny", [*pairs(3, hops=1), *pairs(3, hops=4, seq_len=9)]).maps
-    mean = causal_tracing.mean_over_pairs(maps)
+    mean = mean_over_pairs(maps)
     each = np.concatenate([m.at_target(target)[:-1] for m in maps for target in m.targets])
-    assert mean.patch_success_rate.estimate == pytest.approx(each.mean())
+    assert mean.overall["success"].estimate == pytest.approx(each.mean())
     assert [c.target for c in mean.curves] == [f"ref_depth_{k}_rhs" for k in (1, 2, 3, 4)] + ["query_var", "final"]
 
 
-def test_every_head_has_a_curve_of_its_own():
-    result = run_causal_tracing_experiment("tiny", pairs(3), "attention_heads", positions=["final"])
-    assert [curve.target for curve in result.mean.curves] == [f"final/head_{head}" for head in range(4)]
+@pytest.mark.parametrize(
+    ("heads", "names"),
+    [
+        (None, [f"head_{head}" for head in range(4)]),
+        ([2, [0, 1]], ["head_2", "heads_0_1"]),
+        ("together", ["heads_0_1_2_3"]),
+    ],
+)
+def test_every_set_of_heads_has_a_curve_of_its_own(heads: Any, names: list[str]) -> None:
+    result = run_causal_tracing_experiment("tiny", pairs(3), "attention_heads", positions=["final"], heads=heads)
+    assert {curve.target for curve in result.mean.curves} == {f"final/{name}" for name in names}
     by_hand = np.mean([m.at_target("final") for m in result.maps], axis=0)
-    assert [rate.estimate for rate in result.mean["final/head_2"].success] == by_hand[:, 2].tolist()
+    for number, name in enumerate(names):
+        assert [rate.estimate for rate in result.mean[f"final/{name}"].success] == by_hand[:, number].tolist()
 
 
-def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch):
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
-    with pytest.raises(SelfCheckError):
-        run_causal_tracing_experiment("tiny", pairs(1))
+def test_a_program_in_a_longer_prompt_is_patched_at_its_own_tokens() -> None:
+    """Solved examples before it: positions count the whole prompt, and what comes before the root is not run."""
+    template = "a = 1\nb = a\n#b: 1\n\n{code}"
+    (pair,) = pairs(1)
+    (causal_map,) = run_causal_tracing_experiment("tiny", [pair], prompt_template=template).maps
+    tokenized = analyze_pair(models.load("tiny").tokenizer, pair, template)
+    assert causal_map.tokens == tokenized.original.tokens
+    assert causal_map.targets["ref_depth_1_rhs"] == tokenized.original.roles["ref_depth_1_rhs"]
+    assert causal_map.first_difference == tokenized.first_difference > 14
+    assert causal_map.at_target("final", "normalized_logit_diff")[-1] == pytest.approx(1, abs=EXACT)
 
 
-def test_broken_weights_are_refused():
-    model = families.family("qwen2")
-    with torch.no_grad():
-        next(model.hf.parameters()).fill_(float("nan"))
-    with pytest.raises(SelfCheckError, match="not finite"):
-        run_causal_tracing_experiment(model, pairs(1))
+# --- Bad input ---
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"intervention_type": "nonsense"}, "expected one of residual_stream"),
-        ({"intervention_layers": [7]}, "out of range"),
-        ({"intervention_layers": [-1]}, "out of range"),
-        ({"intervention_layers": [6], "intervention_type": "mlp"}, "0 to 5"),
-        ({"positions": "nonsense"}, "no target"),
-        ({"positions": []}, "empty"),
+        ({"intervention_type": "nonsense"}, "intervention_type is 'nonsense'; expected one of residual_stream"),
+        ({"intervention_layers": [7]}, r"layers \[7\] are out of range; residual_stream of 'tiny' has 0 to 6"),
+        ({"intervention_layers": [2, -1]}, r"layers \[-1\] are out of range"),
+        ({"intervention_layers": [6], "intervention_type": "mlp"}, "mlp of 'tiny' has 0 to 5"),
+        ({"intervention_layers": [4], "layer_window": 4}, "has 0 to 3, 4 together"),
+        ({"intervention_layers": []}, "layers is an empty list"),
+        ({"layer_window": 0}, "layer_window is 0; expected 1 layer or more"),
+        ({"layer_window": 8}, "layer_window is 8; residual_stream of 'tiny' has 7 layers"),
+        ({"heads": [0]}, "heads is given, but residual_stream has none; attention_heads has"),
+        (
+            {"heads": [1, 4], "intervention_type": "attention_heads"},
+            r"heads \[4\] are out of range; 'tiny' has heads 0 to 3",
+        ),
+        ({"heads": [[0, -1]], "intervention_type": "attention_heads"}, r"heads \[-1\] are out of range"),
+        ({"heads": [4], "intervention_type": KNOCKOUT}, r"heads \[4\] are out of range"),
+        ({"heads": [], "intervention_type": "attention_heads"}, "heads is an empty list"),
+        ({"heads": [[]], "intervention_type": "attention_heads"}, "heads is an empty list"),
+        ({"heads": "all", "intervention_type": "attention_heads"}, "heads is 'all'; expected None, 'together'"),
+        ({"positions": "nonsense"}, "'nonsense' is no target; expected 'all', 'targets', a token position, ref_depth_"),
+        ({"positions": ["final+root"]}, r"'final\+root' is no target"),
+        ({"positions": []}, "positions is an empty list"),
         ({"positions": ["final"], "targets": ["final"]}, "names the targets already"),
-        ({"prompt_template": "Hello! {code}"}, "has no token for part of this prompt"),
-        ({"positions": [99]}, "tokens 0 to 22"),
+        ({"positions": [99]}, "position 99 is out of range; the prompt has tokens 0 to 22"),
+        ({"positions": [-1]}, "position -1 is out of range"),
         ({"positions": ["ref_depth_4_rhs"]}, "no target 'ref_depth_4_rhs' in this program; it has: ref_depth_1_lhs"),
-        ({"programs": []}, "empty"),
+        ({"targets": ["ref_depth_4_rhs"]}, "no target 'ref_depth_4_rhs' in this program; it has: ref_depth_1_lhs"),
+        ({"positions": ["pointer"], "intervention_type": KNOCKOUT}, "'pointer' is no hypothesis; expected direct_"),
+        ({"positions": ["final->root"], "intervention_type": KNOCKOUT}, "'final->root' is no target"),
+        ({"positions": ["ref_depth_1_rhs->final"], "intervention_type": KNOCKOUT}, "has no edge: every key comes"),
+        ({"source": "nothing"}, "source is 'nothing'; expected one of counterfactual"),
+        ({"source": "stored", "source_run": "x"}, "CausalExperimentRunner patches from activations of logged runs"),
+        ({"source": "mean"}, "needs another pair of 23 tokens"),
+        ({"direction": "back"}, "direction is 'back'; expected one of into_original, into_counterfactual"),
+        ({"method": "guess"}, "method is 'guess'; expected one of patching, attribution"),
+        ({"method": "attribution", "source": "zero"}, "'attribution' estimates patches of one layer from the counterf"),
+        ({"method": "attribution", "layer_window": 2}, "'attribution' estimates patches of one layer"),
+        ({"method": "attribution", "intervention_type": KNOCKOUT}, "'attribution' estimates patches of one layer"),
+        ({"save_activations": "some"}, "save_activations is 'some'; expected one of none, targets, all"),
+        ({"prompt_template": "Hello! {code}"}, "has no token for part of this prompt"),
+        ({"prompt_template": "no code"}, r"\{code\}"),
+        ({"programs": []}, "programs is empty; expected at least one pair"),
         ({"programs": ["a = 1\n"]}, "query line"),
         ({"programs": ["a = 1\n#b: "]}, "asks for 'b'"),
         ({"programs": [{"counterfactual": "a = 1\n#a: "}]}, "'original'"),
-        ({"prompt_template": "no code"}, "{code}"),
     ],
 )
-def test_bad_input_is_refused_with_what_was_expected(arguments, message):
-    with pytest.raises(ValueError, match=message.replace("{", r"\{")):
+def test_bad_input_is_refused_with_what_was_given_and_what_was_expected(
+    arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
         run_causal_tracing_experiment("tiny", **({"programs": pairs(1)} | arguments))
+
+
+def test_a_bad_plan_is_refused_before_any_program_is_looked_at(qwen: LoadedModel) -> None:
+    consumed: list[int] = []
+    for plan in (Plan(layers=[9]), Plan("attention_heads", heads=[9]), Plan(source="stored", source_run="x")):
+        with pytest.raises(ValueError, match=r"out of range|stored"):
+            next(trace_pairs(qwen, endless(consumed), plan))
+    assert consumed == []

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.counterfactual import make_pair
+from debug.counterfactual import make_pair, same_answer_program
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program, ProgramError
 
@@ -73,3 +73,49 @@ def test_what_is_no_program_has_no_pair(text: str) -> None:
 def test_a_root_value_that_is_no_number_of_a_program_is_refused(value: object) -> None:
     with pytest.raises(ProgramError):
         make_pair("b = 1\nc = 5\na = b\n#a: ", root_value=value)  # type: ignore[arg-type]
+
+
+# --- The same-answer control's source ---
+
+
+@given(SEEDS, st.integers(1, 40), st.integers(0, 9))
+def test_the_control_has_the_answer_and_the_lines_of_the_program_and_none_of_its_names_in_place(
+    seed: int, seq_len: int, attempt: int
+) -> None:
+    program = Program.parse(generate(make_variable_binding_program, seq_len, seed).program)
+    control = same_answer_program(program, attempt)
+    if control is None:  # the last letters of a long program may find no other name
+        assert len({a.lhs for a in program.assignments}) > 13
+        assert any(same_answer_program(program, other) for other in range(10))
+        return
+    assert (control.answer, control.hops, len(control.text)) == (program.answer, program.hops, len(program.text))
+    assert control == same_answer_program(program, attempt), "drawn by the text and the attempt alone"
+    for old, new in zip(program.text, control.text, strict=True):
+        assert (old != new) == old.isalpha(), "every name is another, and nothing else is"
+    assert [a.source for a in control.assignments] == [a.source for a in program.assignments]
+
+
+def test_attempts_draw_other_controls() -> None:
+    program = Program.parse("a = 1\nb = a\n#b: ")
+    assert len({same_answer_program(program, attempt).text for attempt in range(20)}) > 10
+
+
+@pytest.mark.parametrize(
+    ("text", "control"),
+    [
+        ("ab = 1\nxy = ab\nzzz = 4\nyyy = 2\n#xy: ", "xy = 1\nab = xy\nyyy = 4\nzzz = 2\n#ab: "),
+        ("foo = 1\nbar = foo\n#bar: ", "bar = 1\nfoo = bar\n#foo: "),
+        ("foo = 1\n#foo: ", None),
+        ("de = 1\n#de: ", None),  # part of the alphabet, and yet no letter
+        ("a = 1\nfoo = a\n#foo: ", None),
+    ],
+)
+def test_longer_names_are_exchanged_with_those_of_their_length(text: str, control: str | None) -> None:
+    found = same_answer_program(Program.parse(text))
+    assert (found and found.text) == control
+
+
+def test_letters_keep_their_case() -> None:
+    control = same_answer_program(Program.parse("A = 1\nb = A\n#b: "))
+    assert control.text[0].isupper()
+    assert control.query.islower()

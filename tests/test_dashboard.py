@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import polars as pl
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -15,6 +16,7 @@ from synthetic import NASTY, PROGRAM, log_accuracy, log_causal, make_map
 from test_legacy import grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
+PAGES = ("runs", "compare", "causal_map", "samples", "rerun", "training")
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +28,15 @@ def store_of_module(tmp_path_factory) -> Store:
 @pytest.fixture
 def store(store_of_module, monkeypatch) -> Store:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_of_module.uri)
-    st.cache_data.clear()  # the table of runs may be some seconds old
+    st.cache_resource.clear()
     return store_of_module
 
 
-def opened(**query: str) -> AppTest:
-    """The page at a URL; whatever happens on it, no exception reaches the reader."""
+def opened(page: str = "runs", **query: str | list[str]) -> AppTest:
+    """A page at a URL; whatever happens on it, no exception reaches the reader."""
     app = AppTest.from_file(str(APP), default_timeout=60)
+    if page != "runs":
+        app.switch_page(f"{page}.py")
     for name, value in query.items():
         app.query_params[name] = value
     app.run()
@@ -40,8 +44,13 @@ def opened(**query: str) -> AppTest:
     return app
 
 
+def url(app: AppTest, name: str) -> str | None:
+    value = app.query_params.get(name)
+    return value[0] if isinstance(value, list) and value else value or None
+
+
 def sentences(app: AppTest) -> str:
-    return "\n".join(element.value for element in [*app.error, *app.info])
+    return "\n".join(element.value for element in [*app.error, *app.info, *app.warning])
 
 
 def literal(app: AppTest) -> str:
@@ -52,24 +61,28 @@ def charts(app: AppTest) -> list[dict]:
     return [json.loads(chart.proto.spec) for chart in app.get("vega_lite_chart")]
 
 
-def title_of(chart: dict) -> str:
-    return chart["title"]["text"]
+def titles(app: AppTest) -> list[str]:
+    return [chart["title"]["text"] for chart in charts(app) if "title" in chart]
 
 
-def test_an_empty_store_says_so(tmp_path, monkeypatch):
+# --- any page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_an_empty_store_is_a_sentence_and_nothing_is_created(page, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    app = opened()
+    app = opened(page)
     assert "no runs in this store" in sentences(app)
     assert str(tmp_path) in literal(app)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_store_that_cannot_be_opened_says_so(tmp_path, monkeypatch):
-    (tmp_path / "mlflow.db").write_text("this is no database")
+@pytest.mark.parametrize("content", ["this is no database", "SQLite format 3\0, and then nothing that is one"])
+@pytest.mark.parametrize("page", ["runs", "causal_map"])
+def test_a_store_that_cannot_be_opened_is_a_sentence(page, content, tmp_path, monkeypatch):
+    (tmp_path / "mlflow.db").write_text(content)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    app = opened()
-    assert "store cannot be read" in sentences(app)
-    assert "no SQLite database" in literal(app)
+    assert "store cannot be read" in sentences(opened(page))
 
 
 def test_the_command_line_chooses_the_store(store, tmp_path, monkeypatch):
@@ -78,128 +91,17 @@ def test_the_command_line_chooses_the_store(store, tmp_path, monkeypatch):
     assert "other.db" in literal(opened())
 
 
-def test_the_newest_run_is_shown_first_and_the_url_names_it(store):
-    log_accuracy(store)
-    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
-    app = opened()
-    assert app.query_params["run"] == run_id
-    assert run_id in literal(app)
-
-
-def test_a_causal_run_shows_the_mean_over_its_pairs_and_its_samples(store):
-    app = opened(run=log_causal(store, [make_map(pair) for pair in range(3)]))
-    assert [title_of(chart) for chart in charts(app)] == ["residual_stream · mean over 3 pairs"] * 2
-    runs, metrics, params, samples = (table.value for table in app.dataframe)
-    assert runs["name"].to_list()[0] == "tiny · 3 hops · 5 lines · residual_stream"
-    assert metrics["metric"].to_list() == ["pairs_used", "patch_success_rate"]
-    assert metrics["from"].to_list()[1] == 0.28
-    assert dict(zip(params["parameter"], params["value"], strict=True))["hops"] == "3"
-    assert samples["program"].to_list()[0] == PROGRAM.replace("\n", " ⏎ ")
-
-
-def test_a_link_holds_the_pair_and_the_metric(store):
-    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
-    app = opened(run=run_id, pair="2", metric="logit_diff")
-    (chart,) = charts(app)
-    assert title_of(chart).startswith("residual_stream · pair 2")
-    assert "logit_diff" in chart["layer"][0]["encoding"]["color"]["field"]
-    assert any(code.value == f"{PROGRAM}8" for code in app.code)
-    app.selectbox(key="pair").select("1").run()
-    assert app.query_params["pair"] == "1"
-    assert app.query_params["metric"] == "logit_diff"
-    app.selectbox(key="pair").select("mean").run()
-    assert not app.exception
-    assert app.query_params["metric"] == "normalized_logit_diff"
-
-
-def test_a_link_to_a_pair_that_is_not_there_says_so(store):
-    app = opened(run=log_causal(store, [make_map()]), pair="7", metric="<b>")
-    assert {"7", "<b>"} <= {code.value for code in app.code}
-    assert title_of(charts(app)[0]).endswith("mean over 1 pair")
-
-
-def test_a_map_with_heads_is_shown_at_a_target(store):
-    app = opened(run=log_causal(store, [make_map(heads=4)]), pair="0", target="final")
-    assert [title_of(chart).split(" · ")[:2] for chart in charts(app)] == [["attention_heads", "final"]]
-
-
-def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
-    folder = written(grid(), tmp_path / "e" / "20250101_120000" / "Qwen_Qwen3-4B")
-    (imported,) = import_results(folder, store.uri)
-    app = opened(run=imported.run_ids[0])
-    assert [title_of(chart) for chart in charts(app)] == ["residual_stream · mean over 1 pair"] * 2
-    app = opened(run=imported.run_ids[0], pair="0", metric="legacy_normalized_logit_difference")
-    (chart,) = charts(app)
-    assert chart["layer"][0]["encoding"]["color"]["title"] == "legacy normalized logit difference"
-    assert not [option for option in app.selectbox(key="metric").options if option == "normalized logit difference"]
-    flat = [{"layer_idx": 0, "token_pos": at, "success_rate": 1.0} for at in range(3)]
-    (imported,) = import_results(written(flat, tmp_path / "flat", "patch_results.json"), store.uri)
-    assert "were not recorded" in sentences(opened(run=imported.run_ids[0], metric="legacy_success_rate"))
-
-
-def test_a_study_shows_the_accuracy_of_its_cells(store):
-    app = opened(run=log_accuracy(store)[0])
-    (chart,) = charts(app)
-    assert chart["layer"][0]["encoding"]["x"]["field"] == "hops"
-
-
-@pytest.mark.parametrize("run", ["0" * 32, "../../etc/passwd", "'; DROP TABLE runs", "**x**", " "])
-def test_a_run_that_is_not_there_is_a_sentence(store, run):
-    log_accuracy(store)
-    app = opened(run=run)
-    assert "This run cannot be read" in sentences(app)
-    assert len(app.dataframe) == 1
-
-
-def test_a_failed_run_is_shown_as_one_with_its_error(store):
-    with (
-        pytest.raises(ValueError, match="bold"),
-        store.start("causal", "fails", kind="causal_tracing") as study,
-        study.cell("a cell", {"model": "tiny"}) as cell,
-    ):
-        raise ValueError(NASTY.replace("\x00", ""))
-    app = opened(run=cell.run_id)
-    assert "This run failed" in sentences(app)
-    assert "no causal maps" in sentences(app)
-    assert "<script>alert(1)</script> **bold** $x$" in literal(app)
-
-
-def test_an_unfinished_run_is_shown_as_one(store):
-    with store.start("causal", "goes on", kind="causal_tracing") as study:
-        assert "has not finished" in sentences(opened(run=study.run_id))
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "said"),
-    [
-        ("causal_maps/00000.safetensors", b"no such thing", "safetensors"),
-        ("samples.jsonl", b'{"seed": 1}\n', "'seq_len' is missing"),
-        ("samples.jsonl", b"\xff\xfe", "no JSON"),
-    ],
-)
-def test_a_broken_file_is_a_sentence_and_the_rest_is_shown(store, file, content, said):
-    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
-    store.load_run(run_id).artifact(file).write_bytes(content)
-    app = opened(run=run_id)
-    assert "This part of the run cannot be read" in sentences(app)
-    assert said in literal(app)
-    assert len(app.dataframe) + len(charts(app)) >= 4
-
-
-def test_missing_files_are_sentences(store):
-    run_id = log_causal(store, [make_map()])
-    for name in ("causal_maps/00000.safetensors", "samples.jsonl"):
-        store.load_run(run_id).artifact(name).unlink()
-    said = sentences(opened(run=run_id))
-    assert "no causal maps" in said
-    assert "no samples" in said
-
-
-def test_a_map_whose_program_is_missing_is_shown_without_it(store):
-    run_id = log_causal(store, [make_map(pair=5)])
-    app = opened(run=run_id, pair="0")
-    assert "not among the programs" in sentences(app)
-    assert len(charts(app)) == 1
+@pytest.mark.parametrize("run", ["0" * 32, "../../etc/passwd", "'; DROP TABLE runs", "**x**", " ", "<script>"])
+@pytest.mark.parametrize("page", PAGES)
+def test_a_run_that_is_not_there_is_a_sentence(page, run, store):
+    log_causal(store, [make_map()])
+    app = opened(page, **{"training" if page == "training" else "run": run, "runs": [run], "with": run})
+    if page in ("runs", "compare"):
+        assert "not in this store" in sentences(app)
+    elif page != "training":  # there is no training run at all
+        assert "There is no such run in this store" in sentences(app)
+    shown = [*app.markdown, *app.caption, *app.error, *app.info]
+    assert not [element.value for element in shown if run.strip() and run in element.value]
 
 
 def test_text_of_a_store_is_never_markdown(store):
@@ -207,7 +109,346 @@ def test_text_of_a_store_is_never_markdown(store):
     with store.start(NASTY[:80], NASTY, kind="accuracy") as study, study.cell(NASTY, {"model": NASTY}) as cell:
         cell.log_metrics({"accuracy": 0.5})
         cell.append_jsonl("samples.jsonl", [])
-    for run in [study.run_id, cell.run_id, *log_accuracy(store, NASTY, hops=[1])]:
-        app = opened(run=run)
-        written = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.error, *app.info]
-        assert not [element.value for element in written if "bold" in element.value]
+    ids = [study.run_id, cell.run_id, *log_accuracy(store, NASTY, hops=[1])]
+    for page, query in [
+        ("runs", {"runs": ids}),
+        ("compare", {"runs": ids}),
+        ("samples", {"run": ids[-1], "sample": "0"}),
+    ]:
+        app = opened(page, **query)
+        written_as_markdown = [*app.markdown, *app.caption, *app.title, *app.subheader, *app.error, *app.info]
+        assert not [element.value for element in written_as_markdown if "bold" in element.value]
+        labels = [widget.label for widget in [*app.selectbox, *app.multiselect, *app.button]]
+        assert not [label for label in labels if "bold" in label]
+
+
+def test_runs_of_somebody_elses_code_are_shown_as_far_as_they_go(store):
+    client = store.client
+    run = client.create_run(client.create_experiment("theirs"), run_name="a run of theirs")
+    client.log_metric(run.info.run_id, "loss", float("nan"))
+    client.log_param(run.info.run_id, "hops", "many")
+    client.log_metric(run.info.run_id, "accuracy", 7.5)
+    app = opened(runs=[run.info.run_id])
+    assert "was not logged by this project" in sentences(app)
+    for page in PAGES[1:]:
+        opened(page, run=run.info.run_id, runs=[run.info.run_id])
+
+
+# --- Runs ------------------------------------------------------------------------------------------------------------
+
+
+def test_studies_fold_their_cells(store):
+    study, *cells = log_accuracy(store, hops=[1, 2, 4])
+    folded = opened(text=study[:8])
+    (table,) = folded.dataframe
+    assert table.value["cells"].to_list() == [3]
+    assert table.value["hops"].to_list() == ["1, 2, 4"]
+    unfolded = opened(runs=[study])
+    assert unfolded.dataframe[1].value["params.hops"].to_list() == ["1", "2", "4"]
+    assert url(unfolded, "runs") == study
+    flat = opened(cells="yes", text=cells[0][:8])
+    assert len(flat.dataframe[0].value) == 1
+
+
+def test_filters_reach_cells_and_stay_in_the_url(store):
+    study, *_ = log_accuracy(store, hops=[7])
+    app = opened(hops="7")
+    assert len(app.dataframe[0].value) == 1
+    app.multiselect(key="hops").set_value([]).run()
+    assert len(app.dataframe[0].value) > 1
+    assert url(app, "hops") is None
+    app.text_input(key="text").set_value(study).run()
+    assert len(app.dataframe[0].value) == 1
+    assert url(app, "text") == study
+
+
+@pytest.mark.parametrize("day", ["2001-01-01", "no day", "9999-99-99"])
+def test_dates_filter_and_broken_ones_are_none(store, day):
+    log_accuracy(store)
+    shown = (
+        len(opened(until=day).dataframe[0].value) if day == "2001-01-01" else len(opened(since=day).dataframe[0].value)
+    )
+    assert (shown == 0) == (day == "2001-01-01")
+
+
+def test_failed_and_unfinished_runs_are_visible_as_such(store):
+    with (
+        pytest.raises(ValueError, match="bold"),
+        store.start("causal", "fails", kind="causal_tracing") as study,
+        study.cell("a cell", {"model": "tiny"}) as cell,
+    ):
+        raise ValueError(NASTY.replace("\x00", ""))
+    app = opened(runs=[cell.run_id])
+    assert "This run failed" in sentences(app)
+    assert "<script>alert(1)</script> **bold** $x$" in literal(app)
+    assert "FAILED" in app.dataframe[0].value["status"].to_list()
+    with store.start("causal", "goes on", kind="causal_tracing") as study:
+        assert "has not finished" in sentences(opened(runs=[study.run_id]))
+
+
+def test_runs_link_to_the_mlflow_ui_where_it_is_known(store, monkeypatch):
+    study, *_ = log_accuracy(store)
+    assert not opened(runs=[study]).get("link_button")
+    monkeypatch.setattr("sys.argv", ["app.py", "--mlflow-ui", "http://localhost:5000/"])
+    (link,) = opened(runs=[study]).get("link_button")
+    assert link.proto.url.startswith("http://localhost:5000/#/experiments/")
+    assert link.proto.url.endswith(f"/runs/{study}")
+
+
+# --- Compare ---------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_compared_by_hops_and_program_by_program(store):
+    right, wrong = log_accuracy(store, hops=[1, 2]), log_accuracy(store, raw_output="3", hops=[1, 2])
+    app = opened("compare", runs=[right[0], wrong[0]], first=right[1], second=wrong[1])
+    assert len(charts(app)) == 3  # rates, models by hops, slopes
+    assert "100.0% no interval (n=1), 1 : 0" in literal(app)  # sixty samples of one program are one program
+    assert app.dataframe[0].value["program"].to_list() == [PROGRAM.replace("\n", " ⏎ ")]
+    app.selectbox(key="by").select("seq_len").run()
+    assert url(app, "by") == "seq_len"
+    assert not app.exception
+
+
+def test_without_a_choice_the_newest_study_is_compared(store):
+    log_causal(store, [make_map()])
+    study, *_ = log_accuracy(store)
+    app = opened("compare")
+    assert url(app, "runs") == study
+
+
+def test_runs_without_a_rate_are_a_sentence(store):
+    with store.start("accuracy", "empty", kind="accuracy") as study:
+        pass
+    assert "None of the chosen runs has a rate" in sentences(opened("compare", runs=[study.run_id]))
+
+
+# --- Causal map ------------------------------------------------------------------------------------------------------
+
+
+def test_a_causal_run_shows_the_mean_over_its_pairs(store):
+    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
+    app = opened("causal_map", run=run_id)
+    assert titles(app) == ["residual_stream · mean over 3 pairs"] * 2
+    assert (url(app, "pair"), url(app, "metric")) == ("mean", "normalized_logit_diff")
+
+
+def test_a_cell_of_the_mean_opens_the_pairs_behind_it(store):
+    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
+    app = opened("causal_map", run=run_id, target="ref_depth_2_rhs", layer="3", metric="success")
+    (table,) = app.dataframe
+    assert sorted(table.value["pair"].to_list()) == [0, 1, 2]
+    assert table.value["success"].to_list() == [1.0] * 3
+    assert "ref_depth_2_rhs at layer 3: success 100.0% [43.9, 100.0] (n=3)" in literal(app)
+
+
+def test_a_cell_of_a_pair_opens_the_program_with_its_token_marked(store):
+    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
+    app = opened("causal_map", run=run_id, pair="2", metric="logit_diff", layer="2", token="6")
+    assert titles(app)[0].startswith("residual_stream · pair 2")
+    (table,) = app.dataframe
+    assert table.value["run"].to_list() == ["clean", "counterfactual", "patched"]
+    assert table.value["top token"].to_list() == ["8", "7", "7"]
+    assert "i = 8\nx = ⟦i⟧\nh = x" in literal(app)
+    assert f"{PROGRAM}8" in literal(app)
+    app.selectbox(key="pair").select("1").run()
+    assert (url(app, "pair"), url(app, "metric"), url(app, "layer")) == ("1", "logit_diff", "2")
+
+
+@pytest.mark.parametrize(("layer", "token"), [("99", "6"), ("2", "99"), ("-1", "x"), ("<b>", "1e9"), ("2", "9" * 40)])
+def test_a_place_that_is_not_on_the_map_is_no_place(store, layer, token):
+    run_id = log_causal(store, [make_map()])
+    app = opened("causal_map", run=run_id, pair="0", layer=layer, token=token)
+    assert len(app.dataframe) == 0
+    opened("causal_map", run=run_id, pair="mean", layer=layer, target=token)
+
+
+def test_a_link_to_a_pair_that_is_not_there_says_so(store):
+    app = opened("causal_map", run=log_causal(store, [make_map()]), pair="7", metric="<b>")
+    assert {"7", "<b>"} <= {code.value for code in app.code}
+    assert titles(app)[0].endswith("mean over 1 pair")
+
+
+def test_a_map_with_heads_is_shown_at_a_target(store):
+    app = opened("causal_map", run=log_causal(store, [make_map(heads=4)]), pair="0", at="final", layer="4", head="1")
+    assert [title.split(" · ")[:2] for title in titles(app)] == [["attention_heads", "final"]]
+    assert len(app.dataframe) == 1
+
+
+def test_two_runs_stand_side_by_side_on_one_scale(store):
+    one, other = (log_causal(store, [make_map(pair) for pair in range(n)]) for n in (3, 2))
+    for pair in ("mean", "1"):
+        (chart,) = charts(
+            opened(
+                "causal_map", run=one, pair=pair, metric="logit_diff" if pair == "1" else "success", **{"with": other}
+            )
+        )
+        scales = [panel["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in chart["concat"]]
+        assert scales[0] == scales[1]
+        assert scales[2][0] == -scales[2][1]
+        assert chart["concat"][2]["title"]["text"] == "first less second"
+    many = log_causal(store, [make_map(pair) for pair in range(9)])
+    shared = {pair.counterfactual for pair in store.load_run(other).pairs}
+    unshared = next(n for n, pair in enumerate(store.load_run(many).pairs) if pair.counterfactual not in shared)
+    app = opened("causal_map", run=many, pair=str(unshared), **{"with": other})
+    assert "no map of this pair" in sentences(app)
+
+
+def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
+    folder = written(grid(), tmp_path / "e" / "20250101_120000" / "Qwen_Qwen3-4B")
+    (imported,) = import_results(folder, store.uri)
+    app = opened("causal_map", run=imported.run_ids[0], metric="success")
+    assert titles(app)[0] == "residual_stream · mean over 1 pair"
+    app = opened("causal_map", run=imported.run_ids[0], pair="0", metric="legacy_normalized_logit_difference")
+    assert charts(app)[0]["layer"][0]["encoding"]["color"]["title"] == "legacy normalized logit difference"
+    assert "normalized logit difference" not in app.selectbox(key="metric").options
+    flat = [{"layer_idx": 0, "token_pos": at, "success_rate": 1.0} for at in range(3)]
+    (imported,) = import_results(written(flat, tmp_path / "flat", "patch_results.json"), store.uri)
+    app = opened("causal_map", run=imported.run_ids[0], metric="legacy_success_rate")
+    assert "were not recorded" in sentences(app)
+
+
+def test_a_map_whose_program_is_missing_is_shown_without_it(store):
+    app = opened("causal_map", run=log_causal(store, [make_map(pair=5)]), pair="0")
+    assert "not among the programs" in sentences(app)
+    assert len(charts(app)) == 1
+
+
+@pytest.mark.parametrize(
+    ("page", "file", "content", "said"),
+    [
+        ("causal_map", "causal_maps/00000.safetensors", b"no such thing", "safetensors"),
+        ("samples", "samples.jsonl", b'{"seed": 1}\n', "'seq_len' is missing"),
+        ("samples", "samples.jsonl", b"\xff\xfe", "no JSON"),
+        ("rerun", "programs.json", b"[]", "expected a JSON object"),
+    ],
+)
+def test_a_broken_file_is_a_sentence(store, page, file, content, said):
+    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
+    store.load_run(run_id).artifact(file).write_bytes(content)
+    app = opened(page, run=run_id)
+    assert "This part of the run cannot be read" in sentences(app)
+    assert said in literal(app)
+    for other in PAGES:
+        opened(other, run=run_id, runs=[run_id])
+
+
+def test_missing_files_are_sentences(store):
+    run_id = log_causal(store, [make_map()])
+    for name in ("causal_maps/00000.safetensors", "samples.jsonl", "programs.json"):
+        store.load_run(run_id).artifact(name).unlink()
+    assert "no causal maps" in sentences(opened("causal_map", run=run_id))
+    assert "no samples" in sentences(opened("samples", run=run_id))
+    assert "cannot be read" in sentences(opened("rerun", run=run_id))
+
+
+# --- Samples ---------------------------------------------------------------------------------------------------------
+
+
+def log_answers(store: Store, answers: list[int | None]) -> str:
+    """A run whose samples are all of the published program, answered like that."""
+    with store.start("accuracy", "answers", kind="accuracy") as study:
+        params = {"model": "tiny", "hops": 3, "seq_len": 5}
+        with study.cell("answers", params) as cell:
+            known = {
+                "seq_len": 5,
+                "hops": 3,
+                "program": PROGRAM,
+                "prompt": PROGRAM,
+                "expected": 8,
+                "chain": ["h", "x", "i"],
+            }
+            rows = [
+                {"seed": n, **known, "raw_output": f"{a}", "parsed": a, "correct": a == 8, "error": None}
+                for n, a in enumerate(answers)
+            ]
+            cell.append_jsonl("samples.jsonl", rows)
+            cell.log_metrics({"accuracy": 0.5, "num_samples": len(rows)})
+    return cell.run_id
+
+
+def test_samples_are_filtered_by_outcome(store):
+    run_id = log_answers(store, [8, 8, 4, 9, None])
+    app = opened("samples", run=run_id)
+    assert "5 of 5 samples: 2 right, 2 wrong, 1 unparsed" in [caption.value for caption in app.caption]
+    app.selectbox(key="outcome").select("unparsed").run()
+    assert app.dataframe[0].value["sample"].to_list() == [4]
+    assert url(app, "outcome") == "unparsed"
+    assert opened("samples", run=run_id, answer="4").dataframe[0].value["sample"].to_list() == [2]
+
+
+def test_wrong_answers_are_counted_and_explained(store):
+    app = opened("samples", run=log_answers(store, [8, 4, 4, 9, None]))
+    commonest, explained = (table.value for table in app.dataframe[1:])
+    assert commonest.to_dict("list")["answer"] == ["4", "9"]
+    rules = dict(zip(explained["rule"], explained["explains"], strict=True))
+    assert rules == {
+        "a number of line 1 or 2": 0,
+        "the root of another chain (a number of the program)": 2,
+        "the root of the largest chain": 0,
+        "not a number in the program": 1,
+    }
+
+
+def test_a_sample_shows_its_program_as_a_graph(store):
+    app = opened("samples", run=log_answers(store, [8]), sample="0")
+    (chart,) = charts(app)
+    assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rule", "point", "text"]
+    assert PROGRAM in literal(app)
+
+
+# --- Re-run ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rerun_is_asked_as_on_a_command_line(store):
+    run_id = log_causal(store, [make_map(pair) for pair in range(3)])
+    app = opened("rerun", run=run_id, pair="1", component="mlp", positions="targets", layers="0-2, 5")
+    assert f"python runs/rerun.py {run_id} '--tracking-uri={store.uri}'".replace("'", "") in literal(app).replace(
+        "'", ""
+    )
+    assert "--intervention-type=mlp --positions=targets --layers 0 1 2 5 --pairs 1" in literal(app)
+    for broken in ("a", "3-1", "-1", "1,,x", "0-99999"):
+        assert "This cannot be asked" in sentences(opened("rerun", run=run_id, layers=broken))
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def test_training_shows_accuracy_by_hops_over_steps_and_two_checkpoints(store):
+    with store.start("training", "tiny · training", kind="training") as run:
+        for step in (0, 100, 200):
+            run.log_metrics({f"accuracy/lines_{n}_hops_{k}": step / 200 for n in (5, 17) for k in (1, 2)}, step)
+        for step in ("step_000000", "step_000200"):
+            (run.folder / "checkpoints" / step).mkdir(parents=True)
+            (run.folder / "checkpoints" / step / "config.json").write_text("{}")
+    app = opened("training", training=run.run_id)
+    assert len(charts(app)) == 1
+    assert "0 of 2 checkpoints have a causal run" in sentences(app)
+    for model in ("step_000000", "step_000200"):
+        log_causal(store, [make_map()], model)
+    app = opened("training", training=run.run_id)
+    assert [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2] == ["step_000000", "step_000200"]
+
+
+def test_a_training_without_accuracies_is_a_sentence(store):
+    with store.start("training", "early", kind="training") as run:
+        pass
+    assert "no accuracies by hops yet" in sentences(opened("training", training=run.run_id))
+
+
+def test_tables_and_charts_can_be_downloaded(store):
+    """What the buttons hand out; that they are there is a browser's test."""
+    import sys
+
+    sys.path.insert(0, str(APP.parent))
+    try:
+        import view
+
+        from debug.dashboard_charts import models_by_hops
+    finally:
+        sys.path.remove(str(APP.parent))
+    frame = pl.DataFrame({"model": ["a"], "hops": ["1"], "value": [0.5], "n": [3], "chain": [["x", "y"]]})
+    assert view._flat(frame).write_csv() == "model,hops,value,n,chain\na,1,0.5,3,x y\n"
+    assert view._parquet(frame).startswith(b"PAR1")
+    chart = models_by_hops(frame, "accuracy")
+    assert view._picture(chart, "png").startswith(b"\x89PNG")
+    assert b"<svg" in view._picture(chart, "svg")

@@ -221,3 +221,111 @@ def test_a_run_says_which_files_code_and_machine_made_it(moved):
     accuracy = store.load_run(ids["accuracy"]).children[0]
     assert accuracy.tags["debug.weights_digest"] == run.tags["debug.weights_digest"]
     assert accuracy.datasets[0]["digest"] != dataset["digest"]
+
+
+@pytest.fixture
+def asked_by_logits(uri) -> LoggedRun:
+    """An accuracy run with everything that its configuration and its runner may say, one cell."""
+    config = quick_experiment(
+        *("logits", prompts.MINIMAL, "variable_binding", ["tiny"], 9, [3]),
+        hops=[2],
+        few_shot=2,
+        scoring="logits",
+        seed=5,
+    )
+    result = ExperimentRunner(uri, batch_size=4, backend="transformers").run(config)
+    return Store(uri).load_run(result.summary["cells"][0]["run_id"])
+
+
+def test_an_accuracy_run_is_repeated_with_its_examples_its_scoring_and_its_batches(asked_by_logits):
+    old = asked_by_logits
+    (result,) = rerun(old)
+    assert result.verdict is not None
+    assert (result.verdict.outcome, result.verdict.environment) == ("identical", {})
+    new = old.store.load_run(result.run_id)
+    assert old.params == new.params
+    assert old.params["few_shot"] == "2"
+    assert list(old.sample_records()) == list(new.sample_records())  # answer_probability and answer_rank too
+    here = {"dtype": "float32", "device": old.params["device"]}  # named now, this machine's default then
+    assert old.config | here == new.config
+    assert (new.config["scoring"], new.config["batch_size"], new.config["quantization"]) == ("logits", 4, None)
+
+
+def test_probabilities_are_compared_where_there_is_nothing_else(asked_by_logits):
+    old = asked_by_logits
+    path = old.artifact("samples.jsonl")
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for factor, outcome in ((1 - 1e-6, "within tolerance"), (0.5, "different")):
+        changed = [record | {"answer_probability": record["answer_probability"] * factor} for record in records]
+        path.write_text("".join(f"{json.dumps(record)}\n" for record in changed))
+        (result,) = rerun(old)
+        assert result.verdict is not None
+        assert result.verdict.outcome == outcome
+        assert "largest difference of a right answer's log probability" in result.verdict.findings[1]
+    path.write_text("".join(f"{json.dumps(record | {'answer_rank': 7})}\n" for record in records))
+    (result,) = rerun(old)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "different"
+    assert "read otherwise, first of sample 0" in str(result)
+
+
+def test_how_a_run_was_computed_may_be_changed_and_the_verdict_stays(asked_by_logits):
+    (result,) = rerun(asked_by_logits, batch_size=2, backend="transformers")
+    assert result.verdict is not None
+    assert result.verdict.outcome in ("identical", "within tolerance")
+
+
+@pytest.mark.parametrize(
+    ("logged", "error", "said"),
+    [
+        ({"batch_size": 0}, TrackingError, "field 'batch_size' is 0"),
+        ({"backend": "magic"}, TrackingError, "field 'backend' is 'magic'"),
+        ({"quantization": "2bit"}, TrackingError, "field 'quantization' is '2bit'"),
+        ({"engine_args": []}, TrackingError, "field 'engine_args' is"),
+        (
+            {"backend": "vllm", "engine_args": {"trust_remote_code": True, "seed": 1}},
+            RerunError,
+            "made with trust_remote_code among engine_args, which is not taken from a log",
+        ),
+    ],
+)
+def test_a_log_does_not_choose_what_runs_a_model_freely(asked_by_logits, logged, error, said):
+    old = asked_by_logits
+    path = old.artifact("config.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | logged))
+    with pytest.raises(error, match=said):
+        rerun(old)
+
+
+def test_samples_whose_generator_failed_are_no_programs(uri):
+    def make_sometimes(seq_len, rng):
+        if rng.randint(2):
+            raise RuntimeError("no idea")
+        return "a = 1\n#a: ", 1
+
+    config = quick_experiment("some", "{code}", make_sometimes, ["tiny"], num_seqs=8, seq_lens=[1])
+    result = ExperimentRunner(uri).run(config)
+    [cell] = result.summary["cells"]
+    assert 0 < cell["errors"] < 8
+    assert len(tracking.load_programs(result.run_id, uri)) == 8 - cell["errors"]
+    [repeated] = rerun(result.run_id, tracking_uri=uri)
+    assert repeated.verdict is not None
+    assert repeated.verdict.outcome == "identical"
+
+
+def test_functions_that_are_not_this_projects_are_given_again(uri):
+    def make_mine(seq_len, rng):
+        return f"a = {rng.randint(10)}\n#a: ", 1
+
+    def parse_mine(completion):
+        return 1
+
+    config = quick_experiment("own", "{code}", make_mine, ["tiny"], 4, [1], answer_parser=parse_mine, few_shot=2)
+    run_id = ExperimentRunner(uri).run(config).run_id
+    with pytest.raises(RerunError, match="cannot be repeated so: unknown answer parser 'parse_mine'"):
+        rerun(run_id, tracking_uri=uri, program_generator=make_mine)
+    with pytest.raises(RerunError, match="its solved examples need that function again; give it as program_generator"):
+        rerun(run_id, tracking_uri=uri, answer_parser=parse_mine)
+    [repeated] = rerun(run_id, tracking_uri=uri, program_generator=make_mine, answer_parser=parse_mine)
+    assert repeated.verdict is not None
+    assert repeated.verdict.outcome == "identical"

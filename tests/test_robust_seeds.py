@@ -103,7 +103,7 @@ def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loa
     [found] = find_robust_seeds(search, runner)
     assert loads == ["heuristic:any-number", "tiny"]
     assert 2 * len(found.seeds) <= shown["tiny"] < shown["heuristic:any-number"] == 2 * found.tried
-    failed = [row for row in Store(uri).load_run(found.run_id)._sample_records() if not row["robust"]]
+    failed = [row for row in Store(uri).load_run(found.run_id).sample_records() if not row["robust"]]
     assert {row["failed_at"] for row in failed} == {"heuristic:any-number"}
 
 

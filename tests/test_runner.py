@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import polars as pl
 import pytest
 
@@ -187,7 +188,6 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
         "scoring": "generate",
         "max_new_tokens": "2",
         "quantization": "none",
-        "backend_reason": runner.ExperimentRunner(uri).backend_reason,
         "hops": "any",
         "seq_len": "3",
         "seed": "0",
@@ -199,6 +199,7 @@ def test_a_run_is_a_study_with_one_nested_run_for_each_cell(uri):
         "dtype": "float32",
         "device": models.load("tiny").device,
     }
+    assert cell.tags["debug.backend_reason"] == ExperimentRunner(uri).backend_reason
     row = next(row for row in result.summary["cells"] if row["run_id"] == cell.run_id)
     expected = ("accuracy", "accuracy_ci_low", "accuracy_ci_high", "num_samples", "samples_per_second")
     expected += ("num_errors", "num_no_answer")
@@ -279,6 +280,45 @@ def test_a_seed_at_which_the_generator_fails_is_recorded_and_the_run_goes_on(uri
     assert errors.height == found["errors"]
 
 
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no repr")
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        *(None, 3, ("a = 1\n#a: ",), ("", 1), (" \n", 1), (b"a = 1", 1), ("a = \ud800", 1), Unspeakable()),
+        *(("a = 1", None), ("a = 1", 1.5), ("a = 1", float("nan")), ("a = 1", 10**6000), ("a = 1", "\ud800")),
+        *(("a = 1", 1, 3), ("a = 1", 1, {"hops": "many"}), ("a = 1", 1, {"chain": [Unspeakable()]}), ("a", 1, {}, 4)),
+    ],
+    ids=lambda made: type(made).__name__,
+)
+def test_whatever_a_generator_returns_is_an_error_of_its_seed_and_the_run_goes_on(uri, scripted, made):
+    def make_some(seq_len, rng):
+        return made if rng.randint(2) else ("a = 1\n#a: ", 1, {"hops": np.int64(1), "chain": ("a",)})
+
+    scripted(lambda prompt: "1")
+    ExperimentRunner(uri).run(depth(models=["scripted"], program_generator=make_some, num_seqs=8))
+    found = outcomes(uri)
+    assert 0 < found["errors"] < 8
+    assert found["correct"] == found["num_samples"] == 8 - found["errors"]
+    assert set(found["samples"].filter(pl.col("correct"))["hops"]) == {1}
+    assert "expected (program, answer) or" in " ".join(found["samples"]["error"].drop_nulls())
+
+
+@pytest.mark.parametrize(
+    "parsed", [2.5, 10**6000, "\ud800", [1], np.int64(1), Unspeakable()], ids=lambda it: type(it).__name__
+)
+def test_whatever_a_parser_returns_is_an_error_of_its_sample_and_the_run_goes_on(uri, scripted, parsed):
+    answers = iter([1, parsed, None] * 2)
+    scripted(lambda prompt: "1")
+    ExperimentRunner(uri).run(depth(models=["scripted"], answer_parser=lambda text: next(answers)))
+    found = outcomes(uri)
+    assert (found["errors"], found["num_samples"], found["no_answer"]) == (2, 4, 2)
+    assert "answer parser returned" in " ".join(found["samples"]["error"].drop_nulls())
+
+
 def test_a_parser_that_fails_on_one_text_is_an_error_of_that_sample(uri, scripted):
     texts = iter(["1", "one", "2", "", "3", "x"])
     scripted(lambda prompt: next(texts))
@@ -305,6 +345,7 @@ def test_an_output_that_does_not_end_has_no_last_number(uri, scripted):
     assert result.samples["parsed"].to_list() == [None, 3, 3] * 2
     assert outcomes(uri)["no_answer"] == 2
     assert "no end after 5 tokens" in result.samples["error"][0]
+    assert "2 without an answer: no end after 5 tokens" in str(result)
 
 
 def test_a_prompt_longer_than_the_models_window_is_an_error_of_that_sample(uri):

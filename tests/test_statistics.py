@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.statistics import Comparison, Interval, bootstrap_mean, holm, mcnemar, wilson
+from debug.statistics import Comparison, Interval, bootstrap_mean, bootstrap_means, holm, mcnemar, wilson
 
 
 def test_wilson_gives_the_textbook_interval():
@@ -116,3 +116,20 @@ def test_holm_is_the_closed_test_with_bonferroni(p_values):
 def test_a_rate_with_a_wide_interval_says_so():
     assert wilson(8, 10).warning == "n = 10 leaves 45 points open"
     assert wilson(80, 100).warning is None
+
+
+@given(st.integers(1, 40), st.integers(1, 5), st.integers(0, 1000))
+def test_means_of_many_columns_are_those_of_each(n, columns, seed):
+    values = np.random.default_rng(seed).normal(size=(n, columns)).round(1)
+    values[:, 0] = 0.5
+    for column, found in zip(values.T, bootstrap_means(values), strict=True):
+        alone = bootstrap_mean(column)
+        assert found.n == alone.n
+        assert (found.low is None) == (alone.low is None)
+        assert [found.estimate, found.low, found.high] == pytest.approx([alone.estimate, alone.low, alone.high])
+
+
+@pytest.mark.parametrize("values", [np.zeros(3), np.zeros((0, 2)), np.array([[np.nan]])])
+def test_columns_without_values_have_no_means(values):
+    with pytest.raises(ValueError, match=r"expected \[n, column\]"):
+        bootstrap_means(values)

@@ -144,3 +144,15 @@ def test_activations_that_are_not_what_they_should_be_are_refused(uri):
 def test_plans_that_cannot_be_are_refused(plan, said):
     with pytest.raises(ValueError, match=said):
         Plan(**plan)
+
+
+def test_a_study_of_one_cell_stands_for_its_cell_and_one_of_several_does_not(uri, stored):
+    store, model = Store(uri), models.load("tiny")
+    assert stored.parent_run_id is not None
+    assert StoredActivations(store.load_run(stored.parent_run_id), model).run.run_id == stored.run_id
+    with store.start("e", "several", kind="causal_tracing") as study:
+        for name in ("one", "two"):
+            with study.cell(name, {}) as cell:
+                pass
+    with pytest.raises(StoredActivationsError, match=rf"is a study of 2 cells; name the cell .* {cell.run_id}"):
+        StoredActivations(store.load_run(study.run_id), model)

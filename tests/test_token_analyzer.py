@@ -227,10 +227,39 @@ def test_targets_can_be_asked_for_by_name_and_are_named_for_what_holds_by_constr
     }
 
 
-def test_a_target_that_the_program_does_not_have_is_refused_with_those_it_has() -> None:
+@pytest.mark.parametrize("target", ["ref_depth_2_rhs", "ref_depth_2_line", "root", "", "query_line", "-1", "1.5"])
+@pytest.mark.parametrize("joined", ["{}", "final+{}", "{}+final"])
+def test_a_target_that_the_program_does_not_have_is_refused_with_those_it_has(target: str, joined: str) -> None:
     analyzed = analyze(vocabularies.tokenizer("tiny"), Program.parse("a = 1\n#a: "))
-    with pytest.raises(PairError, match="no target 'ref_depth_2_rhs', 'root' in this program; it has: ref_depth_1_lhs"):
-        analyzed.targets(["ref_depth_2_rhs", "root", "final"])
+    with pytest.raises(PairError, match=f"no target '{target}' in this program; it has: ref_depth_1_lhs, .*, final$"):
+        analyzed.targets(["final", joined.format(target)])
+
+
+@pytest.mark.parametrize("number", [7, -1, "7", 10**30])
+def test_a_position_that_the_prompt_does_not_have_is_refused_with_those_it_has(number: int | str) -> None:
+    analyzed = analyze(vocabularies.tokenizer("tiny"), Program.parse("a = 1\n#a: "))
+    with pytest.raises(PairError, match=f"position {number} is out of range; the prompt has tokens 0 to 6"):
+        analyzed.targets([number])
+
+
+def test_positions_lines_and_several_targets_can_be_asked_for() -> None:
+    analyzed = analyze(vocabularies.tokenizer("tiny"), Program.parse("c = 7\nb = 10\na = b\n#a: "))
+    assert analyzed.tokens == ["c", " = ", "7", "\n", "b", " = ", "1", "0", "\n", "a", " = ", "b", "\n", "#", "a", ": "]
+    asked = ["ref_depth_1_line", "ref_depth_2_line", "query_var+ref_depth_1_rhs", 0, "9+1", "final+14"]
+    assert analyzed.targets(asked) == {
+        "ref_depth_1_line": [4, 5, 6, 7, 8],
+        "ref_depth_2_line": [9, 10, 11, 12],
+        "query_var+ref_depth_1_rhs": [6, 7, 14],
+        "position_0": [0],
+        "9+1": [1, 9],
+        "final+14": [14, 15],
+    }
+    assert analyzed.targets([9, "6+7", 14, "15+15"]) == {
+        "ref_depth_2_lhs": [9],
+        "ref_depth_1_rhs": [6, 7],
+        "query_var": [14],
+        "final": [15],
+    }
 
 
 def test_the_equals_sign_does_not_take_the_value_along() -> None:

@@ -26,12 +26,13 @@ import pytest
 import requests
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
 from debug import tracking
 from debug.causal_map import save_maps
 from debug.programs import Program, ProgramPair
-from debug.tracking import LoggedRun, Store, TrackingError, find_runs, load_run, store_uri
+from debug.tracking import LoggedRun, RunTable, Store, TrackingError, find_runs, load_run, store_uri
 from synthetic import make_map
 
 SAMPLE: dict[str, Any] = {
@@ -848,3 +849,46 @@ def test_a_symbolic_link_out_of_the_run_is_not_followed(logged):
         link.symlink_to("/etc/passwd")
     with pytest.raises(TrackingError, match="not the name of an artifact"):
         logged.artifact("link.json")
+
+
+# --- all runs at once ------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_all_runs_says_what_find_runs_says(store):
+    """On every kind of store; and of what comes later it reads that alone."""
+    table = RunTable(store)
+    with store.start("table", "a study", kind="accuracy") as study:
+        with study.cell("ends", {"model": "tiny", "hops": 3, "seq_len": 5}) as cell:
+            cell.log_metrics({"accuracy": 0.5, "accuracy_ci_low": 0.25, "num_samples": 8, "of no interest": 1})
+        assert table.refresh()
+        found = store.find_runs(limit=None)
+        shared = [name for name in found.columns if name in table.frame.columns]
+        assert {"params.hops", "metrics.accuracy", "parent_run_id", "start_time"} <= set(shared)
+        assert_frame_equal(table.frame.select(shared), found.select(shared), check_row_order=False)
+        mine = table.frame.filter(pl.col("experiment") == "table")
+        assert mine.filter(run_id=study.run_id)["status"].item() == "RUNNING"
+        with pytest.raises(ValueError, match="no"), study.cell("fails", {"model": "tiny"}):
+            raise ValueError("no")
+    assert table.refresh()
+    now = table.frame.filter(pl.col("experiment") == "table")
+    assert dict(now.select("name", "status").iter_rows()) == {
+        "a study": "FINISHED",
+        "ends": "FINISHED",
+        "fails": "FAILED",
+    }
+    assert now.filter(name="fails")["error"].item() == "ValueError: no"
+    assert not table.refresh()
+
+
+def test_deleted_runs_leave_the_table_and_a_store_that_is_not_there_is_empty(sqlite, tmp_path):
+    table = RunTable(sqlite)
+    with sqlite.start("table", "a study", kind="accuracy") as study:
+        pass
+    assert table.refresh()
+    assert study.run_id in table.frame["run_id"]
+    sqlite.client.delete_run(study.run_id)
+    assert table.refresh()
+    assert study.run_id not in table.frame["run_id"]
+    nothing = RunTable(Store(f"sqlite:///{tmp_path}/nothing.db"))
+    assert not nothing.refresh()
+    assert nothing.frame.is_empty()

@@ -11,6 +11,7 @@ import pytest
 from debug import ExperimentRunner, models, quick_experiment, tracking
 from debug.generators import make_variable_binding_program, search
 from debug.prompts import few_shot, fill
+from debug.rerun import rerun
 from debug.robust_seeds import RobustSearch, find_robust_seeds
 
 pytestmark = [
@@ -81,8 +82,11 @@ def test_an_accuracy_run_and_a_search_go_through_vllm_and_say_so(uri):
     short, long = result.summary["cells"]
     assert (short["correct"], short["errors"]) == (20, 0)
     assert (long["num_samples"], long["errors"]) == (0, 20)  # longer than its window
-    params = tracking.load_run(short["run_id"], uri).params
-    assert (params["backend"], params["backend_reason"], params["dtype"]) == ("vllm", "asked for", "float32")
+    run = tracking.load_run(short["run_id"], uri)
+    assert (run.params["backend"], run.params["dtype"]) == ("vllm", "float32")
+    assert run.tags["debug.backend_reason"] == "asked for"
+    assert "version of vllm" in run.environment
+    assert str(rerun(run)[0].verdict).startswith("identical")
     search = RobustSearch(["tiny"], [3], [5], count=3)
     [found] = find_robust_seeds(search, runner)
     [same] = find_robust_seeds(search, ExperimentRunner(uri, backend="transformers"))

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from debug.statistics import Comparison, Interval, bootstrap_mean, mcnemar, wilson
+from debug.statistics import Comparison, Interval, bootstrap_mean, bootstrap_means, mcnemar, wilson
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 HELD_BY_CONSTRUCTION = ("ref_depth_1_rhs", "final")
@@ -510,6 +510,7 @@ class MeanOverPairs:
         self._n = 0
         self._metrics: tuple[str, ...] = ()
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
+        self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
 
     def add(self, causal_map: CausalMap) -> None:
@@ -526,20 +527,36 @@ class MeanOverPairs:
             )
         self._n += 1
         below_top = [layer < causal_map.n_layers for layer in causal_map.layers]
-        nothing = np.full(causal_map.top.shape[:-1], np.nan)
+        grids = {metric: causal_map.values(metric) for metric in causal_map.metrics}
+
+        def control(target: str, metric: str) -> np.ndarray:
+            known = metric in causal_map.target_metrics
+            return causal_map.at_target(target, metric) if known else np.full(causal_map.top.shape[:-1], np.nan)
+
         parts = []
         for target in causal_map.targets:
-            both = np.stack(
-                [causal_map.at_target(target, m) if m in causal_map.target_metrics else nothing for m in self._metrics]
-            )
+            column = causal_map.target_columns[target]
+            both = np.stack([grids[m][..., column] if m in grids else control(target, m) for m in self._metrics])
             curves = {f"{target}/{head_name(h)}": both[:, :, i] for i, h in enumerate(causal_map.heads)}
             for name, values in (curves or {target: both}).items():
                 self._rows.setdefault(name, []).append(values)
+                self._numbers.setdefault(name, []).append(self._n - 1)
                 if not target.endswith(RANDOM):
                     parts.append(values[:, below_top])
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
+
+    def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
+        """What the mean at a target and layer is made of: which of the maps, counted from 0, and each one's metrics.
+
+        Raises:
+            CausalMapError: no map has this target, or this layer.
+        """
+        if self._first is None or target not in self._rows or layer not in self._first.layers:
+            raise CausalMapError(f"no map has a target {target!r} at layer {layer}")
+        values = np.stack(self._rows[target])[:, :, self._first.layers.index(layer)]
+        return self._numbers[target], dict(zip(self._metrics, values.T, strict=True))
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
@@ -548,10 +565,7 @@ class MeanOverPairs:
         curves = []
         for target in sorted(self._rows, key=_text_order):
             values = np.stack(self._rows[target])  # pair, metric, layer
-            by_metric = {
-                metric: [_mean(metric, values[:, i, row]) for row in range(values.shape[2])]
-                for i, metric in enumerate(self._metrics)
-            }
+            by_metric = {metric: _means(metric, values[:, i]) for i, metric in enumerate(self._metrics)}
             curves.append(TargetCurve(target, by_metric))
         metrics = tuple(
             metric
@@ -620,6 +634,19 @@ def _mean(
     if metric in RATES and weights is None and np.isin(values, (0, 1)).all():
         return wilson(int(values.sum()), len(values))
     return bootstrap_mean(values, is_rate=metric in RATES, weights=weights)
+
+
+def _means(metric: str, values: Float[np.ndarray, "pair layer"]) -> list[Interval | None]:
+    """:func:`_mean` of every layer; those whose values the same pairs have are resampled together."""
+    known = ~np.isnan(values)
+    yes_or_no = np.isin(values, (0, 1)) | ~known
+    alone = yes_or_no.all(axis=0) & (metric in RATES) | ~known.any(axis=0)
+    means = {row: _mean(metric, values[:, row]) for row in np.flatnonzero(alone).tolist()}
+    for pattern in np.unique(known[:, ~alone], axis=1).T:
+        rows = np.flatnonzero(~alone & (known == pattern[:, None]).all(axis=0)).tolist()
+        found = bootstrap_means(values[pattern][:, rows], is_rate=metric in RATES)
+        means |= dict(zip(rows, found, strict=True))
+    return [means[row] for row in range(values.shape[1])]
 
 
 def mean_over_pairs(maps: Iterable[CausalMap]) -> MeanCausalMap:

@@ -8,6 +8,8 @@ The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); at
 
 from __future__ import annotations
 
+import logging
+import operator
 import re
 import zlib
 from collections import defaultdict
@@ -15,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from debug.engine import (
     Cell,
     Check,
     Cut,
+    Runs,
     SelfCheckError,
     SelfChecks,
     Site,
@@ -48,6 +51,10 @@ from debug.models import LoadedModel, VocabularyError
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+R = TypeVar("R")
 
 KNOCKOUT = "attention_knockout"
 INTERVENTION_TYPES = (*COMPONENTS, KNOCKOUT)
@@ -162,8 +169,12 @@ class Plan:
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
-        elif not self.positions:
+        elif not len(self.positions):
             raise ValueError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
+        else:
+            object.__setattr__(
+                self, "positions", [p if isinstance(p, str) else operator.index(p) for p in self.positions]
+            )
         if self.layers is not None:
             object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
             if not self.layers:
@@ -191,7 +202,8 @@ class Plan:
             if self.heads != "together" or self.knockout:
                 raise ValueError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
             return
-        sets = [[int(h) for h in ([given] if isinstance(given, int) else given)] for given in self.heads or ()]
+        given: Iterable[Any] = () if self.heads is None else self.heads
+        sets = [[int(head) for head in (heads if isinstance(heads, Iterable) else [heads])] for heads in given]
         if not sets or not all(sets):
             raise ValueError("heads is an empty list; expected numbers of heads, or None for all")
         object.__setattr__(self, "heads", sets)
@@ -315,7 +327,8 @@ def trace_pairs(
         ValueError: the plan does not fit the model.
         SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
     """
-    plan.layers_of(model), plan.heads_of(model)  # before anything runs
+    plan.layers_of(model)  # raises, before anything runs
+    plan.heads_of(model)
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
@@ -353,9 +366,12 @@ def trace_pairs(
                 work *= len(plan.heads_of(model))
             # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
             size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, work)))
-            for start in range(0, len(group), size):
-                for result in _Group(model, group[start : start + size], plan, mean, batch_tokens).results():
-                    done[result.index] = result
+
+            def traced(part: Sequence[_Given], mean: dict[str, list[Tensor]] | None = mean) -> list[PairResult]:
+                return list(_Group(model, part, plan, mean, batch_tokens).results())
+
+            for results in _in_parts(group, size, traced):
+                done |= {result.index: result for result in results}
                 checks = [result.checks for result in done.values() if result.checks]
                 while pending and pending[0] in done:
                     yield done.pop(pending.pop(0))
@@ -424,12 +440,32 @@ def _mean_activations(
     """Mean over the runs of programs of one length, position by position; memory holds some runs at a time."""
     size = max(1, batch_tokens // len(programs[0].token_ids))
     sums: dict[str, list[Tensor]] = {}
-    for start in range(0, len(programs), size):
-        runs = record(model, torch.tensor([p.token_ids for p in programs[start : start + size]]), _recorded(plan))
+
+    def run(part: Sequence[TokenizedProgram]) -> Runs:
+        return record(model, torch.tensor([program.token_ids for program in part]), _recorded(plan))
+
+    for runs in _in_parts(programs, size, run):
         for name, layers in runs.activations.items():
             parts = [layer.float().sum(0, keepdim=True) / len(programs) for layer in layers]
             sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
     return sums
+
+
+def _in_parts(items: Sequence[T], size: int, run: Callable[[Sequence[T]], R]) -> Iterator[R]:
+    """Run so many items at a time; half as many where memory runs out."""
+    start = 0
+    while start < len(items):
+        part = items[start : start + size]
+        try:
+            result = run(part)
+        except RuntimeError as error:  # torch's errors of memory are of this kind
+            if len(part) == 1 or "memory" not in str(error):
+                raise
+            size = len(part) // 2
+            logger.warning("out of memory: going on with %d programs at a time", size)
+            continue
+        start += len(part)
+        yield result
 
 
 class _Group:

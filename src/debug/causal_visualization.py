@@ -73,15 +73,17 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
     frame = frame.with_columns(
         pl.col("hops").cast(pl.Utf8).fill_null("any"),
         pl.col("model").map_elements(_label, pl.Utf8),
-        panel=pl.format("{} lines", "seq_len"),
+        panel=pl.format(
+            "{} {}", "seq_len", pl.when(pl.col("seq_len") == 1).then(pl.lit("line")).otherwise(pl.lit("lines"))
+        ),
     )
     by_hops = frame["hops"].n_unique() > 1
     models = frame["model"].unique(maintain_order=True).to_list()
     x = alt.X("hops:N" if by_hops else "seq_len:O", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(
         "hops" if by_hops else "lines (seq_len)"
     )
-    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=_CATEGORIES), legend=alt.Legend(labelLimit=0))
-    colour = colour.title("model")
+    legend = alt.Legend(orient="top", columns=4, labelLimit=0, symbolOpacity=1)
+    colour = alt.Color("model:N", scale=alt.Scale(domain=models, range=_CATEGORIES), legend=legend).title(None)
     tooltip = [
         alt.Tooltip("model:N"),
         alt.Tooltip("hops:N"),
@@ -103,10 +105,18 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     )
     chart = alt.layer(bars, intervals, points).properties(width=alt.Step(max(22, 60 // len(models))), height=240)
+    title = alt.TitleParams(f"accuracy, 95% intervals{_programs(frame)}", anchor="start", fontSize=13)
     if by_hops and frame["seq_len"].n_unique() > 1:
-        panels = [f"{n} lines" for n in frame["seq_len"].unique().sort()]
-        return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
-    return chart
+        panels = [f"{n} {'line' if n == 1 else 'lines'}" for n in frame["seq_len"].unique().sort()]
+        faceted = chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
+        return faceted.resolve_axis(x="independent").properties(title=title)
+    return chart.properties(title=title)
+
+
+def _programs(frame: pl.DataFrame) -> str:
+    """How many samples are behind each of a chart's points, for its title."""
+    sizes = sorted({int(n) for n in frame["n"].drop_nulls()})
+    return f", n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}" if sizes else ""
 
 
 def comparison_chart(frame: pl.DataFrame) -> Picture:
@@ -117,7 +127,11 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
             (null where there is no interval), n, only_first, only_second and p_adjusted.
     """
     frame = frame.with_columns(
-        pl.format("{} hops", pl.col("hops").cast(pl.Utf8).fill_null("any")).alias("hops"),
+        hops=pl.format(
+            "{} {}",
+            pl.col("hops").cast(pl.Utf8).fill_null("any"),
+            pl.when(pl.col("hops") == 1).then(pl.lit("hop")).otherwise(pl.lit("hops")),
+        ),
         pair=pl.format("{} − {}", *(pl.col(c).map_elements(_label, pl.Utf8) for c in ("first", "second"))),
         holm=pl.when(pl.col("p_adjusted") < 0.05).then(pl.lit("below 0.05")).otherwise(pl.lit("0.05 or more")),
     ).select(
@@ -147,26 +161,27 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
     base = alt.Chart(frame).encode(
         x=alt.X("seq_len:O", axis=alt.Axis(labelAngle=0, ticks=False)).title("lines (seq_len)"),
         color=alt.Color(
-            "holm:N", scale=alt.Scale(domain=["below 0.05", "0.05 or more"], range=[_CATEGORIES[1], _GREY])
-        ).title("exact McNemar, Holm: p"),
+            "holm:N",
+            scale=alt.Scale(domain=["below 0.05", "0.05 or more"], range=[_CATEGORIES[1], _GREY]),
+            legend=alt.Legend(orient="top", titleOrient="left", titleLimit=0),
+        ).title("p of exact McNemar tests, Holm's correction"),
         tooltip=tooltip,
     )
-    scale = alt.Scale(domain=[-1, 1])
-    points = base.mark_point(filled=True, size=45, opacity=1).encode(
-        y=alt.Y("difference:Q", scale=scale, axis=alt.Axis(format="+%", values=[-1, -0.5, 0, 0.5, 1])).title(
-            "difference"
-        )
-    )
+    signed = alt.Axis(labelExpr="datum.value ? format(datum.value, '+.0%') : '0'", values=[-1, 0, 1])
+    shared = {"scale": alt.Scale(domain=[-1, 1]), "axis": signed, "title": None}
+    points = base.mark_point(filled=True, size=45, opacity=1).encode(y=alt.Y("difference:Q", **shared))
     intervals = (
         base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
         .mark_rule(strokeWidth=2)
-        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q")
+        .encode(y=alt.Y("ci_low:Q", **shared), y2="ci_high:Q")
     )
-    chart = alt.layer(intervals, points).properties(width=alt.Step(26), height=90)
+    chart = alt.layer(intervals, points).properties(width=alt.Step(26), height=64)
+    title = f"difference of accuracies on the same programs (first − second), 95% intervals{_programs(frame)}"
     return chart.facet(
         column=alt.Column("hops:N").title(None),
         row=alt.Row("pair:N", sort=pairs, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=0)).title(None),
-    )
+        spacing={"row": 8, "column": 10},
+    ).properties(title=alt.TitleParams(title, anchor="start", fontSize=13))
 
 
 def cells(causal_map: CausalMap) -> pl.DataFrame:

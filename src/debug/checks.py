@@ -35,9 +35,19 @@ def read_json(path: Path, *, constants: bool = False, largest: int = LARGEST_JSO
     return from_json(path.read_bytes(), constants=constants)
 
 
+def shown(value: Any) -> str:
+    """A value of anybody's making in a message: at most 200 characters, whatever its ``repr`` does."""
+    try:
+        return repr(value)[:200]
+    except Exception as error:
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
+
+
 def integer(value: Any) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**63) <= value < 2**63:
+    if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError("expected an integer")
+    if not -(2**63) <= value < 2**63:
+        raise ValueError("expected an integer of at most 64 bits")
 
 
 def number(value: Any) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from debug import checks
 from debug.generators import GENERATORS, Generator, check_lengths, get_generator
 from debug.prompts import REASONING, few_shot, get_prompt
 
@@ -167,8 +168,13 @@ def parse_answer(parser: Parser, completion: str) -> Answer | None:
         parsed = parser(completion)
     except Exception as error:
         raise ValueError(f"answer parser failed on {completion[:200]!r}: {type(error).__name__}: {error}") from error
-    if parsed is not None and not isinstance(parsed, Answer):
-        raise ValueError(f"answer parser returned {parsed!r:.200}; expected an integer, a text, a bool, or None")
+    if parsed is not None:
+        try:
+            checks.answer(parsed)
+        except ValueError as error:
+            raise ValueError(
+                f"answer parser returned {checks.shown(parsed)}; expected an integer, a text, a bool, or None: {error}"
+            ) from error
     return parsed
 
 

@@ -60,7 +60,7 @@ def same_answer_program(program: Program, attempt: int = 0) -> Program | None:
     renamed: dict[str, str] = {}
     for name in names:
         alphabet = string.ascii_lowercase if name.islower() else string.ascii_uppercase
-        pool = alphabet if name in alphabet else [other for other in names if len(other) == len(name)]
+        pool = alphabet if name in list(alphabet) else [other for other in names if len(other) == len(name)]
         free = [other for other in pool if other != name and other not in renamed.values()]
         if not free:
             return None

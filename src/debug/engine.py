@@ -673,8 +673,8 @@ def checks_of(
     for number, ((clean, counterfactual), differing) in enumerate(zip(pairs, changed, strict=True)):
         first = differing[0]
         if component == "attention_knockout":
-            later = range(differing[-1] + 1, last + 1)
-            edges = tuple(product(later, differing))
+            later = [p for p in range(first + 1, last + 1) if p not in differing]  # one between them sees them too
+            edges = tuple((query, key) for query, key in product(later, differing) if key < query)
             blind = [Cell(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)]
             no_edge = tuple(Cut(layer, ((last, last),), heads=()) for layer in layers)
             checks += [

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from debug import checks
 from debug.programs import Program
 
 Generator = Callable[..., tuple]
@@ -317,18 +318,24 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
         raise GeneratorError(
             f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
         ) from error
-    match made:
-        case (str(program), int() | str() | np.integer() | np.bool_() as answer):
-            metadata: dict[str, Any] = {}
-        case (str(program), int() | str() | np.integer() | np.bool_() as answer, dict(metadata)):
-            pass
-        case _:
-            raise GeneratorError(
-                f"generator returned {made!r:.200} at seed {seed}; "
-                "expected (program, answer) or (program, answer, metadata)"
-            )
-    answer = answer.item() if isinstance(answer, np.generic) else answer
-    return GeneratedProgram(seed, seq_len, program, answer, dict(metadata))
+    try:
+        program, answer, *rest = made
+        metadata = dict(*rest)
+        answer = answer.item() if isinstance(answer, np.generic) else answer
+        checks.text(program)
+        checks.answer(answer)
+        if not program.strip():
+            raise ValueError("the program is empty")
+        for name, kind, check in (("hops", int, checks.integer), ("chain", list, checks.names)):
+            if metadata.get(name) is not None:
+                metadata[name] = kind(metadata[name])
+                check(metadata[name])
+    except (TypeError, ValueError) as error:
+        raise GeneratorError(
+            f"generator returned {checks.shown(made)} at seed {seed}; expected (program, answer) or "
+            f"(program, answer, metadata): {error}"
+        ) from error
+    return GeneratedProgram(seed, seq_len, program, answer, metadata)
 
 
 def search(

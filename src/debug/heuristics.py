@@ -16,11 +16,14 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from debug.models import Completion, Scores
 from debug.programs import Program
+
+if TYPE_CHECKING:  # the rules alone cost no torch
+    from debug.models import Completion, Scores
 
 PREFIX = "heuristic:"
 
@@ -80,6 +83,8 @@ class Heuristic:
         self, programs: Sequence[str], *, max_new_tokens: int, batch_size: int = 32, chat: bool = False
     ) -> Iterator[tuple[int, Completion]]:
         """Answers as :meth:`debug.models.AnswersPrompts.generate` gives them; empty where the rule finds none."""
+        from debug.models import Completion
+
         rule = HEURISTICS[self.id.removeprefix(PREFIX)]
         for index, program in enumerate(programs):
             try:
@@ -92,6 +97,8 @@ class Heuristic:
     def score(
         self, programs: Sequence[str], answers: Sequence[str], *, batch_size: int = 32
     ) -> Iterator[tuple[int, Scores]]:
+        from debug.models import Scores
+
         for index in range(len(programs)):
             yield index, Scores(error=f"{self.id} has no probabilities; its answers can be generated")
 

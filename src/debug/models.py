@@ -34,7 +34,7 @@ from nnsight import TransformersModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache
-from transformers.utils.logging import disable_progress_bar
+from transformers.utils import logging as transformers_logging
 
 from debug.provenance import files_digest, text_digest
 
@@ -238,7 +238,7 @@ class AnswersPrompts:
         """
         text = self.rendered(prompt, chat=chat)
         self.check_vocabulary(prompt)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not chat)["input_ids"]
+        ids: list[int] = self.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
         if not ids:
             raise ValueError("the prompt is empty")
         if self.window is not None and len(ids) + room > self.window:
@@ -293,7 +293,7 @@ class AnswersPrompts:
         """
         lost = f"model {self.id!r} has no token for part of this prompt: "
         try:
-            encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+            encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         except Exception as error:  # tokenizers raises bare Exception where a vocabulary has no unknown token
             raise VocabularyError(f"{lost}{error}; the prompt begins {text[:80]!r}") from error
         unknown = self.tokenizer.unk_token_id
@@ -745,7 +745,7 @@ def locate(model_id: str) -> tuple[str, dict[str, str]]:
 def _load(model_id: str, dtype: str, device: str, quantization: str | None, trust_remote_code: bool) -> LoadedModel:
     path, files = locate(model_id)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **files}
-    disable_progress_bar()
+    transformers_logging.disable_progress_bar()
     try:
         _check_reachable(path)
         config = AutoConfig.from_pretrained(path, **options)
@@ -855,6 +855,9 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
         tokenizer.pad_token = tokenizer.eos_token
     device = str(next(hf.parameters()).device)
     generation = copy.deepcopy(hf.generation_config)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # or the next line warns of what the one after it undoes
     wrapped = TransformersModel(hf, tokenizer=tokenizer)
+    transformers_logging.set_verbosity(verbosity)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
     return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture)

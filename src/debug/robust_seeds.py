@@ -93,7 +93,7 @@ class RobustSeeds:
         what = "answered wrong by all models" if self.all_incorrect else "answered by all models"
         seeds = ", ".join(map(str, self.seeds))
         found = (
-            f"{len(self.seeds)} of {self.wanted} in {self.tried} seeds: {seeds}"
+            f"{len(self.seeds)} of {self.wanted} wanted, {self.tried} programs tried: seeds {seeds}"
             if seeds
             else f"none in {self.tried} seeds"
         )

@@ -42,6 +42,9 @@ Cell = tuple[str, int | None, int]
 
 Model = LoadedModel | Engine | Heuristic
 
+MOST_PRINTED = 40
+"""Comparisons that are printed one by one."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -88,9 +91,16 @@ class ExperimentResult:
         lines = _table(rows)
         errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
         lines += [f"{count} errors: {message}" for message, count in errors.most_common(5)]
+        unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
+        lines += [f"{count} without an answer: {message}" for message, count in unanswered.most_common(5)]
         for backend, reason in dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells):
             lines.append(f"backend {backend}: {reason}")
-        if self.summary["comparisons"]:
+        comparisons = self.summary["comparisons"]
+        told_apart = sum(c["p_adjusted"] < 0.05 for c in comparisons)
+        if len(comparisons) > MOST_PRINTED:
+            lines += ["", f"the same programs, paired: in {told_apart} of {len(comparisons)} comparisons exact McNemar"]
+            lines[-1] += " tests give p < 0.05 after Holm's correction; each is in summary.json and comparisons.png"
+        elif comparisons:
             lines += ["", "the same programs, paired (difference of accuracies; correct by one alone; exact McNemar)"]
             lines += _table(
                 [
@@ -101,7 +111,7 @@ class ExperimentResult:
                         f"{c['seq_len']} lines",
                         c["text"],
                     )
-                    for c in self.summary["comparisons"]
+                    for c in comparisons
                 ]
             )
         return "\n".join(lines)
@@ -347,13 +357,12 @@ class ExperimentRunner:
             "hops": _hops(hops),
             "seq_len": seq_len,
             "backend": model.backend,
-            "backend_reason": reason,
             "dtype": model.dtype,
             "device": model.device,
             "quantization": model.quantization or "none",
         }
         with study.cell(name, _params([config]) | params) as cell:
-            cell.set_tags(model.provenance() | {_PLACE: place})
+            cell.set_tags(model.provenance() | {_PLACE: place, "debug.backend_reason": reason})
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": config.seed, "hops": hops, "seq_len": seq_len}
@@ -406,14 +415,17 @@ class ExperimentRunner:
         Raises:
             ValueError: no accuracy run of that name, or no cell of it was finished.
         """
+        cells = self._latest_cells(name)
+        several = len({cell.params["generator"] for cell in cells}) > 1
         rows = [
             {
-                "label": cell.params.get("label", cell.params["model"]),
+                "label": cell.params.get("label", cell.params["model"])
+                + (f" · {cell.params['generator']}" if several else ""),
                 "hops": None if cell.params["hops"] == "any" else int(cell.params["hops"]),
                 "seq_len": int(cell.params["seq_len"]),
                 **{metric: cell.metrics.get(metric) for metric in _CHARTED},
             }
-            for cell in self._latest_cells(name)
+            for cell in cells
             if "accuracy" in cell.metrics
         ]
         if not rows:
@@ -680,12 +692,14 @@ def _counts(records: list[dict[str, Any]]) -> dict[str, Any]:
     correct = sum(record["correct"] for record in read)
     no_answer = sum(record["parsed"] is None for record in read)
     errors = Counter(_without_seed(record) for record in records if record["correct"] is None)
+    unanswered = Counter(_without_seed(record) for record in read if record["error"] is not None)
     return {
         "correct": correct,
         "wrong": len(read) - correct - no_answer,
         "no_answer": no_answer,
         "errors": len(records) - len(read),
         "error_counts": dict(errors.most_common(5)),
+        "no_answer_counts": dict(unanswered.most_common(5)),
         "distinct_programs": len({record["program"] for record in read}),
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
@@ -128,6 +129,7 @@ def _with_warning(comparison: Comparison, compared: int) -> Comparison:
     )
 
 
+@lru_cache(maxsize=4096)  # a map over many layers asks for the same few again and again
 def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """A rate with its Wilson score interval.
 
@@ -182,3 +184,34 @@ def bootstrap_mean(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return Interval(mean, float(ends.low), float(ends.high), sample.size, is_rate)
+
+
+def bootstrap_means(
+    values: Float[np.ndarray, "n column"], *, is_rate: bool = False, resamples: int = 2000, seed: int = 0
+) -> list[Interval]:
+    """:func:`bootstrap_mean` of every column, from the same resamples, in one matrix product.
+
+    Raises:
+        ValueError: as :func:`bootstrap_mean`.
+    """
+    if values.ndim != 2 or not values.size or not np.isfinite(values).all():
+        raise ValueError(f"values have shape {values.shape}; expected [n, column] with n of 1 or more, all finite")
+    n = len(values)
+    means = values.mean(axis=0)
+    if n == 1:
+        return [Interval(float(mean), None, None, 1, is_rate) for mean in means]
+    varies = (values != values[0]).any(axis=0)
+    drawn = np.empty((resamples, int(varies.sum())))
+    rng, rows = np.random.default_rng(seed), max(1, 2_000_000 // n)
+    for start in range(0, resamples if varies.any() else 0, rows):
+        count = min(rows, resamples - start)
+        chosen = rng.integers(0, n, (count, n)) + n * np.arange(count)[:, None]
+        times = np.bincount(chosen.ravel(), minlength=count * n).reshape(count, n)
+        drawn[start : start + count] = times.astype(float) @ values[:, varies] / n
+    ends = np.stack([means, means])
+    if varies.any():
+        ends[:, varies] = np.percentile(drawn, [2.5, 97.5], axis=0)
+    return [
+        Interval(float(mean), float(low), float(high), n, is_rate)
+        for mean, (low, high) in zip(means, ends.T, strict=True)
+    ]

@@ -25,7 +25,15 @@ class StoredActivations:
     """Token ids of a prompt -> its stored run; see :data:`debug.causal_tracing.StoredRuns`."""
 
     def __init__(self, run: LoggedRun, model: LoadedModel) -> None:
-        """Raises StoredActivationsError where they were not computed by this model in this dtype."""
+        """Of a study, its only cell's. Raises StoredActivationsError where they were not computed by this model in
+        this dtype, or a study has other than one cell."""
+        if run.role == "study":
+            if len(run.children) != 1:
+                raise StoredActivationsError(
+                    f"run {run.run_id} is a study of {len(run.children)} cells; name the cell whose activations are "
+                    f"meant: {', '.join(cell.run_id for cell in run.children[:5])}"
+                )
+            [run] = run.children
         self.run = run
         expected = {
             "weights_digest": model.weights_digest,

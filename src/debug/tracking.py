@@ -1069,6 +1069,8 @@ class LoggedRun:
             return self.pairs
         pairs = []
         for number, sample in enumerate(self.sample_records(), 1):
+            if sample["program"] is None:  # its generator failed
+                continue
             try:
                 pairs.append(make_pair(sample["program"], sample["seed"]))
             except ProgramError as error:
@@ -1231,6 +1233,186 @@ def _time(milliseconds: int | None) -> datetime | None:
 def _seconds(run: Run) -> float | None:
     start, end = run.info.start_time, run.info.end_time
     return None if start is None or end is None else (end - start) / 1000
+
+
+# --- all runs at once ------------------------------------------------------------------------------------------------
+
+_TABLE_PARAMS = (
+    "model",
+    "label",
+    "hops",
+    "seq_len",
+    "seed",
+    "generator",
+    "prompt_template",
+    "intervention_type",
+    "source",
+)
+_TABLE_RATES = (
+    "accuracy",
+    "patch_success_rate",
+    "peak_patch_success_rate",
+    "answer_kept_rate",
+    "normalized_logit_diff",
+)
+_TABLE_METRICS = (
+    *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high")),
+    *("num_samples", "pairs_used", "held_out_accuracy"),
+)
+_TABLE_TAGS = {
+    "debug.kind": "kind",
+    "debug.role": "role",
+    _PARENT: "parent_run_id",
+    "debug.model_path": "model_path",
+    "debug.rerun_of": "rerun_of",
+    "debug.error": "error",
+}
+_TABLE_COLUMNS = {
+    **dict.fromkeys(("run_id", "name", "experiment", "experiment_id", "status"), pl.String),
+    **dict.fromkeys(("start_time", "end_time"), pl.Int64),
+    **dict.fromkeys(_TABLE_TAGS.values(), pl.String),
+    **{f"params.{name}": pl.String for name in _TABLE_PARAMS},
+    **{f"metrics.{name}": pl.Float64 for name in _TABLE_METRICS},
+}
+ENDED = ("FINISHED", "FAILED", "KILLED")
+
+
+class RunTable:
+    """Every run of a store with what tables and comparisons show of it, kept up to date at little cost.
+
+    ``frame`` has a row a run, newest first: run_id, name, experiment, experiment_id, kind, role, status, start_time
+    (UTC), duration (seconds), parent_run_id, model_path, rerun_of, error, and some columns ``params.*`` and
+    ``metrics.*``, the same for every store. Databases are asked directly, in some ten queries over all runs; what a
+    server keeps comes through MLflow's client. May be shared between threads.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.frame = self._sorted(pl.DataFrame(schema=_TABLE_COLUMNS))
+        self._rows = pl.DataFrame(schema=_TABLE_COLUMNS)
+        self._lock = threading.Lock()
+        self._stamp: object = None
+
+    def refresh(self) -> bool:
+        """Read what is new or has changed since the last time; whether that was anything.
+
+        Every run's own row is read (name, status, times), params, metrics and tags those of runs that are new or were
+        not ended. Tags set later on a run that had ended are not seen.
+
+        Raises:
+            TrackingError: the store cannot be opened or read. One that is not there is an empty one.
+        """
+        with self._lock:
+            stamp = self._stamp_now()
+            if stamp is not None and stamp == self._stamp:
+                return False
+            rows = self._from_server() if self.store.uri.startswith("http") else self._from_database()
+            frame = self._sorted(rows)
+            changed = not frame.equals(self.frame)
+            if changed:
+                self._rows, self.frame = rows, frame
+            self._stamp = stamp
+            return changed
+
+    def _stamp_now(self) -> object:
+        """Differs where a SQLite store was written to; None for what cannot be told."""
+        if (database := self.store._database) is None:
+            return None
+        stats = []
+        for path in (database, Path(f"{database}-wal")):
+            with suppress(OSError):
+                stats.append((path.stat().st_mtime_ns, path.stat().st_size))
+        return tuple(stats)
+
+    def _from_database(self) -> pl.DataFrame:
+        if not self.store._exists():
+            return pl.DataFrame(schema=_TABLE_COLUMNS)
+        engine = sqlalchemy.create_engine(self.store.uri, poolclass=sqlalchemy.NullPool)
+        with self.store._reported("cannot read"), engine.connect() as connection:
+            known = pl.DataFrame(
+                connection.exec_driver_sql(
+                    "SELECT r.run_uuid, r.name, e.name, r.experiment_id, r.status, r.start_time, r.end_time FROM runs r"
+                    " JOIN experiments e ON e.experiment_id = r.experiment_id"
+                    " WHERE r.lifecycle_stage = 'active' AND e.lifecycle_stage = 'active'"
+                ).all(),
+                schema=dict(islice(_TABLE_COLUMNS.items(), 7)),
+                orient="row",
+                strict=False,
+            )
+            same = self._rows.filter(pl.col("status").is_in(ENDED)).join(
+                known, on=["run_id", "status", "end_time"], how="semi", nulls_equal=True
+            )
+            changed = known.join(same, on="run_id", how="anti")
+            if len(changed) > len(known) // 4:  # nearly everything, at first: one pass over each table is the quickest
+                same, changed = same.clear(), known
+            for table, names in (("tags", _TABLE_TAGS), ("params", _TABLE_PARAMS), ("latest_metrics", _TABLE_METRICS)):
+                columns = (
+                    names if isinstance(names, dict) else {name: f"{table.split('_')[-1]}.{name}" for name in names}
+                )
+                changed = self._with(connection, changed, table, columns, everything=same.is_empty())
+        kept = known.join(same.drop(known.columns[1:]), on="run_id", how="inner")
+        return pl.concat([frame.select(*_TABLE_COLUMNS) for frame in (kept, changed)])
+
+    @staticmethod
+    def _with(
+        connection: sqlalchemy.Connection, runs: pl.DataFrame, table: str, columns: Mapping[str, str], everything: bool
+    ) -> pl.DataFrame:
+        """The runs with a column for each of these keys of a table of (run_uuid, key, value)."""
+        number = table == "latest_metrics"
+        names = ("run_uuid", "key", "value", *(["is_nan"] if number else []))
+        of = sqlalchemy.table(table, *map(sqlalchemy.column, names))
+        query = sqlalchemy.select(of).where(of.c.key.in_(list(columns)))
+        chunks = (
+            [query]
+            if everything
+            else [query.where(of.c.run_uuid.in_(ids)) for ids in _chunks(runs["run_id"].to_list(), 500)]
+        )
+        rows = [row for chunk in chunks for row in connection.execute(chunk)]
+        dtype = pl.Float64 if number else pl.String
+        schema = {"run_id": pl.String, "key": pl.String, "value": dtype} | ({"is_nan": pl.Boolean} if number else {})
+        found = pl.DataFrame(rows, schema=schema, orient="row", strict=False)
+        if number:
+            found = found.filter(~pl.col("is_nan").fill_null(False)).drop("is_nan")
+        found = found.unique(["run_id", "key"]).pivot("key", on_columns=list(columns), index="run_id", values="value")
+        return runs.join(found.rename(dict(columns)), on="run_id", how="left")
+
+    def _from_server(self) -> pl.DataFrame:
+        """Through MLflow's client: everything at first, then what was started since, and what had not ended."""
+        experiments = self.store._experiments()
+        newest = self._rows["start_time"].max() if len(self._rows) else None
+        going_on = self._rows.filter(~pl.col("status").is_in(ENDED))["start_time"].min() if len(self._rows) else None
+        since = min(t for t in (newest, going_on) if t is not None) if newest is not None else None  # type: ignore[type-var]
+        also = "" if since is None else f"attributes.start_time >= {since}"
+        found = [self._row(run, experiments) for run in self.store._search(experiments, {}, also=also)]
+        new = pl.DataFrame(found, schema=_TABLE_COLUMNS)
+        kept = self._rows if since is None else self._rows.filter(pl.col("start_time") < since)
+        return pl.concat([kept, new])
+
+    @staticmethod
+    def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, Any]:
+        info, data = run.info, run.data
+        return {
+            "run_id": info.run_id,
+            "name": info.run_name,
+            "experiment": experiments[info.experiment_id],
+            "experiment_id": info.experiment_id,
+            "status": info.status,
+            "start_time": info.start_time,
+            "end_time": info.end_time,
+            **{column: data.tags.get(tag) for tag, column in _TABLE_TAGS.items()},
+            **{f"params.{name}": data.params.get(name) for name in _TABLE_PARAMS},
+            **{f"metrics.{name}": data.metrics.get(name) for name in _TABLE_METRICS},
+        }
+
+    @staticmethod
+    def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
+        started = pl.col("start_time").cast(_RUN_COLUMNS["start_time"])
+        duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
+        return (
+            rows.sort("start_time", "run_id", descending=True, nulls_last=True)
+            .with_columns(started, duration)
+            .drop("end_time")
+        )
 
 
 def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:

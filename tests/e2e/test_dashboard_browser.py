@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
+from debug.causal_experiment_runner import CausalExperimentRunner
 from debug.tracking import Store
 from synthetic import NASTY, log_accuracy, log_causal, make_map
 
@@ -15,6 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 expect = playwright.expect
 
 SECONDS = 60
+PAGES = ("Runs", "Compare", "Causal map", "Samples", "Re-run", "Training")
 expect.set_options(timeout=SECONDS * 1000)
 
 
@@ -27,35 +31,57 @@ def store(tmp_path_factory) -> Store:
 def runs(store) -> dict[str, str]:
     """Name -> run id, the newest last."""
     nasty = ["<script>alert(1)</script>", "$x$", "8", "\n", '"', "🐙", "i", "\x00", "datum.x", " ", ": "]
-    return {
+    real = CausalExperimentRunner(store.uri).run_intervention_experiment(
+        "tiny", ["i = 8\nx = i\nh = x\n#h: ", "a = 1\nb = a\nc = b\n#c: "], save_activations="none"
+    )
+    found = {
+        "real": real.cells[0].run_id,
+        "nasty names": log_nasty_names(store),
         "accuracy": log_accuracy(store, hops=[1, 2])[0],
-        "nasty samples": log_accuracy(store, NASTY, hops=[1])[1],
+        "nasty samples": log_accuracy(store, NASTY + "long " * 2000, hops=[1])[1],
         "nasty tokens": log_causal(store, [make_map(tokens=nasty)]),
+        "heads": log_causal(store, [make_map(pair, heads=4) for pair in range(2)]),
+        "other": log_causal(store, [make_map(pair, n_layers=4) for pair in range(4)]),
+        "broken": log_causal(store, [make_map()]),
         "causal": log_causal(store, [make_map(pair) for pair in range(4)]),
     }
+    store.load_run(found["broken"]).artifact("causal_maps/00000.safetensors").write_bytes(b"no such thing")
+    return found
+
+
+def log_nasty_names(store: Store) -> str:
+    with store.start(NASTY[:80], NASTY[:80], kind="accuracy") as study:
+        for hops in (1, 2):
+            with study.cell(NASTY[:80], {"model": NASTY[:80], "hops": hops, "seq_len": 5}) as cell:
+                cell.log_metrics({"accuracy": 0.5, "num_samples": 2})
+    return study.run_id
+
+
+def command(store: Store) -> Callable[[int], list[str]]:
+    """The dashboard on the store, as `make dashboard` serves it."""
+
+    def at(port: int) -> list[str]:
+        options = [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
+        streamlit = [sys.executable, "-m", "streamlit", "run", "dashboard/serve.py", "--server.headless=true"]
+        return [*streamlit, *options, "--", "--tracking-uri", store.uri]
+
+    return at
 
 
 @pytest.fixture(scope="module")
 def address(store, runs, serve) -> Iterator[str]:
-    """The dashboard on the store, as `streamlit run` serves it."""
-
-    def command(port: int) -> list[str]:
-        options = [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-        streamlit = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", "--server.headless=true"]
-        return [*streamlit, *options, "--", "--tracking-uri", store.uri]
-
-    with serve(command, "/_stcore/health") as address:
+    with serve(command(store), "/_stcore/health") as address:
         yield address
 
 
-@pytest.fixture
-def page(browser, address):
+@contextmanager
+def window(browser, address, **settings):
     """A fresh browser window. No console error, no dialog and no request to another host is forgiven."""
-    context = browser.new_context(base_url=address, viewport={"width": 1280, "height": 1600})
+    context = browser.new_context(base_url=address, **{"viewport": {"width": 1280, "height": 1600}, **settings})
     page = context.new_page()
     page.set_default_timeout(SECONDS * 1000)
     problems: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("console", lambda message: problems.append(message.text) if _is_problem(message) else None)
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("dialog", lambda dialog: (problems.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: problems.append(request.url) if _is_elsewhere(request.url) else None)
@@ -64,82 +90,238 @@ def page(browser, address):
     assert not problems
 
 
+@pytest.fixture
+def page(browser, address):
+    with window(browser, address) as page:
+        yield page
+
+
+def _is_problem(message) -> bool:
+    # Opened at /compare, Streamlit first asks whether its server lives at /compare/_stcore, is told 404, and goes on.
+    looks_for_server = re.search(r"/\w+/_stcore/(health|host-config)$", message.location.get("url", ""))
+    return message.type == "error" and not looks_for_server
+
+
 def _is_elsewhere(url: str) -> bool:
     return not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:", url)
 
 
 def heatmap(page, title: str):
-    return page.locator("[data-testid=stVegaLiteChart]").filter(has_text=title)
+    return page.locator("[data-testid=stVegaLiteChart]").filter(has_text=title).first
 
 
-def test_the_newest_run_shows_its_maps_and_its_samples(page, runs):
+def cell(chart, position: int, layer: int):
+    return chart.locator(f"path[aria-label*='token position: {position}; layer: {layer};']").first
+
+
+def grid_row(page, row: int, table: int = 0) -> None:
+    """A click on the box before a row of a table: its cells are drawn on a canvas."""
+    page.get_by_test_id("stDataFrame").nth(table).click(position={"x": 20, "y": 36 + 35 * row + 17})
+
+
+def test_a_chosen_run_goes_along_through_every_page(page, runs):
     page.goto("/")
-    expect(heatmap(page, "mean over 4 pairs").first).to_be_visible()
-    expect(page.get_by_role("heading", name="Samples")).to_be_visible()
-    expect(page.get_by_test_id("stDataFrame")).to_have_count(4)
-    page.wait_for_url(f"**/?run={runs['causal']}*")
+    expect(page.get_by_text(re.compile(r"^\d+ rows$")).first).to_be_visible()
+    grid_row(page, 0)
+    expect(page.get_by_text("Cells of the chosen studies")).to_be_visible()
+    page.wait_for_url("**/?runs=*")
+    for name in PAGES[1:]:
+        page.get_by_role("link", name=name, exact=True).first.click()
+        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+        expect(page.get_by_test_id("stException")).to_have_count(0)
+        if name in ("Causal map", "Samples", "Re-run"):
+            page.wait_for_url(f"**run={runs['causal']}*")
+    page.go_back()
+    expect(page.get_by_role("heading", name="Re-run", exact=True)).to_be_visible()
 
 
-def test_a_shared_link_opens_the_same_view(page, runs):
-    page.goto(f"/?run={runs['causal']}&pair=2&metric=logit_diff")
-    chart = heatmap(page, "residual_stream · pair 2")
-    expect(chart).to_be_visible()
-    expect(chart).to_contain_text("final norm")
-    expect(chart).to_contain_text("·=·")
-    expect(chart).to_contain_text("ref_depth_2_rhs")
-    expect(page.get_by_test_id("stCode").filter(has_text="#h: 8")).to_be_visible()
+def test_a_click_on_a_cell_of_the_mean_lists_its_pairs_and_opens_one(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&metric=success")
+    chart = heatmap(page, "mean over 4 pairs")
+    chart.locator("path[aria-label*='layer: 3;'][aria-label*='target: ref_depth_2_rhs']").first.click()
+    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_be_visible()
+    page.wait_for_url("**target=ref_depth_2_rhs*")
+    grid_row(page, 2)
+    expect(heatmap(page, "residual_stream · pair 2")).to_be_visible()
+    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    page.wait_for_url("**token=6*")
 
 
-def test_a_choice_goes_into_the_url(page, runs):
-    page.goto(f"/?run={runs['causal']}")
-    expect(heatmap(page, "mean over 4 pairs").first).to_be_visible()
+def test_a_click_on_a_cell_opens_the_program_and_the_link_shows_the_same_elsewhere(page, browser, address, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&pair=2&metric=logit_diff")
+    cell(heatmap(page, "residual_stream · pair 2"), 6, 2).click()
+    expect(page.get_by_test_id("stCode").filter(has_text="x = ⟦i⟧")).to_be_visible()
+    page.wait_for_url("**layer=2&token=6*")
+    cell(heatmap(page, "residual_stream · pair 2"), 10, 3).click()
+    expect(page.get_by_test_id("stCode").filter(has_text="h = ⟦x⟧")).to_be_visible()
+    page.wait_for_url("**layer=3&token=10*")
+    with window(browser, address) as other:
+        other.goto(page.url)
+        expect(other.get_by_test_id("stCode").filter(has_text="h = ⟦x⟧")).to_be_visible()
+        chart = heatmap(other, "residual_stream · pair 2")
+        for text in ("final norm", "·=·", "⏎", "ref_depth_2_rhs", "logit difference"):
+            expect(chart).to_contain_text(text)
+
+
+def test_a_choice_goes_into_the_url_and_the_back_button_takes_it_back(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&pair=1")
+    expect(heatmap(page, "residual_stream · pair 1")).to_be_visible()
     page.get_by_role("combobox", name="Pair").click()
     page.get_by_role("option", name="3", exact=True).click()
     expect(heatmap(page, "residual_stream · pair 3")).to_be_visible()
     page.wait_for_url("**pair=3*")
-
-
-def test_a_click_on_a_row_opens_that_run(page, runs):
-    page.goto("/")
-    expect(heatmap(page, "mean over 4 pairs").first).to_be_visible()
-    page.get_by_test_id("stDataFrame").first.click(position={"x": 20, "y": 36 + 35 * 3 + 17})  # header, then rows
-    page.wait_for_url(lambda url: runs["causal"] not in url)
-    expect(page.get_by_text(runs["causal"])).to_have_count(0)
+    page.go_back()
+    expect(heatmap(page, "residual_stream · pair 1")).to_be_visible()
 
 
 def test_hovering_a_cell_tells_its_token_layer_and_values(page, runs):
-    page.goto(f"/?run={runs['causal']}&pair=0")
-    chart = heatmap(page, "residual_stream · pair 0")
-    chart.locator("path[aria-label*='token position: 6; layer: 2;']").first.hover()
+    page.goto(f"/causal_map?run={runs['causal']}&pair=0")
+    cell(heatmap(page, "residual_stream · pair 0"), 6, 2).hover()
     tooltip = page.locator("#vg-tooltip-element")
     for text in ("ref_depth_2_rhs", "normalized logit difference", "top token", "7"):
         expect(tooltip).to_contain_text(text)
 
 
+def test_heads_of_a_target_and_a_click_on_one(page, runs):
+    page.goto(f"/causal_map?run={runs['heads']}&pair=1&at=final")
+    heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 4;']").nth(2).click()
+    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    page.wait_for_url("**head=2*")
+
+
+def test_two_runs_side_by_side(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&with={runs['other']}&metric=success")
+    chart = page.get_by_test_id("stVegaLiteChart")
+    expect(chart).to_have_count(1)
+    expect(chart).to_contain_text("first less second")
+    expect(chart.get_by_text("final norm")).to_have_count(3)
+    expect(page.get_by_text("The first two share one scale")).to_be_visible()
+
+
+def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&pair=0")
+    expect(heatmap(page, "residual_stream · pair 0")).to_be_visible()
+    page.get_by_test_id("stPopover").first.click()
+    starts = {"CSV": b"layer,position,token", "PARQUET": b"PAR1", "PNG": b"\x89PNG", "SVG": b"<svg"}
+    for name, start in starts.items():
+        with page.expect_download() as download:
+            page.get_by_role("button", name=name, exact=True).click()
+        content = download.value.path().read_bytes()
+        assert content.startswith(start)
+        if name == "CSV":
+            rows = list(csv.DictReader(content.decode().splitlines()))
+            assert len(rows) == 7 * 23
+
+
+def test_runs_are_compared(page, runs):
+    page.goto(f"/compare?runs={runs['accuracy']}")
+    expect(page.get_by_test_id("stVegaLiteChart").first).to_contain_text("accuracy")
+    expect(page.get_by_role("heading", name="Models by hops")).to_be_visible()
+    expect(page.get_by_text("They agree on each of 1 programs.")).to_be_visible()
+
+
+def test_samples_are_filtered_and_one_is_opened(page, runs):
+    page.goto(f"/samples?run={runs['accuracy']}&answer=8")  # a study: its first cell
+    expect(page.get_by_text("60 of 60 samples: 60 right")).to_be_visible()
+    grid_row(page, 1)
+    expect(page.get_by_role("heading", name="Sample 1")).to_be_visible()
+    expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("queried chain")
+    page.wait_for_url("**sample=1*")
+
+
 def test_nasty_tokens_and_outputs_are_shown_as_they_stand(page, runs):
-    page.goto(f"/?run={runs['nasty tokens']}&pair=0")
+    page.goto(f"/causal_map?run={runs['nasty tokens']}&pair=0")
     chart = heatmap(page, "residual_stream · pair 0")
     expect(chart).to_contain_text("<script>ale")
     expect(chart).to_contain_text("\\x00")
-    chart.locator("path[aria-label*='token position: 0; layer: 2;']").first.hover()
+    cell(chart, 0, 2).hover()
     expect(page.locator("#vg-tooltip-element")).to_contain_text("<script>alert(1)</script>")
-    page.goto(f"/?run={runs['nasty samples']}")
-    samples = page.get_by_test_id("stDataFrame").nth(3)
-    samples.click(position={"x": 20, "y": 36 + 17})
+    page.goto(f"/samples?run={runs['nasty samples']}&sample=0")
     output = page.get_by_test_id("stCode").filter(has_text="<script>alert(1)</script> **bold** $x$ `code` :red[no]")
-    expect(output).to_be_visible()
+    expect(output.first).to_be_visible()
 
 
-def test_a_link_to_a_run_that_is_not_there_is_a_sentence(page):
-    page.goto("/?run=ffffffffffffffffffffffffffffffff")
-    expect(page.get_by_text("This run cannot be read. Choose one in the table.")).to_be_visible()
+def test_nasty_names_are_shown_as_they_stand(page, runs):
+    page.goto(f"/compare?runs={runs['nasty names']}")
+    expect(page.get_by_text("<script>alert(1)</script> **bold** $x$").first).to_be_visible()
+    expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
+    page.goto("/")
+    page.get_by_role("combobox", name="Model").click()
+    expect(page.get_by_role("option").filter(has_text="**bold** $x$ `code`")).to_be_visible()
+    expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
+
+
+def test_a_link_to_a_run_that_is_not_there_is_a_sentence_and_the_page_stays_up(page, runs):
+    page.goto("/causal_map?run=../../etc/passwd")
+    expect(page.get_by_text("There is no such run in this store.")).to_be_visible()
+    expect(heatmap(page, "mean over 4 pairs")).to_be_visible()
+
+
+def test_a_broken_artifact_is_a_sentence(page, runs):
+    page.goto(f"/causal_map?run={runs['broken']}")
+    expect(page.get_by_text("This part of the run cannot be read.")).to_be_visible()
     expect(page.get_by_test_id("stException")).to_have_count(0)
+
+
+def test_an_empty_store_is_a_sentence(browser, serve, tmp_path):
+    store = Store(f"sqlite:///{tmp_path}/mlflow.db")
+    with serve(command(store), "/_stcore/health") as address, window(browser, address) as page:
+        page.goto("/")
+        expect(page.get_by_text("There are no runs in this store yet")).to_be_visible()
+        log_accuracy(store, hops=[1])
+        expect(page.get_by_text("1 row", exact=True)).to_be_visible()  # a live store shows by itself
+
+
+def test_a_run_that_appears_while_the_page_is_open_is_listed(page, store, runs):
+    page.goto("/?text=appears-later")
+    expect(page.get_by_text("0 rows")).to_be_visible()
+    with store.start("appears-later", "appears-later", kind="accuracy") as study:
+        expect(page.get_by_text("1 row", exact=True)).to_be_visible()
+        page.goto(f"/?runs={study.run_id}")
+        expect(page.get_by_text("This run has not finished.")).to_be_visible()
+    expect(page.get_by_text("This run has not finished.")).to_have_count(0)
+
+
+def test_a_pair_is_asked_again_here(page, store, runs):
+    page.goto(f"/rerun?run={runs['real']}&pair=1&component=mlp&layers=0-2")
+    page.get_by_role("button", name="Run it").click()
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(page.get_by_role("heading", name="The new map, and the logged one")).to_be_visible(timeout=120_000)
+    expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("first less second")
+    page.wait_for_url("**new=*")
+    again = store.load_run(page.url.rpartition("new=")[2][:32])
+    assert (again.tags["debug.rerun_of"], again.status) == (runs["real"], "FINISHED")
+    assert again.pairs == store.load_run(runs["real"]).pairs[1:]
+
+
+def test_a_rerun_can_be_stopped(page, runs):
+    page.goto(f"/rerun?run={runs['real']}&pair=0")
+    page.get_by_role("button", name="Run it").click()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.get_by_text("Stopped. What was done is in the store")).to_be_visible()
+    expect(page.get_by_role("button", name="Run it")).to_be_enabled()
+
+
+def test_the_dark_theme_follows_the_reader(browser, address, runs):
+    with window(browser, address, color_scheme="dark") as page:
+        page.goto(f"/causal_map?run={runs['causal']}&pair=0")
+        expect(heatmap(page, "residual_stream · pair 0")).to_be_visible()
+        background = page.locator(".stApp").evaluate("element => getComputedStyle(element).backgroundColor")
+        assert max(map(int, re.findall(r"\d+", background)[:3])) < 60
+        title = heatmap(page, "residual_stream · pair 0").locator(".role-title-text text").first
+        colour = title.evaluate("element => getComputedStyle(element).fill")
+        assert min(map(int, re.findall(r"\d+", colour)[:3])) > 180
 
 
 @pytest.mark.parametrize("width", [1280, 800])
 def test_nothing_is_wider_than_the_page(page, runs, width):
     page.set_viewport_size({"width": width, "height": 1200})
-    page.goto(f"/?run={runs['causal']}&pair=0")
-    expect(heatmap(page, "pair 0")).to_be_visible()
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("element => element.scrollWidth <= element.clientWidth")
+    for path in (
+        f"/?runs={runs['causal']}",
+        f"/compare?runs={runs['accuracy']}",
+        f"/causal_map?run={runs['causal']}&pair=0",
+    ):
+        page.goto(path)
+        expect(page.get_by_test_id("stDataFrame").or_(page.get_by_test_id("stVegaLiteChart")).first).to_be_visible()
+        main = page.get_by_test_id("stMain")
+        assert main.evaluate("element => element.scrollWidth <= element.clientWidth")

