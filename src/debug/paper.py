@@ -223,9 +223,8 @@ def _head(page: Page, model: LoadedModel) -> None:
         "no a program or pair have 95% Wilson intervals, means 95% bootstrap intervals over pairs.",
         f"**This model.** {plain(config.model_type)}: {model.n_layers} layers, {model.n_heads} heads a layer, width "
         f"{config.hidden_size}, {parameters:,} parameters, {config.vocab_size:,} words, {positions}, "
-        f"{model.dtype}. The paper trained a GPT-2-style decoder of 12 layers with 8 heads, 512 wide, with rotary "
-        "positions, on the published distribution alone. Numbers of layers and heads below are this model's and cannot "
-        f"be compared with the paper's one by one. Programs: {what.seq_len} lines, the published generator and format, "
+        f"{model.dtype}. Numbers of layers and heads below are this model's and cannot be compared with the paper's one "
+        f"by one. Programs: {what.seq_len} lines, the published generator and format, "
         f"prompt {plain(get_prompt(what.prompt_template)[0])}, seeds from {what.seed} on.",
     )
     if model.id == "tiny":
