@@ -169,9 +169,14 @@ def early_pairs(lines: int) -> Iterator[ProgramPair]:
     return (pair for pair in pairs if pair.variable_chain.root.line == 0)
 
 
+def heading(model: LoadedModel) -> str:
+    """Makes F 85 tokens long, the first difference token 66; the bundled model has no such words."""
+    return "" if model.id == "tiny" else "Examples:\n"
+
+
 WORKLOADS: dict[str, Callable[[LoadedModel], Workload]] = {
     "F": lambda model: Workload(
-        "F", model, binding_pair(4, 0), "Examples:\n" + prompts.few_shot("variable_binding", 3, 3, 900_000)
+        "F", model, binding_pair(4, 0), heading(model) + prompts.few_shot("variable_binding", 3, 3, 900_000)
     ),
     "P": lambda model: Workload("P", model, binding_pair(17, 12), prompts.VARIABLE_BINDING),
 }

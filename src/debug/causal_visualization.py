@@ -462,7 +462,9 @@ def trajectory_chart(frame: pl.DataFrame, title: str) -> Picture:
     names = frame["explanation"].unique(maintain_order=True).to_list()
     base = alt.Chart(frame).encode(
         x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")).title("training step"),
-        color=alt.Color("explanation:N", scale=alt.Scale(domain=names, range=_CATEGORIES)).title("explained by"),
+        color=alt.Color(
+            "explanation:N", scale=alt.Scale(domain=names, range=_CATEGORIES), legend=alt.Legend(symbolOpacity=1)
+        ).title("explained by"),
         tooltip=["step:O", "explanation:N", alt.Tooltip("share:Q", format=".1%")],
     )
     share = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))

@@ -502,7 +502,9 @@ def _residual_stream(page: Page) -> None:
         )
         lines = [1, *(_line(after, hops) for _, after, _ in handed)]
         climbs[hops] = sorted(lines) == lines and set(lines) == set(range(1, hops + 2))
-        moves.append(f"{_hops(hops)}: " + (", ".join(f"{after} at {layer}" for _, after, layer in handed) or "none"))
+        path = ", ".join(f"{after} at {layer}" for _, after, layer in handed) or "none"
+        passed_over = [f"line {line} passed over" for line in range(1, hops + 1) if line not in lines]
+        moves.append(f"{_hops(hops)}: {', '.join([path, *passed_over])}")
         if handed and handed[-1][1] == "final":
             arrivals[hops] = handed[-1][2]
     runs = [cell.run_id for cell in cells.values()]

@@ -131,6 +131,7 @@ def test_a_chosen_run_goes_along_through_every_page(page, runs):
         expect(page.get_by_test_id("stException")).to_have_count(0)
         if name in ("Causal map", "Samples", "Re-run"):
             page.wait_for_url(f"**run={runs['causal']}*")
+    page.wait_for_url("**/training?*runs=*")  # what goes along is written after the heading; then one may go back
     page.go_back()
     expect(page.get_by_role("heading", name="Re-run", exact=True)).to_be_visible()
 
