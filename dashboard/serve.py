@@ -1,12 +1,19 @@
-"""What `make dashboard` serves: dashboard/app.py, with its libraries imported before the first reader comes.
+"""What `make dashboard` serves: dashboard/app.py, with its libraries imported and the store read before a reader comes.
 
     streamlit run dashboard/serve.py -- --tracking-uri sqlite:///some/mlflow.db
 
 MLflow, SciPy and Altair take seconds to import; started from app.py, the first page would wait for them.
 """
 
-import streamlit as st
+from contextlib import suppress
 
-from debug import causal_visualization, dashboard_charts, tracking  # noqa: F401
+import streamlit as st
+from store import table
+
+from debug import causal_visualization, dashboard_charts  # noqa: F401
+from debug.tracking import TrackingError
+
+with suppress(TrackingError):  # the pages will say it
+    table().refresh()
 
 app = st.App("app.py")

@@ -364,12 +364,12 @@ def load_maps(path: Path) -> list[CausalMap]:
             headers = json.loads(text)
             if not isinstance(headers, list) or not all(isinstance(header, dict) for header in headers):
                 raise CausalMapError("the header 'causal_maps' is no list of records")
-            maps = []
+            maps, there = [], set(file.keys())
             for index, header in enumerate(headers):
                 arrays = {
                     name: file.get_tensor(f"{index}/{name}")
                     for name in _ARRAYS
-                    if name not in _OPTIONAL or f"{index}/{name}" in file.keys()  # noqa: SIM118 (not iterable)
+                    if name not in _OPTIONAL or f"{index}/{name}" in there
                 }
                 for name, array in arrays.items():
                     if array.dtype != _ARRAYS[name]:

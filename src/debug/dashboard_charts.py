@@ -90,7 +90,7 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
         color=alt.Color(
             "series:N",
             scale=alt.Scale(domain=series, range=_CATEGORIES),
-            legend=alt.Legend(orient="top", labelLimit=260, columns=4, symbolLimit=0, title=None),
+            legend=alt.Legend(orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, title=None),
         ),
         tooltip=[
             alt.Tooltip("series:N"),
