@@ -223,8 +223,8 @@ def _head(page: Page, model: LoadedModel) -> None:
         "no a program or pair have 95% Wilson intervals, means 95% bootstrap intervals over pairs.",
         f"**This model.** {plain(config.model_type)}: {model.n_layers} layers, {model.n_heads} heads a layer, width "
         f"{config.hidden_size}, {parameters:,} parameters, {config.vocab_size:,} words, {positions}, "
-        f"{model.dtype}. Numbers of layers and heads below are this model's and cannot be compared with the paper's one "
-        f"by one. Programs: {what.seq_len} lines, the published generator and format, "
+        f"{model.dtype}. Numbers of layers and heads below are this model's; they cannot be compared with the paper's "
+        f"one by one. Programs: {what.seq_len} lines, the published generator and format, "
         f"prompt {plain(get_prompt(what.prompt_template)[0])}, seeds from {what.seed} on.",
     )
     if model.id == "tiny":
