@@ -7,6 +7,7 @@ is composed of that. What makes it fast:
 - **Restart.** A cell whose first site is in layer l starts there, from the run's own hidden states; nnsight skips the
   layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l itself runs at the patched
   positions alone, without its attention: nothing else of it changes. From layer l + 1 on it is as with any other cell.
+- **Few cells.** Where few enter at a layer, those of the next layers enter there too, and run it as the run itself does.
 - **Clean prefix.** Positions before a cell's first position are the run's own, so its tokens are those from there on;
   they read the prefix from the run's key-value cache.
 - **Packing.** The token sequences of many cells lie behind one another in one row of the batch, each with its own
@@ -606,7 +607,7 @@ class SelfChecks:
     """What the engine measured of itself, as largest differences of a logit, through the code path of the component."""
 
     identity_max_abs: float
-    """A run patched with its own activations, at every layer, against the same run unpatched."""
+    """A run patched with its own activations, layer by layer, against the same run unpatched."""
     full_patch_max_abs: float
     """A run patched with so much that nothing of its own is left, against the counterfactual's."""
     full_patch_without: float
@@ -655,13 +656,13 @@ class Check:
 def checks_of(
     model: LoadedModel, runs: Runs, component: str, pairs: Sequence[tuple[int, int]], changed: Sequence[tuple[int, ...]]
 ) -> list[Check]:
-    """The cells that check the engine on these runs: some (layers + 2) a pair, for the first twice that.
+    """The cells that check the engine on these runs: at every CHECK_STRIDE-th layer, the first and the last.
 
     A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
     at one layer. One of the other components is, at the last token, whatever layers l and up add to the residual stream
     there: from layer 0 on that gives the counterfactual's logits, from a later one those of the run's own stream going
-    into l plus what the counterfactual's gains from there on. The first pair is patched at every layer, the others at
-    one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut in all
+    into l plus what the counterfactual's gains from there on. The first pair is patched fully at all these layers, the
+    others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut in all
     layers the two programs must give the same logits.
 
     Args:
