@@ -7,7 +7,7 @@ is composed of that. What makes it fast:
 - **Restart.** A cell whose first site is in layer l starts there, from the run's own hidden states; nnsight skips the
   layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l itself runs at the patched
   positions alone, without its attention: nothing else of it changes. From layer l + 1 on it is as with any other cell.
-- **Few cells.** Where few enter at a layer, those of the next layers enter there too, and run it as the run itself does.
+- **Few cells.** Where few enter at a layer, those of the next layers enter there too, and run it as their run does.
 - **Clean prefix.** Positions before a cell's first position are the run's own, so its tokens are those from there on;
   they read the prefix from the run's key-value cache.
 - **Packing.** The token sequences of many cells lie behind one another in one row of the batch, each with its own
@@ -662,8 +662,8 @@ def checks_of(
     at one layer. One of the other components is, at the last token, whatever layers l and up add to the residual stream
     there: from layer 0 on that gives the counterfactual's logits, from a later one those of the run's own stream going
     into l plus what the counterfactual's gains from there on. The first pair is patched fully at all these layers, the
-    others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut in all
-    layers the two programs must give the same logits.
+    others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut
+    in all layers the two programs must give the same logits.
 
     Args:
         pairs: rows of a program's run and of its counterfactual's.
