@@ -37,7 +37,8 @@ class _Rows(DynamicLayer):
             self.lazy_initialization(key_states, value_states)
             self.keys = key_states.new_empty((*key_states.shape[:2], self.room, key_states.shape[-1]))
             self.values = value_states.new_empty((*value_states.shape[:2], self.room, value_states.shape[-1]))
-        assert self.keys is not None and self.values is not None
+        assert self.keys is not None
+        assert self.values is not None
         self.keys[:, :, before : self.used] = key_states
         self.values[:, :, before : self.used] = value_states
         keys, values = self.keys[:, :, : self.used], self.values[:, :, : self.used]
