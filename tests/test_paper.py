@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from debug import models, training
+from debug.attention_patterns import attention_pattern, attention_shares
 from debug.counterfactual import make_pair
-from debug.paper import Reproduction, attention_pattern, attention_shares, plain, reproduce
+from debug.paper import Reproduction, plain, reproduce
 from debug.statistics import Interval
 from debug.strategies import explanations, wrong_answers
 from debug.token_analyzer import analyze

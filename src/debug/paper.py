@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import islice, pairwise
@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
+from debug.attention_patterns import attention_pattern, attention_shares
 from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
 from debug.causal_map import METRICS, RANDOM, MeanCausalMap
 from debug.causal_tracing import Plan
@@ -40,7 +40,7 @@ from debug.prompts import get_prompt
 from debug.runner import ExperimentResult, ExperimentRunner
 from debug.statistics import Interval, bootstrap_mean, wilson
 from debug.strategies import SHALLOW, drawn, explained, explanations, misleads, wrong_answers
-from debug.token_analyzer import TokenizedProgram, analyze
+from debug.token_analyzer import analyze
 from debug.tracking import LoggedRun, RunWriter, Store
 
 EXPERIMENT = "reproduce_paper"
@@ -110,6 +110,10 @@ class Page:
         """Log an estimate and its ends."""
         if value is not None:
             self.run.log_metrics(value.metrics(re.sub("[ ,:]+", "_", name)), step)
+
+    def keep_all(self, prefix: str, shares: Mapping[str, Interval], step: int | None = None) -> None:
+        for name, value in shares.items():
+            self.keep(f"{prefix}/{name}", value, step)
 
     def claim(self, name: str, text: str, criterion: str, holds: bool | None, number: str, *runs: str) -> None:
         self.claims.append(Claim(name, text, criterion, holds, number, runs))
@@ -324,8 +328,7 @@ def _wrong_table(page: Page, row: str, wrong: dict[int, dict[str, Interval]]) ->
     """Of each step, or number of hops, :func:`wrong_answers`; logged too."""
     rows = []
     for value, by in wrong.items():
-        for name, share in by.items():
-            page.keep(f"wrong_answers_by_{row}/{name}", share, value)
+        page.keep_all(f"wrong_answers_by_{row}", by, value)
         rows += [[value, *(share if name in SHALLOW else _short(share) for name, share in by.items())]] if by else []
     page.table([row, *next(filter(None, wrong.values()), {"no wrong answer": None})], rows)
 
@@ -402,33 +405,11 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
         f"{', '.join(f'{n} of {_hops(depth)}' for depth, n in sorted(hops.items())) or 'none'}. The last rows are "
         "answers drawn at random: any digit, or one of the program's numbers.",
     )
-    tables = {"all": ("all programs", answers), "telling": ("where the heuristics are wrong", misled)}
-    explain: dict[str, dict[int, dict[str, Interval]]] = {}
-    draws: dict[str, dict[str, dict[str, Interval]]] = {}
-    for of, (caption, asked_here) in tables.items():
-        if not asked_here[last]:
-            continue
-        explain[of] = {step: explained(found) for step, found in asked_here.items()}
-        programs = [program for _, program in asked_here[last]]
-        draws[of] = {pool: drawn(programs, pool) for pool in ("a digit", "any number")}
-        points = [
-            {"step": step, "explanation": name, "share": share.estimate, "ci_low": share.low, "ci_high": share.high}
-            for step, shares in explain[of].items()
-            for name, share in shares.items()
-        ]
-        for step, shares in explain[of].items():
-            for name, share in shares.items():
-                page.keep(f"explained/{of}/{name}", share, step)
-        for pool, shares in draws[of].items():
-            for name, share in shares.items():
-                page.keep(f"drawn/{of}/{pool}/{name}", share)
-        page.picture(f"trajectory_{of}", charts.trajectory_chart(pl.DataFrame(points), caption), caption)
-        rows = [[step, *map(_short, shares.values())] for step, shares in explain[of].items()]
-        rows += [[f"{pool} drawn", *map(_short, shares.values())] for pool, shares in draws[of].items()]
-        page.table([f"step, {caption} (n={len(programs)})", *explain[of][last]], rows)
+    seen, draws = _explained_table(page, "all", "all programs", answers)
     if not misled[last]:
         page.claim(*claim, None, "the heuristics are right on every program")
         return
+    where_wrong, _ = _explained_table(page, "telling", "where the heuristics are wrong", misled)
     page.write(
         "Of the wrong answers among the latter that are numbers of their program: the share that each heuristic could "
         "have given, and what chance gives, by a number drawn (each alike) and by the value of a line drawn (oftener "
@@ -436,7 +417,7 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
     )
     wrong = {step: by for step, found in misled.items() if (by := wrong_answers(found))}
     _wrong_table(page, "step", wrong)
-    seen, chance = explain["all"], draws["all"]["any number"]["dereferencing"]
+    chance = draws["any number"]["dereferencing"]
     random = [
         step
         for step, by in seen.items()
@@ -444,8 +425,8 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
     ]
     shallow = [step for step, by in wrong.items() if _early(by)]
     begins = next((step for step, by in seen.items() if by["a digit"].estimate > 0.5), last)
-    before = max((step for step in folders if step < begins), default=begins)
-    right = explain["telling"][last]["dereferencing"]
+    before = max((step for step in seen if step < begins), default=begins)
+    right = where_wrong[last]["dereferencing"]
     page.claim(
         *claim,
         (bool(random and shallow) and random[0] < shallow[-1]) or None if right.estimate >= SOLVED else False,
@@ -455,6 +436,27 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
         page.run.run_id,
         result.run_id,
     )
+
+
+def _explained_table(
+    page: Page, of: str, caption: str, answers: dict[int, list[tuple[int | None, str]]]
+) -> tuple[dict[int, dict[str, Interval]], dict[str, dict[str, Interval]]]:
+    """Step -> the share of answers that each strategy explains; the same of answers drawn from a pool; both logged."""
+    shares = {step: explained(found) for step, found in answers.items() if found}
+    programs = [program for _, program in answers[max(answers)]]
+    draws = {pool: drawn(programs, pool) for pool in ("a digit", "any number")}
+    points = []
+    for step, by in shares.items():
+        page.keep_all(f"explained/{of}", by, step)
+        points += [{"step": step, "explanation": name, **v.metrics("share")} for name, v in by.items()]
+    for pool, by in draws.items():
+        page.keep_all(f"drawn/{of}/{pool}", by)
+    frame = pl.DataFrame(points).rename({"share_ci_low": "ci_low", "share_ci_high": "ci_high"})
+    page.picture(f"trajectory_{of}", charts.trajectory_chart(frame, caption), caption)
+    named = {**shares, **{f"{pool} drawn": by for pool, by in draws.items()}}
+    rows = [[row, by["a digit"].n, *map(_short, by.values())] for row, by in named.items()]
+    page.table([f"step, {caption}", "n", *draws["a digit"]], rows)
+    return shares, draws
 
 
 def _early(wrong: dict[str, Interval]) -> bool:
@@ -545,33 +547,6 @@ def _reads(target: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- attention heads
 
 
-@torch.inference_mode()
-def attention_pattern(
-    model: LoadedModel, token_ids: Int[Tensor, " token"]
-) -> Float[np.ndarray, "layer head query key"]:
-    """What every head attends to in one prompt. The model computes its attention eagerly for this one pass."""
-    before = model.config._attn_implementation
-    model.hf.set_attn_implementation("eager")
-    try:
-        output = model.hf(input_ids=token_ids[None].to(model.device), output_attentions=True, use_cache=False)
-    finally:
-        model.hf.set_attn_implementation(before)
-    return torch.cat(output.attentions).float().cpu().numpy()
-
-
-def attention_shares(
-    pattern: Float[np.ndarray, "layer head query key"], program: TokenizedProgram, target: str
-) -> dict[str, Float[np.ndarray, "layer head"]]:
-    """The share of its attention that a target's tokens, on the mean, give to each role, and to ``other lines``."""
-    of = pattern[:, :, program.positions(target)].mean(2)
-    role_at = {position: role for role, at in program.roles.items() for position in at}
-    shares: dict[str, Float[np.ndarray, "layer head"]] = {}
-    for position in range(of.shape[-1]):
-        role = role_at.get(position, "other lines")
-        shares[role] = shares.get(role, 0) + of[..., position]
-    return shares
-
-
 def _attention_heads(page: Page, model: LoadedModel) -> None:
     what = page.what
     page.write(
@@ -595,8 +570,7 @@ def _attention_heads(page: Page, model: LoadedModel) -> None:
             page.keep(f"head_normalized_logit_diff/{place}", value)
             own = {role: by[:, layer, number] for role, by in shares[target].items()}
             attended = {role: bootstrap_mean(share, is_rate=True) for role, share in own.items()}
-            for role, share in attended.items():
-                page.keep(f"attention_share/{place}/{role}", share)
+            page.keep_all(f"attention_share/{place}", attended)
             top = sorted(attended, key=lambda role: -attended[role].estimate)[:3]
             at = ", ".join(f"{role} {_short(attended[role])}" for role in top)
             rows.append([target, layer, number, _short(success), value, at])
@@ -724,7 +698,7 @@ def _knockout(page: Page) -> None:
     told = [by for by in wrong.values() if by]
     page.claim(
         "heuristic_kept",
-        "The early-line heuristic stays beneath the final mechanism.",
+        "The early-line heuristic stays beneath the final mechanism, as what it falls back on.",
         "with the chain-following edges cut, wrong answers at each number of hops are surely oftener of line 1 or 2 "
         "than the value of a line drawn: what the model falls back on, not what it does when nothing is cut",
         (all(map(_early, told)) or None) if told else None,
