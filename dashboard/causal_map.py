@@ -42,7 +42,7 @@ from debug.dashboard_charts import clickable, outlined, quick, side_by_side, top
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
-MOST_BESIDE = 25  # tokens of a map that leaves room beside it
+MOST_BESIDE = 24  # tokens of a map that leaves room beside it
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
 COMPONENTS = {
     "residual_stream": "residual stream",
@@ -205,9 +205,10 @@ def pairs_behind(
     table = pl.DataFrame(
         {
             "pair": numbers,
-            **{name: values[name] for name in mean.metrics},
+            metric: values[metric],
             "program": texts,
             "counterfactual answer": counterfactual,
+            **{name: values[name] for name in mean.metrics if name != metric},
         }
     ).fill_nan(None)
     lowest_first = table.sort(metric, "pair", nulls_last=True)
@@ -269,7 +270,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     where = None if row is None or column is None else (row, *column)
     with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
-        with st.container(width="stretch" if width > MOST_BESIDE else 560):  # beside the map where there is room
+        with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
             behind_cell(run, causal_map, where)
     if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
         draw(quick(lens_heatmap(causal_map), causal_map.lens_ranks.size // 2), "lens")
@@ -286,7 +287,8 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
         measured(causal_map, where)
     left, right = st.columns(2)
     with left:
-        st.caption("Original program, as the model reads it" + ("; patched tokens in ⟦ ⟧" if marked else ""))
+        what = "ends of cut edges" if causal_map.source == "knockout" else "patched"
+        st.caption("As the model reads it" + (f"; {what}: ⟦ ⟧" if marked else ""))
         literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
     if causal_map.pair < 0:
         st.info("The programs of this map were not recorded.")
@@ -296,7 +298,7 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
         return
     pair = run.pairs[causal_map.pair]
     with right:
-        st.caption("Original and counterfactual, with their answers")
+        st.caption("Original, counterfactual, answers")
         side, other = st.columns(2)
         side.code(f"{pair.original.text}{pair.original.answer}", language=None)
         other.code(f"{pair.counterfactual.text}{pair.counterfactual.answer}", language=None)

@@ -36,6 +36,8 @@ NAMES = {
     **{f"metrics.{rate}_ci_low": "95% from" for rate in ("accuracy", "peak_patch_success_rate")},
     **{f"metrics.{rate}_ci_high": "to" for rate in ("accuracy", "peak_patch_success_rate")},
 }
+# By which column of studies, and of cells, and whether the largest come first: what a click on a column's head sorts
+# stays in the browser. (No docstring: Streamlit would print it on the page.)
 SORTS = {
     "": ("start_time", "start_time", True),
     "oldest first": ("start_time", "start_time", False),
@@ -44,8 +46,6 @@ SORTS = {
     "lowest accuracy": ("lowest", "metrics.accuracy", False),
     "highest patch success": ("patched", "metrics.peak_patch_success_rate", True),
 }
-"""By which column of studies, and of cells, and whether the largest come first. A click on a column's head sorts, too,
-but stays in the browser."""
 
 
 def page() -> None:

@@ -619,7 +619,7 @@ def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.C
         loses = metric == "answer_logit_drop"
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
     title = _LENS.get(metric) or METRICS[metric]
-    return alt.Color(f"{field or metric}:Q", scale=scale, legend=legend).title(title)
+    return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:

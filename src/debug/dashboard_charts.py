@@ -263,14 +263,17 @@ def side_by_side(
     columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
     if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
         columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
-    layers = sorted({*one["layer"], *other["layer"]}, reverse=True)  # the same row at the same height
-    top = first.n_layers if first.n_layers == second.n_layers else -1  # else one number is a layer here, the norm there
+    depths = (first.n_layers, second.n_layers, min(first.n_layers, second.n_layers))
+    rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, difference)]
+    if first.n_layers == second.n_layers:  # the same row at the same height, also where one of them lacks some
+        rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
+    shared, signed = METRICS[metric], metric not in RATES
+    titles = (shared, shared, f"difference of {shared}")
+    scales = (_scale(signed, end), _scale(signed, end), _scale(True, spread or 1))
     panels = [
-        _panel(frame, columns, layers, top, name, title, scale)
-        for frame, name, title, scale in (
-            (one, names[0], METRICS[metric], _scale(metric not in RATES, end)),
-            (other, names[1], METRICS[metric], _scale(metric not in RATES, end)),
-            (difference, "first less second", f"difference of {METRICS[metric]}", _scale(True, spread or 1)),
+        _panel(frame, columns, layers, depth, name, title, scale)
+        for frame, layers, depth, name, title, scale in zip(
+            (one, other, difference), rows, depths, (*names, "first less second"), titles, scales, strict=True
         )
     ]
     if place is not None:
@@ -319,8 +322,8 @@ def _panel(
     frame: pl.DataFrame, columns: list[str], layers: list[int], top: int, name: str, title: str, scale: alt.Scale
 ) -> Any:
     abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
-    width = min(36, 330 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
-    height = min(18, max(8, 420 // len(layers)))
+    width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
+    height = min(18, max(8, 420 // max(1, len(layers))))
     label = f"datum.value == {top} ? 'final norm' : datum.value"
     x = alt.X(
         "column:N",
