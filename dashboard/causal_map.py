@@ -157,7 +157,8 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     if layer is None or target is None:
         st.caption("A click on a cell lists the pairs that make it up.")
         return
-    part(pairs_behind, run, mean, behind, target, layer, metric)
+    with st.container():
+        part(pairs_behind, run, mean, behind, target, layer, metric)
 
 
 def place_of(target: str) -> tuple[str, str | None]:
@@ -268,7 +269,9 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         put(layer=cell.get("layer"), token=cell.get("position"), head=cell.get("head"), **target)
 
     where = None if row is None or column is None else (row, *column)
-    with st.container(horizontal=True, vertical_alignment="top", gap="medium"):
+    beside = st.container(horizontal=True, vertical_alignment="top", gap="medium")
+    st.empty()  # takes the place of a mean's list of pairs at once, not when the page is done
+    with beside:
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
         with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
             behind_cell(run, causal_map, where)
