@@ -1,8 +1,9 @@
 """Samples per second of the accuracy backends beside the text-generation pipeline of transformers, called in a loop.
 
-python benchmarks/accuracy.py                                   # SmolLM2, 17 lines, zero-shot and three solved examples
+python benchmarks/accuracy.py                                   # SmolLM2, 17 lines, 0, 3 and 16 solved examples
 python benchmarks/accuracy.py --num-seqs 64 --backends pipeline transformers vllm
 python benchmarks/accuracy.py --model tiny --seq-len 5 --few-shot 0
+python benchmarks/accuracy.py --few-shot 0 --max-new-tokens 64
 python benchmarks/accuracy.py --backends transformers vllm --few-shot 0 --seq-len 9 --num-seqs 500 --rounds 1
 
 The same prompts, greedy, the same number of new tokens, the same dtype, in one process. The pipeline gets one prompt
@@ -30,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seq-len", type=int, default=17)
-    parser.add_argument("--few-shot", type=int, nargs="+", default=[0, 3], help="solved examples (default: 0 and 3)")
+    parser.add_argument("--few-shot", type=int, nargs="+", default=[0, 3, 16], help="solved examples (default: 0 3 16)")
     parser.add_argument("--num-seqs", type=int, default=32, help="programs in each round (default 32)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=8)

@@ -36,8 +36,16 @@ def page() -> None:
     if run_id is None:
         return
     part(ask, load(run_id))
-    follow()
+    progress = st.container()
+    job = jobs().last
+    ended = job is not None and not job.running and st.session_state.get("following") is job
+    if job is not None and ended and job.process.returncode == 0 and (new := new_run(job)) is not None:
+        put(new=new["run_id"])
     part(result, runs, run_id)
+    if ended:  # and all is drawn: where a run of this page is cut short before, the next tick asks for another
+        st.session_state.pop("following", None)
+    with progress:
+        follow()
 
 
 def ask(run: LoggedRun) -> None:
@@ -135,14 +143,12 @@ def follow() -> None:
     job = jobs().last
     if job is None:
         return
-    new = new_run(job)
     if not job.running:
-        if st.session_state.get("followed") is not job:
-            st.session_state["followed"] = job
-            if new is not None and job.process.returncode == 0:
-                put(new=new["run_id"])
+        if st.session_state.get("following") is job:
             st.rerun()
         return
+    st.session_state["following"] = job
+    new = new_run(job)
     seconds = time.time() - job.started
     done = 0
     if new is not None:

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from debug import models, training
+from debug.attention_patterns import attention_pattern, attention_shares
 from debug.counterfactual import make_pair
-from debug.paper import Reproduction, attention_pattern, attention_shares, explanations, plain, reproduce
+from debug.paper import Reproduction, plain, reproduce
 from debug.statistics import Interval
+from debug.strategies import explanations, wrong_answers
 from debug.token_analyzer import analyze
 from debug.tracking import LoggedRun, Store
 from test_training import SMALL
@@ -23,11 +25,22 @@ SHORT = re.compile(r"(?<![\d.-])(-?\d+\.\d+%? (?:\[-?\d+\.\d+, -?\d+\.\d+\]|no i
 
 def test_what_each_strategy_could_answer() -> None:
     assert explanations(PROGRAM) == {
+        "a digit": set(range(10)),
         "any number": {1, 5, 6, 8, 9},
         "line 1 or 2": {1},
         "largest chain": {1},
         "dereferencing": {1},
     }
+
+
+def test_a_heuristic_is_seen_in_the_wrong_answers_when_most_are_right_already() -> None:
+    program = "l = 1\nc = l\ny = 5\np = 6\na = c\nj = 9\n#p: "  # right is 6; lines lead to 1 (three of them), 5, 9
+    found = wrong_answers([(6, program)] * 97 + [(1, program)] * 3 + [(7, program), (None, program)])
+    assert found["line 1 or 2"].n == 3
+    assert found["line 1 or 2"].estimate == 1
+    assert found["line 1 or 2, number drawn"].estimate == pytest.approx(1 / 3)
+    assert found["line 1 or 2, line drawn"].estimate == pytest.approx(3 / 5)
+    assert wrong_answers([(6, program), (7, program)]) == {}
 
 
 def test_attention_is_read_without_changing_the_model() -> None:
@@ -114,6 +127,7 @@ def test_the_page_has_its_pictures_claims_and_trajectory(report: LoggedRun) -> N
     steps = report.curves("explained/all/a_digit").filter(metric="explained/all/a_digit")["step"].to_list()
     assert steps == [0, 6]
     assert "trajectory_all.png" in pictures
+    assert "not, byte for byte, the model that the other sections measure" in page
 
 
 def test_without_a_training_run_the_report_says_so(tmp_path: Path, uri: str) -> None:
@@ -121,4 +135,4 @@ def test_without_a_training_run_the_report_says_so(tmp_path: Path, uri: str) -> 
     run = reproduce(what, uri)
     page = run.artifact("report.md").read_text("utf-8")
     assert "no training run with checkpoints" in page
-    assert {claim["name"]: claim["verdict"] for claim in run.summary["claims"]}["three_phases"] == "not tested"
+    assert {claim["name"]: claim["verdict"] for claim in run.summary["claims"]}["three_phases"] == "not decided"

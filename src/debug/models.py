@@ -22,6 +22,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +37,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
+from debug import batch_attention
 from debug.provenance import files_digest, text_digest
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -448,10 +450,10 @@ class LoadedModel(AnswersPrompts):
         prompts = sorted(prompts, key=lambda prompt: -len(prompt[1]))
         shared = self._shared_prefix([ids for _, ids in prompts])
         prefix = torch.tensor([shared], dtype=torch.long, device=self.device)
-        cache = None
+        prefixed = None
         if shared:
-            cache = DynamicCache(config=self.config)
-            self.hf(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            prefixed = DynamicCache(config=self.config)
+            self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             width = max(len(ids) for _, ids in batch) - len(shared)
@@ -462,17 +464,27 @@ class LoadedModel(AnswersPrompts):
             ids = torch.cat(
                 [prefix.expand(len(batch), -1), torch.tensor(rows, dtype=torch.long, device=self.device)], 1
             )
-            started = {}
-            if cache is not None:
-                started["past_key_values"] = copy.deepcopy(cache)
-                started["past_key_values"].batch_repeat_interleave(len(batch))
-            output = self.hf.generate(
-                input_ids=ids,
-                attention_mask=torch.tensor(mask, device=self.device),
-                generation_config=greedy,
-                **started,
-            )
+            with self._cache(prefixed, len(batch), width + max_new_tokens) as cache:
+                output = self.hf.generate(
+                    input_ids=ids,
+                    attention_mask=torch.tensor(mask, device=self.device),
+                    generation_config=greedy,
+                    past_key_values=cache,
+                )
             yield [index for index, _ in batch], ids, output
+
+    @contextmanager
+    def _cache(self, prefix: DynamicCache | None, rows: int, room: int) -> Iterator[DynamicCache | None]:
+        """A cache for so many rows that begin with the tokens in ``prefix``; None where transformers makes its own."""
+        if batch_attention.suits(self.hf):
+            with batch_attention.batch_cache(self.hf, prefix, room) as cache:
+                yield cache
+        elif prefix is None:
+            yield None
+        else:
+            cache = copy.deepcopy(prefix)
+            cache.batch_repeat_interleave(rows)
+            yield cache
 
     def _shared_prefix(self, prompts: list[list[int]]) -> list[int]:
         """The tokens that all prompts begin with, and a token at least follows; none where that would save little, or

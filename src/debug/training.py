@@ -461,8 +461,9 @@ def draw_batch(settings: Settings, state: State, reserved: set[bytes]) -> tuple[
 
 
 def keep_checkpoint(step: int) -> bool:
-    """Whether the weights at this step are kept: densely early on, where the trajectory turns, then every 1,000."""
-    return step in (0, 50, 100, 200, 300, 400, 600, 800, 1200, 1600) or (step > 0 and step % 1000 == 0)
+    """Whether the weights at this step are kept: densely where the trajectory turns (the first numbers come at steps
+    100 to 140, the heuristics go by 400), then every 1,000."""
+    return step in (0, 50, 100, 110, 120, 130, 140, 160, 200, 300, 400, 600) or (step > 0 and step % 1000 == 0)
 
 
 def checkpoint_folder(folder: Path, step: int) -> Path:

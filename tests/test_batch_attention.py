@@ -1,0 +1,62 @@
+"""Attention of batches on the CPU, against that of transformers."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+import families
+from debug import batch_attention, models, prompts
+
+TAKEN = {"qwen2", "qwen3", "llama", "gpt2", "gpt_neox", "opt", "phi3"}  # no sliding windows, no soft caps
+DIGITS = [str(digit) for digit in range(10)]
+EXAMPLES = prompts.few_shot("variable_binding", 5, 2)
+
+
+def asked(template: str) -> list[str]:
+    programs = [f"a = {n}\nb = a\n#b: " for n in range(3)] + [f"c = 1\na = {n}\nd = c\nb = a\n#d: " for n in range(3)]
+    return [prompts.fill(template, program) for program in programs]
+
+
+def answers(model: models.LoadedModel, template: str) -> tuple[dict, torch.Tensor]:
+    texts = dict(model.generate(asked(template), max_new_tokens=6, batch_size=4))
+    scores = dict(model.score(asked(template), DIGITS, batch_size=4))
+    return texts, torch.tensor([scores[n].log_probabilities for n in range(len(scores))])
+
+
+@pytest.mark.parametrize("name", families.CONFIGS)
+@pytest.mark.parametrize("template", [prompts.VARIABLE_BINDING, EXAMPLES], ids=["alone", "shared"])
+def test_it_answers_as_transformers_does(name, template, monkeypatch):
+    model = families.family(name)
+    attended = 0
+    attend = batch_attention._attend
+
+    def counted(*given, **named):
+        nonlocal attended
+        attended += 1
+        return attend(*given, **named)
+
+    batch_attention.AttentionInterface.register(batch_attention.NAME, counted)
+    try:
+        texts, scores = answers(model, template)
+    finally:
+        batch_attention.AttentionInterface.register(batch_attention.NAME, attend)
+    assert bool(attended) == (name in TAKEN)
+    monkeypatch.setattr(batch_attention, "suits", lambda _: False)
+    expected_texts, expected_scores = answers(model, template)
+    assert texts == expected_texts
+    torch.testing.assert_close(scores, expected_scores, atol=2e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_padding_alone_becomes_no_nan_in_half_precision(dtype):
+    hf = AutoModelForCausalLM.from_config(families.CONFIGS["llama"]).to(dtype).eval()
+    tokenizer = AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny")
+    _, scores = answers(models.wrap(hf, tokenizer, model_id="llama"), EXAMPLES)
+    assert scores.isfinite().all()
+
+
+def test_the_models_own_attention_is_put_back():
+    model = families.family("llama")
+    with batch_attention.batch_cache(model.hf, None, 1):
+        assert model.config._attn_implementation == batch_attention.NAME
+    assert model.config._attn_implementation == "sdpa"
