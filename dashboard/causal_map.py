@@ -249,7 +249,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         chart, key, fields = head_heatmap(causal_map, at, metric), "heads", ("layer", "head")
         if head in labels:
             column = (labels.index(head), causal_map.target_columns[at])
-            chart = chart if row is None else outlined(chart, head=head, layer=layer)
+            chart = outlined(chart, head=head, layer=layer) if row is not None else chart
     elif causal_map.positions:
         picture = top_tokens(causal_map) if metric == TOP else causal_heatmap(causal_map, metric)
         chart, key, fields = quick(picture, causal_map.top.size), "map", ("position", "layer")
@@ -373,8 +373,9 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     chart = side_by_side(shown, with_it, metric, (titles[0], titles[1]), place)
 
     def open_cell(cell: dict) -> None:
-        if isinstance(shown, MeanCausalMap):
-            names = {visible(curve.target): curve.target for mean in (shown, with_it) for curve in mean.curves}
+        if isinstance(shown, MeanCausalMap) and isinstance(with_it, MeanCausalMap):
+            curves = [*shown.curves, *with_it.curves]
+            names = {visible(curve.target): curve.target for curve in curves}
             put(layer=cell.get("layer"), target=names.get(str(cell.get("target"))))
         else:
             put(layer=cell.get("layer"), token=cell.get("position"))
@@ -392,10 +393,10 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     if place is None:
         return
     both = ((run, shown, titles[0], other), (other, with_it, titles[1], run))
-    for box, (each, of, title, second) in zip(st.columns(2), both, strict=True):
+    for box, (each, of, title, against) in zip(st.columns(2), both, strict=True):
         with box:
             literally(title)
-            part(behind_one, each, of, *place, metric, second)
+            part(behind_one, each, of, *place, metric, against)
 
 
 def place_in(*maps: CausalMap | MeanCausalMap) -> tuple[str | int, int] | None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
@@ -509,3 +511,29 @@ def test_tables_and_charts_can_be_downloaded(store):
     chart = models_by_hops(frame, "accuracy")
     assert view._picture(chart, "png").startswith(b"\x89PNG")
     assert b"<svg" in view._picture(chart, "svg")
+
+
+def test_many_series_are_told_apart_by_colour_and_shape():
+    from debug.dashboard_charts import rates
+
+    def chart(n: int) -> dict:
+        rows = [{"series": f"s{i}", "model": f"s{i}", "hops": "1", "seq_len": "5"} for i in range(n)]
+        numbers = pl.DataFrame({"value": [0.5] * n, "ci_low": [0.4] * n, "ci_high": [0.6] * n, "n": [9] * n})
+        return rates(pl.concat([pl.DataFrame(rows), numbers], how="horizontal"), "hops", "accuracy").to_dict()
+
+    points = chart(56)["layer"][-1]["encoding"]
+    looks = list(zip(*(points[name]["scale"]["range"] for name in ("color", "shape")), strict=True))
+    assert len(set(looks)) == len(looks) == 56
+    with pytest.raises(ValueError, match="57 series cannot be told apart"):
+        chart(57)
+
+
+def test_a_logit_lens_of_many_cells_is_drawn_with_few_expressions():
+    from debug.causal_visualization import lens_heatmap
+
+    causal_map = make_map(n_layers=64, tokens=list("i = 8\n") * 9)
+    ranks = np.arange(causal_map.top.size * 2).reshape(*causal_map.top.shape, 2)
+    causal_map = dataclasses.replace(causal_map, lens_ranks=ranks, lens_logits=ranks.astype(np.float32))
+    rect = lens_heatmap(causal_map).to_dict()["layer"][0]
+    assert rect["encoding"]["color"]["field"] == "rank (0: the top token)"
+    assert rect["mark"]["tooltip"] == {"content": "data"}

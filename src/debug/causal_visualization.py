@@ -577,7 +577,7 @@ def _many(
 ) -> list[alt.Chart]:
     """The same of very many cells. What a tooltip shows is the row itself, made ready here: a browser would evaluate
     texts and conditions of each cell before the first is drawn. ``colour`` is of the field of a name."""
-    titles = {each["field"]: each.get("title", each["field"]) for each in map(alt.Tooltip.to_dict, _tooltip(frame))}
+    titles = {each["field"]: each.get("title", each["field"]) for each in _tooltip_dicts(frame)}
     names = titles | {"position": "position", "layer": "layer"}  # by which a click is known
     names.setdefault(metric, metric)
     shown = frame.select(*names).with_columns(pl.col(pl.Float64, pl.Float32).round(3), pl.col(pl.Utf8).fill_null(""))
@@ -624,6 +624,10 @@ def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.C
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:
     return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]
+
+
+def _tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return [dict(tooltip.to_dict()) for tooltip in _tooltip(frame)]  # type: ignore[call-overload]
 
 
 def _tooltip(frame: pl.DataFrame) -> list[alt.Tooltip]:

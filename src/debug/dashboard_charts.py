@@ -52,7 +52,7 @@ def clickable(chart: Any, *fields: str) -> Any:
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
 
 
-def outlined(chart: alt.LayerChart, **fields: Any) -> Any:
+def outlined(chart: Any, **fields: Any) -> Any:
     """A heatmap with one cell outlined, given by the fields of its two axes."""
     axes = chart.layer[0].encoding  # the very axes: others would have another order
     cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
