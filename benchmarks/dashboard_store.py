@@ -43,9 +43,10 @@ def main() -> None:
     accuracy = ExperimentConfig(
         "demo", "VARIABLE_BINDING", "variable_binding", ["tiny"], 4, seq_lens=[5, 17], hops=[1, 2, 3, 4]
     )
+    causal = CausalConfig(models=["tiny"], hops=(2, 3), num_seqs=4, name="demo")
     studies = [
         ExperimentRunner(store.uri).run(accuracy).run_id,
-        CausalExperimentRunner(store.uri).run(CausalConfig(["tiny"], hops=(2, 3), num_seqs=4, name="demo")).run_id,
+        CausalExperimentRunner(store.uri).run(causal).run_id,
     ]
     large_runs(store)
     runs = [(study, *study.children) for study in map(store.load_run, studies)]

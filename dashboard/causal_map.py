@@ -7,6 +7,7 @@ clean, counterfactual and patched predictions.
 from __future__ import annotations
 
 import altair as alt
+import numpy as np
 import polars as pl
 import streamlit as st
 from store import load, mean_of
@@ -41,6 +42,7 @@ from debug.dashboard_charts import clickable, outlined, quick, side_by_side, top
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
+MOST_BESIDE = 24  # tokens of a map that leaves room beside it
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
 COMPONENTS = {
     "residual_stream": "residual stream",
@@ -72,16 +74,17 @@ def page() -> None:
     part(show, run_id, None if second == NONE else second, row, runs)
 
 
-def component(row: dict, runs: pl.DataFrame) -> None:
-    """Another component of the same model on programs of the same shape, where a run has it: the newest."""
+def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
+    """Component -> run id, of the same model on programs of the same shape: the newest, and of its own this one."""
     same = [pl.col(f"params.{name}").eq_missing(row[f"params.{name}"]) for name in ("model", "hops", "seq_len")]
     there = runs.filter(CAUSAL, *same).unique("params.intervention_type", keep="first", maintain_order=True)
-    of = dict(there.select("params.intervention_type", "run_id").iter_rows()) | {
-        row["params.intervention_type"]: row["run_id"]
-    }
-    if len(of) < 2:
-        return
-    st.session_state["component"] = row["params.intervention_type"]
+    found = dict(there.select("params.intervention_type", "run_id").iter_rows())
+    return found | {row["params.intervention_type"]: row["run_id"]}
+
+
+def component(of: dict[str, str], shown: str) -> None:
+    """Another component, where a run has it."""
+    st.session_state["component"] = shown
     st.selectbox(
         "Component",
         list(of),
@@ -98,10 +101,12 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
     if not len(maps):
         st.info("This run has no causal maps: it ended before the first, or they were removed from the store.")
         return
-    boxes = st.columns(3)
-    with boxes[0]:
-        component(row, runs)
-    with boxes[1]:
+    of = components(row, runs)
+    boxes = st.columns(3 if len(of) > 1 else 2)
+    if len(of) > 1:
+        with boxes[0]:
+            component(of, row["params.intervention_type"])
+    with boxes[-2]:
         averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
         pair = choice(
             "pair",
@@ -110,7 +115,7 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
             lambda p: f"mean over {len(maps)}" if p == MEAN else p,
         )
     shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
-    with boxes[2]:
+    with boxes[-1]:
         metrics = ordered(shown.metrics)
         if second is None and isinstance(shown, CausalMap) and shown.positions and not shown.heads:
             metrics.append(TOP)
@@ -152,7 +157,8 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     if layer is None or target is None:
         st.caption("A click on a cell lists the pairs that make it up.")
         return
-    part(pairs_behind, run, mean, behind, target, layer, metric)
+    with st.container():
+        part(pairs_behind, run, mean, behind, target, layer, metric)
 
 
 def place_of(target: str) -> tuple[str, str | None]:
@@ -181,8 +187,15 @@ def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
 
 
 def pairs_behind(
-    run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, target: str, layer: int, metric: str
+    run: LoggedRun,
+    mean: MeanCausalMap,
+    behind: MeanOverPairs,
+    target: str,
+    layer: int,
+    metric: str,
+    beside: str | None = None,
 ) -> None:
+    """A row a pair; a click opens it, beside the same one of the run ``beside`` where that is given."""
     numbers, values = behind.behind(target, layer)
     curve = mean[target]
     st.subheader("Pairs behind this cell")
@@ -193,9 +206,10 @@ def pairs_behind(
     table = pl.DataFrame(
         {
             "pair": numbers,
-            **{name: values[name] for name in mean.metrics},
+            metric: values[metric],
             "program": texts,
             "counterfactual answer": counterfactual,
+            **{name: values[name] for name in mean.metrics if name != metric},
         }
     ).fill_nan(None)
     lowest_first = table.sort(metric, "pair", nulls_last=True)
@@ -213,7 +227,7 @@ def pairs_behind(
         causal_map = run.maps[pair]
         column = causal_map.target_columns.get(target.partition("/head")[0])
         token = causal_map.columns[column][0] if column is not None else None
-        put(pair=pair, layer=layer, token=token)
+        put(run=run.run_id, **{"with": beside}, pair=pair, layer=layer, token=token)
         st.rerun()
     st.caption("A click on a row opens that pair at this place.")
 
@@ -223,29 +237,44 @@ def pairs_behind(
 
 def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     layer, token, head = number("layer"), number("token"), st.query_params.get("head")
-    where: tuple[int, ...] | None = None
+    column: tuple[int, ...] | None = None
     row = causal_map.layers.index(layer) if layer in causal_map.layers else None
+    width = 0
     if causal_map.top.ndim == 3:
         if not causal_map.targets:
             st.info("This map has heads, and no target at which to show them.")
             return
         at = choice("at", "Target", list(causal_map.targets), visible, width=300)
         labels = ["+".join(map(str, heads)) for heads in causal_map.heads]
-        chart = clickable(head_heatmap(causal_map, at, metric), "layer", "head")
-        draw(chart, "heads", cells(causal_map), lambda cell: put(layer=cell.get("layer"), head=cell.get("head")))
-        if row is not None and head in labels:
-            where = (row, labels.index(head), causal_map.target_columns[at])
+        chart, key, fields = head_heatmap(causal_map, at, metric), "heads", ("layer", "head")
+        if head in labels:
+            column = (labels.index(head), causal_map.target_columns[at])
+            chart = outlined(chart, head=head, layer=layer) if row is not None else chart
     elif causal_map.positions:
         picture = top_tokens(causal_map) if metric == TOP else causal_heatmap(causal_map, metric)
-        chart = quick(picture, causal_map.top.size)
-        if row is not None and token in causal_map.positions:
-            where = (row, causal_map.positions.index(token))
-            chart = outlined(chart, position=token, layer=layer)
-        chart = clickable(chart, "position", "layer")
-        draw(chart, "map", cells(causal_map), lambda cell: put(layer=cell.get("layer"), token=cell.get("position")))
-    else:  # several tokens at once, everywhere: there is no grid of single positions
-        draw(mean_heatmap(mean_over_pairs([causal_map]), metric), "targets")
-    behind_cell(run, causal_map, where)
+        chart, key, fields = quick(picture, causal_map.top.size), "map", ("position", "layer")
+        width = len(causal_map.positions)
+        if token in causal_map.positions:
+            column = (causal_map.positions.index(token),)
+            chart = chart if row is None else outlined(chart, position=token, layer=layer)
+    else:  # several tokens at once, or edges, everywhere: there is no grid of single positions
+        chart, key, fields = mean_heatmap(mean_over_pairs([causal_map]), metric), "targets", ("target", "layer")
+        target = st.query_params.get("target")
+        if target in causal_map.target_columns:
+            column = (causal_map.target_columns[target],)
+
+    def open_cell(cell: dict) -> None:
+        names = {visible(name): name for name in causal_map.targets}
+        target = {"target": names.get(str(cell.get("target")))} if "target" in fields else {}
+        put(layer=cell.get("layer"), token=cell.get("position"), head=cell.get("head"), **target)
+
+    where = None if row is None or column is None else (row, *column)
+    beside = st.container(horizontal=True, vertical_alignment="top", gap="medium")
+    st.empty()  # takes the place of a mean's list of pairs at once, not when the page is done
+    with beside:
+        draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
+        with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
+            behind_cell(run, causal_map, where)
     if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
         draw(quick(lens_heatmap(causal_map), causal_map.lens_ranks.size // 2), "lens")
 
@@ -258,10 +287,11 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
     else:
         marked = set(causal_map.columns[where[-1]])
         st.subheader("Behind this cell")
-        st.dataframe(predictions(causal_map, where), hide_index=True, placeholder="")
+        measured(causal_map, where)
     left, right = st.columns(2)
     with left:
-        st.caption("Original program, as the model reads it" + ("; patched tokens in ⟦ ⟧" if marked else ""))
+        what = "ends of cut edges" if causal_map.source == "knockout" else "patched"
+        st.caption("As the model reads it" + (f"; {what}: ⟦ ⟧" if marked else ""))
         literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
     if causal_map.pair < 0:
         st.info("The programs of this map were not recorded.")
@@ -271,7 +301,7 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
         return
     pair = run.pairs[causal_map.pair]
     with right:
-        st.caption("Original and counterfactual, with their answers")
+        st.caption("Original, counterfactual, answers")
         side, other = st.columns(2)
         side.code(f"{pair.original.text}{pair.original.answer}", language=None)
         other.code(f"{pair.counterfactual.text}{pair.counterfactual.answer}", language=None)
@@ -281,6 +311,17 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
             icon=":material/replay:",
             query_params={"run": run.run_id, "pair": str(causal_map.pair)},
         )
+
+
+def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
+    """A cell's values, and the top tokens and logits of the three runs."""
+    values = {METRICS[metric]: causal_map.values(metric)[where] for metric in causal_map.metrics}
+    literally(
+        "\n".join(f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items())
+    )
+    table = predictions(causal_map, where)
+    logits = {name: st.column_config.NumberColumn(name, format="%.3f") for name in table.columns[2:]}
+    st.dataframe(table, hide_index=True, placeholder="", column_config=logits)
 
 
 def mark(token: str) -> str:
@@ -298,8 +339,8 @@ def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
         {
             "run": ["clean", "counterfactual", "patched"],
             "top token": [text(token) for token in tops],
-            f"logit of {c} (counterfactual's answer)": [float(logits[0]) for logits in z],
-            f"logit of {o} (original's answer)": [float(logits[1]) for logits in z],
+            f"logit of {c} (counterfactual)": [float(logits[0]) for logits in z],
+            f"logit of {o} (original)": [float(logits[1]) for logits in z],
         }
     ).fill_nan(None)
 
@@ -325,8 +366,67 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     titles = [name_of(each) for each in (run, other)]
     if titles[0] == titles[1]:
         titles = [f"{title} · {each.run_id[:8]}" for title, each in zip(titles, (run, other), strict=True)]
-    draw(side_by_side(shown, with_it, metric, (titles[0], titles[1])), "side-by-side")
-    st.caption("The first two share one scale; the third is the first less the second, centred on zero.")
+    place = place_in(shown, with_it)
+    tables = [
+        map_table(each).with_columns(run=pl.lit(title)) for each, title in zip((shown, with_it), titles, strict=True)
+    ]
+    chart = side_by_side(shown, with_it, metric, (titles[0], titles[1]), place)
+
+    def open_cell(cell: dict) -> None:
+        if isinstance(shown, MeanCausalMap) and isinstance(with_it, MeanCausalMap):
+            curves = [*shown.curves, *with_it.curves]
+            names = {visible(curve.target): curve.target for curve in curves}
+            put(layer=cell.get("layer"), target=names.get(str(cell.get("target"))))
+        else:
+            put(layer=cell.get("layer"), token=cell.get("position"))
+
+    draw(
+        clickable(chart, "target", "position", "layer"),
+        "side-by-side",
+        pl.concat(tables, how="diagonal_relaxed"),
+        open_cell,
+    )
+    st.caption(
+        "The first two share one scale; the third is the first less the second, centred on zero. "
+        "A click on a cell shows what is behind it in both."
+    )
+    if place is None:
+        return
+    both = ((run, shown, titles[0], other), (other, with_it, titles[1], run))
+    for box, (each, of, title, against) in zip(st.columns(2), both, strict=True):
+        with box:
+            literally(title)
+            part(behind_one, each, of, *place, metric, against)
+
+
+def place_in(*maps: CausalMap | MeanCausalMap) -> tuple[str | int, int] | None:
+    """The target or token position, and the layer, that the URL names, where one of the maps has it."""
+    layer, at = number("layer"), number("token")
+    if all(isinstance(each, MeanCausalMap) for each in maps):
+        at = st.query_params.get("target")
+    for each in maps:
+        places = [c.target for c in each.curves] if isinstance(each, MeanCausalMap) else each.positions
+        if at is not None and layer is not None and at in places and layer in each.layers:
+            return at, layer
+    return None
+
+
+def map_table(of: CausalMap | MeanCausalMap) -> pl.DataFrame:
+    return mean_table(of) if isinstance(of, MeanCausalMap) else cells(of)
+
+
+def behind_one(
+    run: LoggedRun, shown: CausalMap | MeanCausalMap, at: str | int, layer: int, metric: str, other: LoggedRun
+) -> None:
+    """What is behind a cell in one of two runs."""
+    if isinstance(shown, MeanCausalMap):
+        if place_in(shown) is not None:
+            pairs_behind(run, *mean_of(run), str(at), layer, metric, other.run_id)
+            return
+    elif place_in(shown) is not None:
+        behind_cell(run, shown, (shown.layers.index(layer), shown.positions.index(int(at))))
+        return
+    st.info("This run has no such cell.")
 
 
 def name_of(run: LoggedRun) -> str:

@@ -60,7 +60,7 @@ def page() -> None:
         frame = frame.head(MOST)
     frame = frame.with_columns(series=series(frame, by, each))
     signed, title = measure in SIGNED, MEASURES[measure]
-    part(draw, rates(frame, by, title, each or None, signed), "rates", frame)
+    part(lambda: draw(rates(frame, by, title, each or None, signed), "rates", frame))
     if zoom:
         st.dataframe(frame.drop("series"), hide_index=True)
         downloads("table", frame)
@@ -107,6 +107,7 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
     st.subheader("Two of them")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
     options = [run_id for run_id in frame["run_id"].to_list() if run_id in rows]
+    options.sort(key=lambda one: not any(other != one and alike(rows[one], rows[other]) for other in options))
     left, right = st.columns(2)
     with left:
         first = choice("first", "First", options, lambda run_id: run_label(rows[run_id]))
@@ -139,7 +140,7 @@ def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | 
         sides = sides.unique(["run", "cell"], keep="first", maintain_order=True)
         sides = sides.filter(pl.len().over("cell") == 2)
         sides = sides.sort(pl.col("model") != one["model"], maintain_order=True)
-    return sides.select("run", "cell", "value", "n") if len(sides) else None
+    return sides.select("run", "cell", "value", "ci_low", "ci_high", "n") if len(sides) else None
 
 
 def paired(first: str, second: str) -> None:

@@ -61,7 +61,7 @@ def ask(run: LoggedRun) -> None:
     with left, st.container(horizontal=True, vertical_alignment="bottom"):
         pair = choice("pair", "Pair", numbers, width=110)
         how_many = choice("many", "How many, from there", ["1", "5", "20", str(MOST_PAIRS)], width=160)
-        model = choice("model", "Model", models(run), visible, width=200)
+        model = choice("model", "Model", models(run), lambda m: m if m == AS_LOGGED else visible(m), width=200)
         component = choice("component", "Component", [AS_LOGGED, *COMPONENTS], lambda c: c.replace("_", " "), width=200)
         positions = choice("positions", "Positions", [AS_LOGGED, "all", "targets", "named"], str, width=150)
         layers = text("layers", "Layers", placeholder="all; or 0-3, 5", width=150)

@@ -11,7 +11,7 @@ from datetime import date
 import polars as pl
 import streamlit as st
 from store import load, mlflow_address
-from view import all_runs, chosen_runs, downloads, literally, part, problem, put, said_of, several, text, yes
+from view import all_runs, choice, chosen_runs, downloads, literally, part, problem, put, said_of, several, text, yes
 
 from debug.tracking import LoggedRun
 
@@ -33,6 +33,18 @@ NAMES = {
     "patched": "highest patch success",
     "params.intervention_type": "component",
     "metrics.peak_patch_success_rate": "peak patch success",
+    **{f"metrics.{rate}_ci_low": "95% from" for rate in ("accuracy", "peak_patch_success_rate")},
+    **{f"metrics.{rate}_ci_high": "to" for rate in ("accuracy", "peak_patch_success_rate")},
+}
+# By which column of studies, and of cells, and whether the largest come first: what a click on a column's head sorts
+# stays in the browser. (No docstring: Streamlit would print it on the page.)
+SORTS = {
+    "": ("start_time", "start_time", True),
+    "oldest first": ("start_time", "start_time", False),
+    "name": ("name", "name", False),
+    "highest accuracy": ("highest", "metrics.accuracy", True),
+    "lowest accuracy": ("lowest", "metrics.accuracy", False),
+    "highest patch success": ("patched", "metrics.peak_patch_success_rate", True),
 }
 
 
@@ -41,18 +53,22 @@ def page() -> None:
     runs = all_runs()
     if runs is None:
         return
-    matching = filtered(runs)
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        matching = filtered(runs)
+        sort = SORTS[choice("sort", "Sort by", list(SORTS), lambda name: name or "newest first", width=200)]
+        only_cells = yes("cells", "Cells instead of studies")
     chosen = st.query_params.get_all("runs")
     if missing := [run_id for run_id in chosen if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
         chosen = [run_id for run_id in chosen if run_id not in missing]
         put(runs=chosen)
-    if yes("cells", "Cells instead of studies"):
+    if only_cells:
         cells = matching.filter(pl.col("parent_run_id").is_not_null() | (pl.col("role") == "cell"))
+        cells = cells.sort(sort[1], descending=sort[2], nulls_last=True, maintain_order=True)
         picked = cell_table(cells, chosen, "all cells")
         hidden = [run_id for run_id in chosen if run_id not in set(cells["run_id"])]
     else:
-        studies = of_studies(runs, matching)
+        studies = of_studies(runs, matching).sort(sort[0], descending=sort[2], nulls_last=True, maintain_order=True)
         picked = study_table(studies, chosen)
         of_chosen = runs.filter(pl.col("run_id").is_in(chosen))["parent_run_id"].drop_nulls().to_list()
         under = runs.filter(pl.col("parent_run_id").is_in([*picked, *of_chosen])).sort("start_time")
@@ -72,14 +88,13 @@ def page() -> None:
 
 def filtered(runs: pl.DataFrame) -> pl.DataFrame:
     """The runs that have what the filters ask for."""
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        words = text("text", "Text", placeholder="name, model, prompt, id", width=200)
-        conditions = [pl.lit(True)]
-        for column, label in FILTERS.items():
-            known = sorted(runs[column].drop_nulls().unique().to_list(), key=lambda v: (not v.isdecimal(), len(v), v))
-            if wanted := several(column.rpartition(".")[2], label, known, width=150, placeholder="any"):
-                conditions.append(pl.col(column).is_in(wanted))
-        since, until = day("since", "From"), day("until", "To")
+    words = text("text", "Text", placeholder="name, model, prompt, id", width=200)
+    conditions = [pl.lit(True)]
+    for column, label in FILTERS.items():
+        known = sorted(runs[column].drop_nulls().unique().to_list(), key=lambda v: (not v.isdecimal(), len(v), v))
+        if wanted := several(column.rpartition(".")[2], label, known, width=150, placeholder="any"):
+            conditions.append(pl.col(column).is_in(wanted))
+    since, until = day("since", "From"), day("until", "To")
     if since:
         conditions.append(pl.col("start_time").dt.date() >= since)
     if until:
@@ -120,10 +135,7 @@ def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
         highest=accuracy.max(),
         patched=patched.max(),
     )
-    shown = top.filter(pl.col("run_id").is_in(hit.implode())).join(
-        reached, left_on="run_id", right_on="top", how="left"
-    )
-    return shown.sort("start_time", descending=True, nulls_last=True)
+    return top.filter(pl.col("run_id").is_in(hit.implode())).join(reached, left_on="run_id", right_on="top", how="left")
 
 
 def listed(column: str) -> pl.Expr:
@@ -132,9 +144,9 @@ def listed(column: str) -> pl.Expr:
 
 
 def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
-    columns = ["start_time", "name", "status", "kind", "experiment", "cells", "models", "hops", "lines"]
+    columns = ["start_time", "name", "status", "kind", "models", "hops", "lines", "cells"]
     return selectable(
-        studies.select("run_id", *columns, "lowest", "highest", "patched"),
+        studies.select("run_id", *columns, "lowest", "highest", "patched", "experiment"),
         chosen,
         "studies",
         min(330, 40 + 35 * len(studies)),
@@ -143,9 +155,10 @@ def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
 
 def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:
     columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
-    columns += ["params.intervention_type", "metrics.accuracy", "metrics.peak_patch_success_rate"]
+    rates = ["metrics.accuracy", "metrics.peak_patch_success_rate"]
+    accuracy, patched = ([rate, f"{rate}_ci_low", f"{rate}_ci_high"] for rate in rates)
     n = pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
-    shown = cells.select("run_id", *columns, "metrics.accuracy_ci_low", "metrics.accuracy_ci_high", n, "experiment")
+    shown = cells.select("run_id", *columns, *accuracy, n, "params.intervention_type", *patched, "experiment")
     return selectable(shown, chosen, key, min(330, 40 + 35 * len(cells)))
 
 
@@ -164,7 +177,9 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
                 NAMES.get(name, name.rpartition(".")[2].replace("_", " ")), format="percent"
             )
     config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=120)
-    config["name"] = st.column_config.TextColumn("name", width=300)
+    config["name"] = st.column_config.TextColumn("name", width=260)
+    if "hops" in visible.columns:
+        config["hops"] = st.column_config.TextColumn("hops", width=80)
     rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
     event = st.dataframe(
         visible,

@@ -10,6 +10,7 @@ from view import all_runs, choice, downloads, draw, literally, number, one_run, 
 from debug import heuristics
 from debug.dashboard_charts import program_graph
 from debug.programs import Program, ProgramError
+from debug.statistics import wilson
 
 OUTCOMES = {
     "all": "all",
@@ -51,6 +52,9 @@ def show(run_id: str) -> None:
         f"{len(shown):,} of {len(samples):,} samples: "
         + ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts.get(name))
     )
+    scored = shown["correct"].drop_nulls()
+    if len(scored) and st.query_params.get("outcome", "all") == "all":
+        st.caption(f"Right among those listed: {wilson(int(scored.sum()), len(scored))}")
     sample = chosen(shown, run_id)
     if sample is not None:
         one_sample(sample)
@@ -100,6 +104,7 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
         hide_index=True,
         height=300,
         placeholder="",
+        column_config=NAMES,
         on_select="rerun",
         selection_mode="single-row",
         selection_default={"selection": {"rows": [numbers.index(asked)]}} if asked in numbers else None,  # type: ignore[arg-type]
@@ -134,7 +139,8 @@ def one_sample(sample: dict) -> None:
         st.caption("Raw output")
         literally(sample["raw_output"] if sample["raw_output"] is not None else "(none)")
         st.caption("Expected, and parsed")
-        literally(f"{sample['expected']}\n{'no answer' if sample['parsed'] is None else sample['parsed']}")
+        said = "no answer" if sample["parsed"] is None else sample["parsed"]
+        literally(f"expected  {sample['expected']}\nparsed    {said}")
         if sample["error"]:
             st.caption("Error")
             literally(sample["error"])
@@ -162,9 +168,8 @@ def wrong_answers(shown: pl.DataFrame) -> None:
         .agg(times=pl.len())
         .sort("times", "answer", descending=[True, False])
     )
-    left.dataframe(
-        commonest.with_columns(share=pl.col("times") / n).head(50), hide_index=True, height=220, column_config=PERCENT
-    )
+    shares = with_share(commonest.head(50).with_columns(n=n), "times")
+    left.dataframe(shares, hide_index=True, height=220, column_config=PERCENT)
     with right:
         table = explained(wrong)
         st.dataframe(table, hide_index=True, column_config=PERCENT)
@@ -172,7 +177,12 @@ def wrong_answers(shown: pl.DataFrame) -> None:
     st.caption("An answer may be explained by several rules. A rule that holds by chance explains some, too.")
 
 
-PERCENT = {"share": st.column_config.NumberColumn("share of wrong", format="percent")}
+PERCENT = {
+    "share": st.column_config.NumberColumn("share of wrong", format="percent"),
+    "ci_low": st.column_config.NumberColumn("95% from", format="percent"),
+    "ci_high": st.column_config.NumberColumn("to", format="percent"),
+}
+NAMES = {"raw_output": st.column_config.Column("raw output"), "seq_len": st.column_config.Column("lines")}
 
 
 def explained(wrong: pl.DataFrame) -> pl.DataFrame:
@@ -197,7 +207,16 @@ def explained(wrong: pl.DataFrame) -> pl.DataFrame:
         ("not a number in the program", counted[2], len(wrong)),
     ]
     frame = pl.DataFrame(rows, {"rule": pl.String, "explains": pl.Int64, "n": pl.Int64}, orient="row")
-    return frame.with_columns(share=pl.col("explains") / pl.col("n"))
+    return with_share(frame, "explains")
+
+
+def with_share(frame: pl.DataFrame, times: str) -> pl.DataFrame:
+    """What share of n that is, with its interval."""
+    shares = [wilson(successes, n) for successes, n in frame.select(times, "n").iter_rows()]
+    ends = {"share": "estimate", "ci_low": "low", "ci_high": "high"}
+    return frame.with_columns(
+        pl.Series(name, [getattr(share, end) for share in shares], dtype=pl.Float64) for name, end in ends.items()
+    )
 
 
 def largest_chain(program: str | None) -> str | None:

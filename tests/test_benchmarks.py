@@ -8,10 +8,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from debug import models
+from debug.tracking import RunTable, Store
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "patching.py"
 
@@ -48,3 +50,19 @@ def test_the_limit_is_the_arithmetic_of_a_forward_pass_less_what_the_last_layer_
     needed_by_all = sizes["self_attn.k_proj"] + sizes["self_attn.v_proj"]
     spared = 2 * (tokens - 1) * (sum(sizes.values()) - needed_by_all)
     assert limit == pytest.approx(products - spared, rel=1e-3)  # the rest: positions' angles
+
+
+def test_the_dashboard_s_large_store_has_runs_of_real_shapes(tmp_path, monkeypatch):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    main = runpy.run_path(str(BENCHMARK.with_name("dashboard_store.py")))["main"]
+    monkeypatch.setitem(main.__globals__, "LARGE", {"64 x 200": (1, 64, 200), "1,000 pairs": (3, 6, 23)})
+    monkeypatch.setitem(main.__globals__, "SAMPLES", 20)
+    monkeypatch.setattr("sys.argv", ["dashboard_store.py", uri, "--runs", "20"])
+    main()
+    runs = RunTable(Store(uri))
+    runs.refresh()
+    copies = runs.frame.filter(pl.col("experiment").str.starts_with("experiment "))
+    assert len(copies) >= 20
+    assert {"params.intervention_type", "metrics.accuracy", "metrics.peak_patch_success_rate"} <= set(copies.columns)
+    (large,) = runs.frame.filter(pl.col("name") == "64 x 200", pl.col("role") == "cell")["run_id"]
+    assert Store(uri).load_run(large).maps[0].top.shape == (65, 200)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
@@ -162,6 +164,23 @@ def test_filters_reach_cells_and_stay_in_the_url(store):
     assert url(app, "text") == study
 
 
+def test_the_url_holds_how_runs_are_sorted(store):
+    for accuracy in (0.25, 0.5):
+        with store.start("sorted", "sorted", kind="accuracy") as study, study.cell("a cell", {"model": "tiny"}) as cell:
+            cell.log_metrics({"accuracy": accuracy})
+    for cells in ("yes", ""):
+        app = opened(cells=cells, sort="lowest accuracy")
+        column = "metrics.accuracy" if cells else "lowest"
+        known = app.dataframe[0].value[column].dropna().to_list()
+        assert known == sorted(known)
+        assert known[0] < known[-1]
+        app.selectbox(key="sort").select("highest accuracy").run()
+        assert url(app, "sort") == "highest accuracy"
+        known = app.dataframe[0].value["metrics.accuracy" if cells else "highest"].dropna().to_list()
+        assert known == sorted(known, reverse=True)
+        assert not app.markdown  # what Streamlit prints of a module's own strings
+
+
 @pytest.mark.parametrize("day", ["2001-01-01", "no day", "9999-99-99"])
 def test_dates_filter_and_broken_ones_are_none(store, day):
     log_accuracy(store)
@@ -291,6 +310,46 @@ def test_two_runs_stand_side_by_side_on_one_scale(store):
     unshared = next(n for n, pair in enumerate(store.load_run(many).pairs) if pair.counterfactual not in shared)
     app = opened("causal_map", run=many, pair=str(unshared), **{"with": other})
     assert "no map of this pair" in sentences(app)
+
+
+def test_a_cell_of_two_runs_opens_what_is_behind_it_in_both(store):
+    one, other = (log_causal(store, [make_map(pair) for pair in range(n)]) for n in (3, 2))
+    place = {"with": other, "layer": "2", "metric": "success"}
+    app = opened("causal_map", run=one, target="ref_depth_2_rhs", **place)
+    assert [len(table.value) for table in app.dataframe] == [3, 2]
+    (chart,) = charts(app)
+    assert [panel["layer"][-1]["mark"]["stroke"] for panel in chart["concat"]] == ["#009e73"] * 3
+    assert {param["name"] for param in chart["params"]} == {"cell"}
+    app = opened("causal_map", run=one, pair="1", token="6", **place)
+    assert [table.value["run"].to_list() for table in app.dataframe] == [["clean", "counterfactual", "patched"]] * 2
+    assert len(opened("causal_map", run=one, pair="1", token="999", **place).dataframe) == 0
+
+
+def test_two_runs_have_the_same_layer_at_the_same_height(store):
+    one, other = log_causal(store, [make_map()]), log_causal(store, [make_map(heads=4)])
+    rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, other)]
+    assert rows == [[*range(6, -1, -1)]] * 3  # heads have no row of the final norm
+    shallow = log_causal(store, [make_map(n_layers=4)])
+    rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, shallow)]
+    assert [max(each) for each in rows] == [6, 4, 4]  # one number is a layer here, the final norm there
+
+
+def side_by_side(store: Store, one: str, other: str) -> list[dict]:
+    (chart,) = charts(opened("causal_map", run=one, **{"with": other}))
+    return chart["concat"]
+
+
+def test_a_map_of_many_cells_is_drawn_on_a_canvas_with_few_expressions(store):
+    tokens = list("i = 8\n") * 34
+    app = opened(
+        "causal_map", run=log_causal(store, [make_map(n_layers=64, tokens=tokens)]), pair="0", layer="2", token="6"
+    )
+    (chart,) = charts(app)
+    assert chart["usermeta"]["embedOptions"]["renderer"] == "canvas"
+    rect = chart["layer"][0]
+    assert rect["mark"] == {"type": "rect", "aria": False, "tooltip": {"content": "data"}}
+    assert set(rect["encoding"]) == {"x", "y", "color"}
+    assert "transform" not in rect
 
 
 def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
@@ -452,3 +511,29 @@ def test_tables_and_charts_can_be_downloaded(store):
     chart = models_by_hops(frame, "accuracy")
     assert view._picture(chart, "png").startswith(b"\x89PNG")
     assert b"<svg" in view._picture(chart, "svg")
+
+
+def test_many_series_are_told_apart_by_colour_and_shape():
+    from debug.dashboard_charts import rates
+
+    def chart(n: int) -> dict:
+        rows = [{"series": f"s{i}", "model": f"s{i}", "hops": "1", "seq_len": "5"} for i in range(n)]
+        numbers = pl.DataFrame({"value": [0.5] * n, "ci_low": [0.4] * n, "ci_high": [0.6] * n, "n": [9] * n})
+        return rates(pl.concat([pl.DataFrame(rows), numbers], how="horizontal"), "hops", "accuracy").to_dict()
+
+    points = chart(56)["layer"][-1]["encoding"]
+    looks = list(zip(*(points[name]["scale"]["range"] for name in ("color", "shape")), strict=True))
+    assert len(set(looks)) == len(looks) == 56
+    with pytest.raises(ValueError, match="57 series cannot be told apart"):
+        chart(57)
+
+
+def test_a_logit_lens_of_many_cells_is_drawn_with_few_expressions():
+    from debug.causal_visualization import lens_heatmap
+
+    causal_map = make_map(n_layers=64, tokens=list("i = 8\n") * 9)
+    ranks = np.arange(causal_map.top.size * 2).reshape(*causal_map.top.shape, 2)
+    causal_map = dataclasses.replace(causal_map, lens_ranks=ranks, lens_logits=ranks.astype(np.float32))
+    rect = lens_heatmap(causal_map).to_dict()["layer"][0]
+    assert rect["encoding"]["color"]["field"] == "rank (0: the top token)"
+    assert rect["mark"]["tooltip"] == {"content": "data"}

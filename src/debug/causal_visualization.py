@@ -11,6 +11,7 @@ to top, so that information flows to the right and upwards; row ``n_layers`` is 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,6 +31,9 @@ _CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9",
 _GREY = "#7a7a7a"  # as far from white as from the dark theme's background
 _TARGET, _LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
 _INK, _NAME = "#22222a", "#9a7000"  # text on a chip; a target's name, on paper of either theme
+MOST_SVG_CELLS = (
+    3000  # more are drawn on a canvas, with as few expressions as can be: a browser takes seconds otherwise
+)
 
 alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
 
@@ -40,6 +44,11 @@ def visible(text: str, longest: int = 40) -> str:
         {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
     )
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def _heading(text: str, **settings: Any) -> alt.TitleParams:
+    """A chart's title, close to what it is of, whatever distance the theme would keep."""
+    return alt.TitleParams(text, anchor="start", fontSize=13, offset=10, **settings)
 
 
 def _label(text: str) -> str:
@@ -96,7 +105,9 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
     base = alt.Chart(frame.sort("hops", "seq_len")).encode(
         x=x, xOffset=alt.XOffset("model:N", sort=models), color=colour, tooltip=tooltip
     )
-    rate = alt.Y("accuracy:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)).title("accuracy")
+    rate = alt.Y(
+        "accuracy:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
+    ).title("accuracy")
     bars = base.mark_bar(opacity=0.35).encode(y=rate)
     points = base.mark_point(filled=True, size=45, opacity=1).encode(y=rate)
     intervals = (
@@ -105,7 +116,7 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     )
     chart = alt.layer(bars, intervals, points).properties(width=alt.Step(max(22, 60 // len(models))), height=240)
-    title = alt.TitleParams(f"accuracy, 95% intervals{_programs(frame)}", anchor="start", fontSize=13)
+    title = _heading(f"accuracy, 95% intervals{_programs(frame)}")
     if by_hops and frame["seq_len"].n_unique() > 1:
         panels = [f"{n} {'line' if n == 1 else 'lines'}" for n in frame["seq_len"].unique().sort()]
         faceted = chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
@@ -181,7 +192,7 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
         column=alt.Column("hops:N").title(None),
         row=alt.Row("pair:N", sort=pairs, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=0)).title(None),
         spacing={"row": 8, "column": 10},
-    ).properties(title=alt.TitleParams(title, anchor="start", fontSize=13))
+    ).properties(title=_heading(title))
 
 
 def cells(causal_map: CausalMap) -> pl.DataFrame:
@@ -283,7 +294,7 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
     text = visible(causal_map.vocabulary.get(token, f"token {token}"))
     title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, in the run as it is"
     rows = _Rows(causal_map.n_layers + 1, causal_map.n_layers)
-    return _over_tokens(causal_map, frame, value, rows, alt.TitleParams(title, anchor="start", fontSize=13))
+    return _over_tokens(causal_map, frame, value, rows, _heading(title))
 
 
 def _over_tokens(causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: _Rows, title: Any) -> Picture:
@@ -316,7 +327,7 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = Non
     x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
     chart = alt.layer(*_grid(frame, metric, x, _Rows.of(causal_map)))
     title = _title(causal_map, frame, metric, target)
-    return _sized(chart.properties(title=title), _Rows.of(causal_map), 22 if causal_map.top.shape[1] > 1 else 44)
+    return _sized(chart.properties(title=title), _Rows.of(causal_map), min(44, max(18, 700 // len(labels))))
 
 
 def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
@@ -356,7 +367,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     dashed lines at hand-over layers.
 
     Of more targets than there are colours to tell them apart, those that differ most from no effect are drawn, none
-    that has none throughout, and the subtitle says so.
+    that has less than a hundredth of the largest throughout, and the subtitle says so.
     """
     metric = metric or shown_first(mean)
     nothing = 1.0 if metric in _KEPT else 0.0
@@ -365,14 +376,20 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     }
     drawn = list(effect)
     if len(drawn) > len(_CATEGORIES):
-        drawn = sorted(filter(effect.get, effect), key=lambda target: -effect[target])[: len(_CATEGORIES)] or drawn
+        seen = [target for target in effect if effect[target] > 0.01 * max(effect.values())]
+        drawn = sorted(seen, key=lambda target: -effect[target])[: len(_CATEGORIES)] or drawn
     shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
     frame, rows = _curves(shown, metric), _Rows.of(mean)
     x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap="greedy")).title("layer")
     name = LOGGED.get(metric, METRICS[metric]).replace("_", " ")
     y = alt.Y(f"{metric}:Q", title=name)
     if metric in RATES:
-        y = alt.Y(f"{metric}:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5), title=name)
+        y = alt.Y(
+            f"{metric}:Q",
+            scale=alt.Scale(domain=[0, 1]),
+            axis=alt.Axis(format="%", tickCount=5, labelFlush=False),
+            title=name,
+        )
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=_labels(frame), range=_CATEGORIES),
@@ -431,10 +448,16 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
     base = alt.Chart(pl.DataFrame(rows, schema_overrides=numbers)).encode(
         x=x,
         xOffset=alt.XOffset("cut:N", sort=list(cut)),
-        color=alt.Color("cut:N", scale=alt.Scale(domain=list(cut), range=[_CATEGORIES[1], _GREY])).title("cut"),
+        color=alt.Color(
+            "cut:N",
+            scale=alt.Scale(domain=list(cut), range=[_CATEGORIES[1], _GREY]),
+            legend=alt.Legend(symbolOpacity=1),
+        ).title("cut"),
         tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
     )
-    rate = alt.Y("answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    rate = alt.Y(
+        "answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
+    )
     layers = [
         base.mark_bar(opacity=0.35).encode(y=rate.title(LOGGED["answer_kept"].replace("_", " "))),
         base.transform_filter("isValid(datum.ci_low)")
@@ -448,7 +471,7 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
         for compared in by_layer[:1]
     ]
     parts = ["attention knockout", f"mean over {mean.n_pairs} pairs", f"layers {_Rows.of(mean).name(mean.layers[0])}"]
-    title = alt.TitleParams(" · ".join(parts), subtitle=notes, anchor="start", fontSize=13, subtitleColor=_GREY)
+    title = _heading(" · ".join(parts), subtitle=notes, subtitleColor=_GREY)
     return alt.layer(*layers).properties(width=alt.Step(60), height=240, title=title)
 
 
@@ -467,12 +490,12 @@ def trajectory_chart(frame: pl.DataFrame, title: str) -> Picture:
         ).title("explained by"),
         tooltip=["step:O", "explanation:N", alt.Tooltip("share:Q", format=".1%")],
     )
-    share = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5))
+    share = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
     return alt.layer(
         bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=share.title("share of answers")),
-    ).properties(width=alt.Step(44), height=240, title=alt.TitleParams(title, anchor="start", fontSize=13))
+    ).properties(width=alt.Step(44), height=240, title=_heading(title))
 
 
 def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
@@ -538,6 +561,8 @@ def _labels(frame: pl.DataFrame) -> list[str]:
 
 def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: _Rows, of_panel: bool = False) -> list[alt.Chart]:
     """The coloured cells, and a cross where a cell has no value; those of a panel take its part of the data."""
+    if len(frame) > MOST_SVG_CELLS and not of_panel:
+        return _many(frame, metric, lambda name: _colour(frame, metric, name), x, rows)
     base = alt.Chart() if of_panel else alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
     base = base.encode(x=x, y=_layer_axis(rows), tooltip=_tooltip(frame))
     has_value = f"isValid(datum.{metric})"
@@ -545,6 +570,27 @@ def _grid(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: _Rows, of_panel: 
         base.transform_filter(has_value).mark_rect().encode(color=_colour(frame, metric)),
         base.transform_filter(f"!{has_value}").mark_text(text="×", color=_GREY),
     ]
+
+
+def _many(
+    frame: pl.DataFrame, metric: str, colour: Callable[[str], alt.Color], x: alt.X, rows: _Rows
+) -> list[alt.Chart]:
+    """The same of very many cells. What a tooltip shows is the row itself, made ready here: a browser would evaluate
+    texts and conditions of each cell before the first is drawn. ``colour`` is of the field of a name."""
+    titles = {each["field"]: each.get("title", each["field"]) for each in _tooltip_dicts(frame)}
+    names = titles | {"position": "position", "layer": "layer"}  # by which a click is known
+    names.setdefault(metric, metric)
+    shown = frame.select(*names).with_columns(pl.col(pl.Float64, pl.Float32).round(3), pl.col(pl.Utf8).fill_null(""))
+    y = _layer_axis(rows, sorted(set(frame["layer"]), reverse=True))
+    there = frame[metric].is_not_null()
+
+    def drawn(part: pl.Series) -> alt.Chart:
+        return alt.Chart(shown.filter(part).rename(names)).encode(x=x, y=y)
+
+    coloured = (
+        drawn(there).mark_rect(aria=False, tooltip=alt.TooltipContent("data")).encode(color=colour(names[metric]))
+    )
+    return [coloured, *([] if there.all() else [drawn(~there).mark_text(text="×", color=_GREY, aria=False)])]
 
 
 _KEPT = ("answer_kept", "control_answer_kept")  # of these 1 is no effect
@@ -555,7 +601,7 @@ def _on_unit(metric: str) -> bool:
     return metric in ("normalized_logit_diff", "legacy_normalized_logit_difference")
 
 
-def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
+def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.Color:
     """Orange: towards the counterfactual's answer. Purple: away from the original's. White: no effect."""
     legend = alt.Legend(
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
@@ -572,11 +618,16 @@ def _colour(frame: pl.DataFrame, metric: str) -> alt.Color:
         end = 1.0 if _on_unit(metric) else _largest(frame, metric) or 1.0
         loses = metric == "answer_logit_drop"
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
-    return alt.Color(f"{metric}:Q", scale=scale, legend=legend).title(_LENS.get(metric) or METRICS[metric])
+    title = _LENS.get(metric) or METRICS[metric]
+    return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:
     return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]
+
+
+def _tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return [dict(tooltip.to_dict()) for tooltip in _tooltip(frame)]  # type: ignore[call-overload]
 
 
 def _tooltip(frame: pl.DataFrame) -> list[alt.Tooltip]:
@@ -600,9 +651,11 @@ _TOOLTIPS = {
 }
 
 
-def _layer_axis(rows: _Rows) -> alt.Y:
+def _layer_axis(rows: _Rows, layers: list[int] | None = None) -> alt.Y:
+    """``layers`` from the top down spare the browser to look for them."""
     axis = _axis(labelExpr=rows.label, labelOverlap=True)
-    return alt.Y("layer:O", sort="descending", axis=axis).title("layer" if rows.window == 1 else "layers")
+    order: dict[str, Any] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
+    return alt.Y("layer:O", axis=axis, **order).title("layer" if rows.window == 1 else "layers")
 
 
 def _axis(**settings: Any) -> alt.Axis:
@@ -636,9 +689,7 @@ def _title(
         notes.append(f"×: no value{why}")
     if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1.005).sum())):
         notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
-    return alt.TitleParams(
-        " · ".join(parts), subtitle=notes or alt.Undefined, anchor="start", fontSize=13, subtitleColor=_GREY
-    )
+    return _heading(" · ".join(parts), subtitle=notes or alt.Undefined, subtitleColor=_GREY)
 
 
 def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:

@@ -19,7 +19,9 @@ from debug.causal_visualization import (
     _CATEGORIES,
     _GREY,
     _INK,
+    MOST_SVG_CELLS,
     _axis,
+    _heading,
     _layer_axis,
     _Rows,
     _sized,
@@ -37,8 +39,9 @@ _WHOSE = {
     "another token": "#b2abd2",
     "not recorded": "#7a7a7a",
 }
+_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+_DASHES = [[1, 0], [6, 3], [2, 2]]
 _MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
-_MOST_SVG_CELLS = 3000  # more are drawn on a canvas: a browser takes seconds for as many SVG elements
 
 
 # --- of any chart ----------------------------------------------------------------------------------------------------
@@ -49,7 +52,7 @@ def clickable(chart: Any, *fields: str) -> Any:
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
 
 
-def outlined(chart: alt.LayerChart, **fields: Any) -> Any:
+def outlined(chart: Any, **fields: Any) -> Any:
     """A heatmap with one cell outlined, given by the fields of its two axes."""
     axes = chart.layer[0].encoding  # the very axes: others would have another order
     cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
@@ -60,7 +63,7 @@ def outlined(chart: alt.LayerChart, **fields: Any) -> Any:
 
 def quick(chart: Any, n_cells: int) -> Any:
     """The chart, drawn on a canvas where it has very many cells."""
-    if n_cells <= _MOST_SVG_CELLS:
+    if n_cells <= MOST_SVG_CELLS:
         return chart
     return chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})
 
@@ -69,18 +72,27 @@ def quick(chart: Any, n_cells: int) -> Any:
 
 
 def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
-    """A measurement with its interval: x from left to right, a colour for each series.
+    """A measurement with its interval: x from left to right, a colour and a shape for each series.
 
     Args:
         frame: a row a cell: series, value, ci_low, ci_high (null: no interval), n, and the columns x and panel as text.
         x: hops, seq_len or model; the first two are joined by lines.
         panel: a column with a small chart for each of its values.
         signed: the values are no rates, and their axis does not end at 0 and 1.
+
+    Raises:
+        ValueError: there are more series than looks that can be told apart.
     """
     frame = frame.with_columns(
         pl.col("series").map_elements(_named, pl.Utf8), pl.col("model").map_elements(_named, pl.Utf8)
     )
     series = frame["series"].unique(maintain_order=True).to_list()
+    if len(series) > len(_CATEGORIES) * len(_SHAPES):  # whose numbers share no divisor: each has a look of its own
+        raise ValueError(f"{len(series)} series cannot be told apart in one chart; take a small chart for each")
+    colours, shapes, dashes = ([of[i % len(of)] for i in range(len(series))] for of in (_CATEGORIES, _SHAPES, _DASHES))
+    legend = alt.Legend(
+        orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, symbolStrokeWidth=0, title=None
+    )
     scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
     form = ".3f" if signed else ".1%"
     base = alt.Chart(frame).encode(
@@ -89,8 +101,8 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
         ).title({"seq_len": "lines (seq_len)"}.get(x, x)),
         color=alt.Color(
             "series:N",
-            scale=alt.Scale(domain=series, range=_CATEGORIES),
-            legend=alt.Legend(orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, title=None),
+            scale=alt.Scale(domain=series, range=colours),
+            legend=legend,
         ),
         tooltip=[
             alt.Tooltip("series:N"),
@@ -104,15 +116,20 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     )
     if x == "model" or len(series) > 1:
         base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
-    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5)).title(title)
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)).title(
+        title
+    )
     layers = [
         base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
         .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
-        base.mark_point(filled=True, size=55, opacity=1).encode(y=y),
+        base.mark_point(filled=True, size=55, opacity=1).encode(
+            y=y, shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
+        ),
     ]
     if x != "model":
-        layers.insert(0, base.mark_line(opacity=0.35).encode(y=y))
+        dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=None)
+        layers.insert(0, base.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
     width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
         return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
@@ -123,47 +140,77 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """Models x hops, one cell a mean over lengths; frame as for :func:`rates`."""
+    """Models x hops, one cell a mean over lengths, with how many runs and samples that is; the interval where it is one
+    run's. Frame as for :func:`rates`."""
     named = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8))
     cells_of = named.group_by("model", "hops", maintain_order=True)
-    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum())
+    titles = {"ci_low": "95% interval from", "ci_high": "to"}
+    titles = {end: text for end, text in titles.items() if end in frame.columns}
+    ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum(), *ends).with_columns(
+        how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
+    )
     end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
+    form = ".3f" if signed else ".1%"
     base = alt.Chart(frame).encode(
         x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=_axis()),
         y=alt.Y("model:N", sort=None, axis=_axis(labelLimit=240)).title(None),
         tooltip=[
             "model:N",
             "hops:N",
-            alt.Tooltip("value:Q", format=".3f", title=title),
-            "cells:Q",
+            alt.Tooltip("value:Q", format=form, title=title),
+            *(alt.Tooltip(f"{end}:Q", format=form, title=text) for end, text in titles.items()),
+            alt.Tooltip("cells:Q", title="runs"),
             alt.Tooltip("n:Q", format=",d"),
         ],
     )
-    colour = alt.Color("value:Q", scale=_scale(signed, end), legend=_legend()).title(title)
-    numbers = base.mark_text(fontSize=11).encode(
-        text=alt.Text("value:Q", format=".2f" if signed else ".0%"),
-        color=alt.when(f"abs(datum.value) > {0.7 * end}").then(alt.value("white")).otherwise(alt.value(_INK)),
+    legend = _legend()
+    if not signed:
+        legend.format = "%"
+    colour = alt.Color("value:Q", scale=_scale(signed, end), legend=legend).title(title)
+    ink = alt.when(f"abs(datum.value) > {0.7 * end}").then(alt.value("white")).otherwise(alt.value(_INK))
+    numbers = base.mark_text(fontSize=11, dy=-5).encode(
+        text=alt.Text("value:Q", format=".2f" if signed else ".0%"), color=ink
     )
-    return alt.layer(base.mark_rect().encode(color=colour), numbers).properties(width=alt.Step(52), height=alt.Step(26))
+    sizes = base.mark_text(fontSize=9, dy=7).encode(text="how_many:N", color=ink)
+    return alt.layer(base.mark_rect().encode(color=colour), numbers, sizes).properties(
+        width=alt.Step(60), height=alt.Step(34)
+    )
 
 
 def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     """A line from the first run's value to the second's, for each cell that both have.
 
     Args:
-        frame: a row a cell and run: cell, run ("first", "second" by name), value, n.
+        frame: a row a cell and run: cell, run ("first", "second" by name), value, ci_low, ci_high (null: none), n.
     """
     sides = frame["run"].unique(maintain_order=True).to_list()
+    cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
     scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
     base = alt.Chart(frame).encode(
         x=alt.X("run:N", sort=sides, axis=alt.Axis(labelAngle=0, labelLimit=170)).title(None),
-        y=alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5)).title(title),
+        y=alt.Y(
+            "value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)
+        ).title(title),
         color=alt.Color("cell:N", scale=alt.Scale(range=_CATEGORIES), legend=alt.Legend(title=None, labelLimit=240)),
-        tooltip=["cell:N", "run:N", alt.Tooltip("value:Q", format=".3f"), alt.Tooltip("n:Q", format=",d")],
+        tooltip=[
+            "cell:N",
+            "run:N",
+            alt.Tooltip("value:Q", format=form, title=title),
+            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("n:Q", format=",d"),
+        ],
     )
-    return alt.layer(base.mark_line(), base.mark_point(filled=True, size=60, opacity=1)).properties(
-        width=alt.Step(190), height=230
+    intervals = base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)").encode(
+        y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q", xOffset=alt.XOffset("cell:N", sort=cells_of)
     )
+    offset = base.encode(xOffset=alt.XOffset("cell:N", sort=cells_of))
+    return alt.layer(
+        intervals.mark_rule(strokeWidth=2, opacity=0.6),
+        offset.mark_line(),
+        offset.mark_point(filled=True, size=60, opacity=1),
+    ).properties(width=alt.Step(190), height=230)
 
 
 def _named(text: str) -> str:
@@ -193,42 +240,66 @@ def _legend() -> alt.Legend:
 
 
 def side_by_side(
-    first: CausalMap | MeanCausalMap, second: CausalMap | MeanCausalMap, metric: str, names: tuple[str, str]
+    first: CausalMap | MeanCausalMap,
+    second: CausalMap | MeanCausalMap,
+    metric: str,
+    names: tuple[str, str],
+    place: tuple[str | int, int] | None = None,
 ) -> Chart:
     """Two maps, of pairs of one program or means, on one scale; and the first less the second where both have a value.
+
+    ``place`` is a target or a token position, and a layer: its cell is outlined.
 
     Raises:
         ValueError: a map has heads: no picture has room for three axes twice.
     """
     one, other = _values(first, metric), _values(second, metric)
     end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
-    difference = one.join(other, on=["layer", "column"], how="inner", suffix="_second", maintain_order="left")
-    difference = difference.with_columns(value=pl.col("value") - pl.col("value_second"))
+    difference = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
+    difference = difference.with_columns(
+        value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} less {}", "shown", "shown_second")
+    )
     spread = float(difference["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
     columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
     if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
         columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
-    signed = metric not in RATES
+    depths = (first.n_layers, second.n_layers, min(first.n_layers, second.n_layers))
+    rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, difference)]
+    if first.n_layers == second.n_layers:  # the same row at the same height, also where one of them lacks some
+        rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
+    shared, signed = METRICS[metric], metric not in RATES
+    titles = (shared, shared, f"difference of {shared}")
+    scales = (_scale(signed, end), _scale(signed, end), _scale(True, spread or 1))
     panels = [
-        _panel(one, columns, first.n_layers, names[0], metric, _scale(signed, end)),
-        _panel(other, columns, second.n_layers, names[1], metric, _scale(signed, end)),
-        _panel(
-            difference,
-            columns,
-            min(first.n_layers, second.n_layers),
-            "first less second",
-            metric,
-            _scale(True, spread or 1),
-        ),
+        _panel(frame, columns, layers, depth, name, title, scale)
+        for frame, layers, depth, name, title, scale in zip(
+            (one, other, difference), rows, depths, (*names, "first less second"), titles, scales, strict=True
+        )
     ]
+    if place is not None:
+        at = pl.col("target") == visible(place[0]) if isinstance(place[0], str) else pl.col("position") == place[0]
+        for column in pl.concat([one, other]).filter(at)["column"].head(1):
+            panels = [outlined(panel, column=column, layer=place[1]) for panel in panels]
     return alt.concat(*panels, columns=3 if len(columns) <= _MOST_ABREAST else 1).resolve_scale(color="independent")
 
 
+_PLACE = ("target", "position", "token")
+
+
 def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
-    """layer, column (a name for the axis), value (null: none), and n of means."""
+    """layer, column (a name for the axis), value (null: none), what is shown of it: of a mean its interval and n; and
+    by which a click is known: the target of a mean, the token position of a pair."""
     if isinstance(of, MeanCausalMap):
         rows = [
-            (layer, visible(curve.target), value and value.estimate, str(value) if value else "no value")
+            (
+                layer,
+                visible(curve.target),
+                value and value.estimate,
+                str(value or "no value"),
+                visible(curve.target),
+                -1,
+                "",
+            )
             for curve in of.curves
             for layer, value in zip(of.layers, curve[metric], strict=True)
         ]
@@ -236,44 +307,46 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
         if of.top.ndim == 3:
             raise ValueError("a map with heads (layers x heads x positions); compare the means, or one without heads")
         grid = of.grid(metric)
+        tokens = {position: visible(of.tokens[position]) for position in of.positions}
         rows = [
-            (layer, f"{position} {visible(of.tokens[position], 12)}", value, f"{value:.3f}")
+            (layer, f"{at} {visible(of.tokens[at], 12)}", value, f"{value:.3f}", "", at, tokens[at])
             for layer, row in zip(of.layers, grid.tolist(), strict=True)
-            for position, value in zip(of.positions, row, strict=True)
+            for at, value in zip(of.positions, row, strict=True)
         ]
     schema = {"layer": pl.Int64, "column": pl.Utf8, "value": pl.Float64, "shown": pl.Utf8}
-    return pl.DataFrame(rows, schema, orient="row").fill_nan(None)
+    place = {"target": pl.Utf8, "position": pl.Int64, "token": pl.Utf8}
+    return pl.DataFrame(rows, schema | place, orient="row").fill_nan(None)
 
 
-def _panel(frame: pl.DataFrame, columns: list[str], n_layers: int, title: str, metric: str, scale: alt.Scale) -> Any:
-    abreast = len(columns) <= _MOST_ABREAST
-    width = min(36, 330 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
-    height = min(18, max(8, 420 // frame["layer"].n_unique())) if len(frame) else 18
-    label = f"datum.value == {n_layers} ? 'final norm' : datum.value"
+def _panel(
+    frame: pl.DataFrame, columns: list[str], layers: list[int], top: int, name: str, title: str, scale: alt.Scale
+) -> Any:
+    abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
+    width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
+    height = min(18, max(8, 420 // max(1, len(layers))))
+    label = f"datum.value == {top} ? 'final norm' : datum.value"
+    x = alt.X(
+        "column:N",
+        sort=columns,
+        scale=alt.Scale(domain=columns),
+        axis=_axis(labelAngle=-90, labelLimit=130, labelOverlap=False),
+    )
+    y = alt.Y("layer:O", sort=None, scale=alt.Scale(domain=layers), axis=_axis(labelExpr=label, labelOverlap=True))
+    place = ["target:N"] if of_mean else ["token:N", alt.Tooltip("position:O", title="token position")]
     base = alt.Chart(frame).encode(
-        x=alt.X(
-            "column:N",
-            sort=columns,
-            scale=alt.Scale(domain=columns),
-            axis=_axis(labelAngle=-90, labelLimit=130, labelOverlap=False),
-        ).title(None),
-        y=alt.Y("layer:O", sort="descending", axis=_axis(labelExpr=label, labelOverlap=True)).title("layer"),
+        x=x.title(None),
+        y=y.title("layer"),
         tooltip=[
-            alt.Tooltip("column:N", title="token"),
+            *place,
             "layer:O",
-            alt.Tooltip("value:Q", format="+.3f", title=METRICS[metric]),
+            alt.Tooltip("value:Q", format="+.3f", title=title),
+            alt.Tooltip("shown:N", title="of"),
         ],
     )
     cells = base.transform_filter("isValid(datum.value)").mark_rect()
     missing = base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=_GREY)
-    chart = alt.layer(
-        cells.encode(color=alt.Color("value:Q", scale=scale, legend=_legend()).title(METRICS[metric])), missing
-    )
-    return chart.properties(
-        width=alt.Step(width),
-        height=alt.Step(height),
-        title=alt.TitleParams(_named(title), anchor="start", fontSize=13),
-    )
+    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=_legend()).title(title)), missing)
+    return chart.properties(width=alt.Step(width), height=alt.Step(height), title=_heading(_named(name)))
 
 
 def top_tokens(causal_map: CausalMap) -> Chart:
@@ -311,9 +384,9 @@ def top_tokens(causal_map: CausalMap) -> Chart:
         legend=alt.Legend(orient="top", title=None),
     )
     layers: list[Any] = [base.mark_rect().encode(color=colour)]
-    if len(frame) <= _MOST_SVG_CELLS:
+    if len(frame) <= MOST_SVG_CELLS:
         layers.append(base.mark_text(fontSize=9, color=_INK, limit=width).encode(text="top_token:N"))
-    title = alt.TitleParams(f"top token of each patched run · pair {causal_map.pair}", anchor="start", fontSize=13)
+    title = _heading(f"top token of each patched run · pair {causal_map.pair}")
     return _sized(alt.layer(*layers, *_token_strip(causal_map, width)).properties(title=title), rows, width)
 
 
@@ -386,7 +459,9 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
     series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
     base = alt.Chart(frame).encode(
         x=alt.X("step:Q", axis=alt.Axis(tickCount=5, format="~s")).title("optimizer step"),
-        y=alt.Y("value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)).title(title),
+        y=alt.Y(
+            "value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
+        ).title(title),
         color=alt.Color("series:N", sort=series, scale=alt.Scale(domain=series, range=_CATEGORIES)).title(None),
         tooltip=[
             "panel:N",

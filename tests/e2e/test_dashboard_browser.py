@@ -42,6 +42,7 @@ def runs(store) -> dict[str, str]:
         "nasty tokens": log_causal(store, [make_map(tokens=nasty)]),
         "heads": log_causal(store, [make_map(pair, heads=4) for pair in range(2)]),
         "other": log_causal(store, [make_map(pair, n_layers=4) for pair in range(4)]),
+        "large": log_causal(store, [make_map(n_layers=64, tokens=list("i = 8\n") * 9)]),
         "broken": log_causal(store, [make_map()]),
         "causal": log_causal(store, [make_map(pair) for pair in range(4)]),
     }
@@ -197,6 +198,31 @@ def test_two_runs_side_by_side(page, runs):
     expect(chart).to_contain_text("first less second")
     expect(chart.get_by_text("final norm")).to_have_count(3)
     expect(page.get_by_text("The first two share one scale")).to_be_visible()
+
+
+def test_a_click_on_a_cell_of_two_runs_opens_it_in_both(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&with={runs['other']}&metric=success")
+    page.get_by_test_id("stVegaLiteChart").locator(
+        "path[aria-label*='ref_depth_2_rhs'][aria-label*='layer: 2;']"
+    ).first.click()
+    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_have_count(2)
+    page.wait_for_url("**target=ref_depth_2_rhs*")
+    grid_row(page, 0, table=1)
+    expect(page.get_by_role("heading", name="Behind this cell")).to_have_count(2)
+
+
+def test_a_cell_of_a_map_on_a_canvas_tells_its_values_and_opens(page, runs):
+    page.goto(f"/causal_map?run={runs['large']}&pair=0&metric=logit_diff")
+    canvas = page.get_by_test_id("stVegaLiteChart").locator("canvas")
+    box = canvas.bounding_box()
+    middle = {"x": box["width"] / 2, "y": box["height"] / 2}
+    canvas.hover(position=middle)
+    tooltip = page.locator("#vg-tooltip-element")
+    for text in ("token", "position", "layer", "logit difference", "top token"):
+        expect(tooltip).to_contain_text(text)
+    canvas.click(position=middle)
+    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    page.wait_for_url("**token=*")
 
 
 def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
