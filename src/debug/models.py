@@ -699,7 +699,7 @@ def choose_backend(
     if not installed:
         return "transformers", "vLLM is not installed"
     if not (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
-        return "transformers", "on a CPU vLLM takes a minute to start and is no faster"
+        return "transformers", "on a CPU vLLM takes half a minute to start and gains little"
     return "vllm", "vLLM is installed and there is a GPU"
 
 
