@@ -700,7 +700,7 @@ def _knockout(page: Page) -> None:
         "heuristic_kept",
         "The early-line heuristic stays beneath the final mechanism, as what it falls back on.",
         "with the chain-following edges cut, wrong answers at each number of hops are surely oftener of line 1 or 2 "
-        "than the value of a line drawn (chosen after such runs were seen; whether random cuts do so too is not tested)",
+        "than the value of a line drawn (chosen after such runs were seen; not tested: whether random cuts do so too)",
         (all(map(_early, told)) or None) if told else None,
         "; ".join(
             f"{_hops(hops)}: {by['line 1 or 2']}, line drawn {_short(by['line 1 or 2, line drawn'])}"
