@@ -11,6 +11,9 @@ after another, as this research first did it. Rounds alternate between the backe
 slows all of them; what is printed is the median round, and the ratio within each round. Loading is not counted; vLLM's
 start is printed apart. Its prefix cache is emptied before every round. Where two backends' texts differ, it is printed
 how far apart, in transformers, the logits of the two first different tokens lie: a tie but for rounding, or not.
+
+The limit is what no backend can pass on this machine at this dtype: each token once through every matrix of the model
+(a beginning that all prompts share, once in all), at the median speed of a batch's products, measured in every round.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import argparse
 import time
 from collections.abc import Callable
 from itertools import islice
+from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -42,6 +46,7 @@ def arguments() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     import torch
+    from matrix_products import linear_layers, matrix_products
     from transformers import pipeline
 
     from debug import models, prompts
@@ -83,6 +88,8 @@ def main(options: argparse.Namespace) -> None:
         "vllm": with_engine,
     }
     ways = {name: ways[name] for name in options.backends}
+    layers = sum(weight.numel() for layer in linear_layers(model) for weight in layer.values())
+    unembedding = attrgetter(model.architecture.unembedding)(model.hf).weight.numel()
     print(
         f"{options.model}, {options.seq_len} lines, {model.dtype} on {model.device}, {torch.get_num_threads()} threads"
     )
@@ -92,12 +99,17 @@ def main(options: argparse.Namespace) -> None:
             template = prompts.few_shot(make_variable_binding_program, options.seq_len, few_shot)
         drawn = islice(search(make_variable_binding_program, options.seq_len, 0), options.num_seqs)
         asked = [prompts.fill(template, made.program) for made in drawn]
-        tokens = median(len(model.encode(prompt)) for prompt in asked)
+        encoded = [model.encode(prompt) for prompt in asked]
+        tokens, shared = median(map(len, encoded)), len(models.common_prefix(encoded))
+        met = shared / len(asked) + tokens - shared + options.max_new_tokens - 1
+        flop = 2 * (met * layers + options.max_new_tokens * unembedding)
         for way in ways.values():
             way(asked[:2])
         rates: dict[str, list[float]] = {name: [] for name in ways}
         texts: dict[str, list[str]] = {}
+        speeds: list[float] = []
         for _ in tqdm(range(options.rounds), desc=f"{few_shot} solved examples", unit="round"):
+            speeds += matrix_products(model, options.batch_size * round(tokens - shared), 10)
             for name, way in ways.items():
                 started = time.perf_counter()
                 texts[name] = way(asked)
@@ -113,6 +125,11 @@ def main(options: argparse.Namespace) -> None:
                 f"({min(ratios):.1f} to {max(ratios):.1f})   same text: {len(asked) - len(differ)} of {len(asked)}"
                 + (f"; logits apart where not: {', '.join(f'{tie:.2g}' for tie in ties)}" if ties else "")
             )
+        limit = median(speeds) / flop
+        print(
+            f"  {'limit':14}{limit:8.2f} samples/s   {limit / median(rates[first]):5.1f} times {first}; "
+            f"{flop / 1e9:.3g} GFLOP a sample at {median(speeds) / 1e9:.3g} GFLOP/s"
+        )
 
 
 if __name__ == "__main__":

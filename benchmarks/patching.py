@@ -39,6 +39,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+from matrix_products import linear_layers, matrix_products
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
@@ -189,28 +190,6 @@ def trace(
     return run_causal_tracing_experiment(
         model, pairs, prompt_template=template, control=False, logit_lens=False, **plan
     )
-
-
-def linear_layers(model: LoadedModel) -> list[dict[str, torch.Tensor]]:
-    """Weight matrices of each layer, by name."""
-    layers = attrgetter(model.architecture.layers)(model.hf)
-    return [{n: m.weight for n, m in layer.named_modules() if isinstance(m, nn.Linear)} for layer in layers]
-
-
-@torch.no_grad()
-def matrix_products(model: LoadedModel, tokens: int, sets: int) -> list[float]:
-    """FLOP/s of sets of products: ``tokens`` tokens times all matrices of one layer, the next layer each time."""
-    layers = linear_layers(model)
-    inputs = {weight.shape[1]: torch.randn(tokens, weight.shape[1]) for weight in layers[0].values()}
-    speeds = []
-    for number in range(-1, sets):  # the first is not counted
-        weights = layers[number % len(layers)].values()
-        start = time.perf_counter()
-        for weight in weights:
-            nn.functional.linear(inputs[weight.shape[1]], weight)
-        seconds = time.perf_counter() - start
-        speeds.append(2 * tokens * sum(weight.numel() for weight in weights) / seconds)
-    return speeds[1:]
 
 
 def unavoidable_flop(model: LoadedModel, component: str, cells: Counter[tuple[int, int]]) -> float:

@@ -278,7 +278,7 @@ class AnswersPrompts:
             if ids[: len(before)] != before:
                 raise ValueError(f"behind this prompt, answer {answer!r} is no token of its own: {prompt[-40:]!r}")
             following.append(ids[len(before) :])
-        common = _common_prefix(following)
+        common = common_prefix(following)
         tokens = [ids[len(common)] for ids in following if len(ids) > len(common)]
         if len(set(tokens)) < len(answers):
             raise ValueError(
@@ -491,11 +491,12 @@ class LoadedModel(AnswersPrompts):
         where padding behind them would take room in a layer's sliding window."""
         if len(prompts) < 2 or getattr(self.config, "sliding_window", None):
             return []
-        shared = _common_prefix(prompts)[: min(map(len, prompts)) - 1]
+        shared = common_prefix(prompts)[: min(map(len, prompts)) - 1]
         return shared if len(shared) >= SHORTEST_SHARED_PREFIX else []
 
 
-def _common_prefix(rows: list[list[int]]) -> list[int]:
+def common_prefix(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
     first, last = min(rows), max(rows)  # of rows in order, these two have the least in common
     length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
     return first[:length]
