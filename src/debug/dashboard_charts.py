@@ -188,7 +188,12 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
     scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
     base = alt.Chart(frame).encode(
-        x=alt.X("run:N", sort=sides, axis=alt.Axis(labelAngle=0, labelLimit=170)).title(None),
+        x=alt.X(
+            "run:N",
+            sort=sides,
+            scale=alt.Scale(paddingInner=0.75, paddingOuter=0.3),  # the lines take the room, not the points of a side
+            axis=alt.Axis(labelAngle=0, labelLimit=170),
+        ).title(None),
         y=alt.Y(
             "value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)
         ).title(title),
@@ -210,7 +215,7 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
         intervals.mark_rule(strokeWidth=2, opacity=0.6),
         offset.mark_line(),
         offset.mark_point(filled=True, size=60, opacity=1),
-    ).properties(width=alt.Step(190), height=230)
+    ).properties(width=190 * len(sides), height=230)
 
 
 def _named(text: str) -> str:
