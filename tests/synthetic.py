@@ -83,11 +83,13 @@ def log_accuracy(store: Store, raw_output: str = "8", hops: Iterable[int] = (1, 
     return ids
 
 
-def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny") -> str:
+def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny", weights_digest: str | None = None) -> str:
     """A causal study of one cell; the run id of the cell."""
     with store.start("causal", "tiny · residual_stream", kind="causal_tracing") as study:
         params = {"model": model, "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
         with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
+            if weights_digest is not None:
+                cell.set_tags({"debug.weights_digest": weights_digest})
             save_maps(cell.folder / "causal_maps" / "00000.safetensors", maps)
             cell.log_programs([make_pair(PROGRAM, seed) for seed in range(len(maps))])
             cell.append_jsonl("samples.jsonl", make_samples(len(maps)))

@@ -13,6 +13,8 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug.legacy import import_results
+from debug.provenance import files_digest
+from debug.statistics import wilson
 from debug.tracking import Store
 from synthetic import NASTY, PROGRAM, log_accuracy, log_causal, make_map
 from test_legacy import grid, written
@@ -53,6 +55,10 @@ def url(app: AppTest, name: str) -> str | None:
 
 def sentences(app: AppTest) -> str:
     return "\n".join(element.value for element in [*app.error, *app.info, *app.warning])
+
+
+def captions(app: AppTest) -> str:
+    return "\n".join(element.value for element in app.caption)
 
 
 def literal(app: AppTest) -> str:
@@ -479,13 +485,33 @@ def test_training_shows_accuracy_by_hops_over_steps_and_two_checkpoints(store):
         for step in ("step_000000", "step_000200"):
             (run.folder / "checkpoints" / step).mkdir(parents=True)
             (run.folder / "checkpoints" / step / "config.json").write_text("{}")
+            (run.folder / "checkpoints" / step / "model.safetensors").write_text(step)
     app = opened("training", training=run.run_id)
     assert len(charts(app)) == 1
     assert "0 of 2 checkpoints have a causal run" in sentences(app)
+    assert "has not logged on how many programs" in captions(app)
     for model in ("step_000000", "step_000200"):
-        log_causal(store, [make_map()], model)
+        log_causal(store, [make_map()], model)  # of another training's checkpoints
+        log_causal(
+            store, [make_map()], model, weights_digest=files_digest((run.folder / "checkpoints" / model).iterdir())
+        )
     app = opened("training", training=run.run_id)
-    assert [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2] == ["step_000000", "step_000200"]
+    named = [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2]
+    assert named == ["step_000000 · 1 pair", "step_000200 · 1 pair"]
+    assert "but of other weights: 2." in captions(app)
+    assert len(app.selectbox(key="first").options) == 2
+
+
+def test_training_curves_have_the_intervals_that_were_logged(store):
+    with store.start("training", "tiny · training", kind="training") as run:
+        for step in (0, 100):
+            rate = wilson(step // 2, 50)
+            run.log_metrics(rate.metrics("accuracy/lines_5_hops_2") | {"num_samples/lines_5_hops_2": rate.n}, step)
+    app = opened("training", training=run.run_id)
+    assert "Each point: 50 programs. Bands: 95% Wilson intervals." in captions(app)
+    drawn = pl.read_ipc_stream(app.get("vega_lite_chart")[0].proto.datasets[0].data.data)
+    expected = [wilson(0, 50), wilson(50, 50)]
+    assert drawn.select("ci_low", "ci_high", "n").rows() == [(rate.low, rate.high, 50) for rate in expected]
 
 
 def test_a_training_without_accuracies_is_a_sentence(store):

@@ -459,7 +459,7 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
     """Training curves: a colour for each series, a small chart for each panel.
 
     Args:
-        frame: a row a measurement: step, value (a share), series, panel.
+        frame: a row a measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
     """
     series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
     base = alt.Chart(frame).encode(
@@ -467,15 +467,26 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
         y=alt.Y(
             "value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
         ).title(title),
-        color=alt.Color("series:N", sort=series, scale=alt.Scale(domain=series, range=_CATEGORIES)).title(None),
+        color=alt.Color(
+            "series:N",
+            sort=series,
+            scale=alt.Scale(domain=series, range=_CATEGORIES),
+            legend=alt.Legend(symbolOpacity=1, orient="top"),  # beside the charts a narrow page would cut it off
+        ).title(None),
         tooltip=[
             "panel:N",
             "series:N",
             alt.Tooltip("step:Q", format=",d"),
             alt.Tooltip("value:Q", format=".1%", title=title),
+            alt.Tooltip("ci_low:Q", format=".1%", title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+            alt.Tooltip("n:Q", format=",d", title="programs"),
         ],
     )
-    chart = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=30)).properties(
-        width=340, height=200
-    )
+    bands = base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)").mark_area(opacity=0.12)
+    chart = alt.layer(
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=30),
+    ).properties(width=300, height=200)
     return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
