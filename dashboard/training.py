@@ -105,11 +105,11 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         return
     with right:
         metric = choice("metric", "Metric", shared, METRICS.__getitem__)
-    titles = tuple(
+    titles = [
         f"{rows[i]['params.model']} · {mean.n_pairs} {'pair' if mean.n_pairs == 1 else 'pairs'}"
         for i, mean in ((first, one), (second, other))
-    )
-    draw(side_by_side(one, other, metric, titles), "checkpoints")
+    ]
+    draw(side_by_side(one, other, metric, (titles[0], titles[1])), "checkpoints")
 
 
 def digest(run: LoggedRun, checkpoint: str) -> str | None:

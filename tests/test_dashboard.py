@@ -290,7 +290,7 @@ def test_a_place_that_is_not_on_the_map_is_no_place(store, layer, token):
 def test_a_link_to_a_pair_that_is_not_there_says_so(store):
     app = opened("causal_map", run=log_causal(store, [make_map()]), pair="7", metric="<b>")
     assert {"7", "<b>"} <= {code.value for code in app.code}
-    assert titles(app)[0].endswith("mean over 1 pair")
+    assert titles(app)[0].endswith("one pair")
 
 
 def test_a_map_with_heads_is_shown_at_a_target(store):
@@ -362,7 +362,7 @@ def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
     folder = written(grid(), tmp_path / "e" / "20250101_120000" / "Qwen_Qwen3-4B")
     (imported,) = import_results(folder, store.uri)
     app = opened("causal_map", run=imported.run_ids[0], metric="success")
-    assert titles(app)[0] == "residual_stream · mean over 1 pair"
+    assert titles(app)[0] == "residual_stream · one pair"
     app = opened("causal_map", run=imported.run_ids[0], pair="0", metric="legacy_normalized_logit_difference")
     assert charts(app)[0]["layer"][0]["encoding"]["color"]["title"] == "legacy normalized logit difference"
     assert "normalized logit difference" not in app.selectbox(key="metric").options

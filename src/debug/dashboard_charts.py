@@ -276,7 +276,7 @@ def side_by_side(
     titles = (shared, shared, f"difference of {shared}")
     scales = (_scale(signed, end), _scale(signed, end), _scale(True, spread or 1))
     panels = [
-        _panel(frame, columns, layers, depth, name, title, scale)
+        _panel(frame, columns, layers, depth, name, title, scale, percent=not signed)
         for frame, layers, depth, name, title, scale in zip(
             (one, other, difference), rows, depths, (*names, "first less second"), titles, scales, strict=True
         )
@@ -324,7 +324,14 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
 
 
 def _panel(
-    frame: pl.DataFrame, columns: list[str], layers: list[int], top: int, name: str, title: str, scale: alt.Scale
+    frame: pl.DataFrame,
+    columns: list[str],
+    layers: list[int],
+    top: int,
+    name: str,
+    title: str,
+    scale: alt.Scale,
+    percent: bool,
 ) -> Any:
     abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
     width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
@@ -350,7 +357,10 @@ def _panel(
     )
     cells = base.transform_filter("isValid(datum.value)").mark_rect()
     missing = base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=_GREY)
-    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=_legend()).title(title)), missing)
+    legend = _legend()
+    if percent and of_mean:  # of one pair it is yes or no
+        legend.format = "%"
+    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=legend).title(title)), missing)
     return chart.properties(width=alt.Step(width), height=alt.Step(height), title=_heading(_named(name)))
 
 
