@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import polars as pl
 import streamlit as st
 from store import load, samples_of
@@ -57,7 +59,8 @@ def page() -> None:
         st.caption(f"The newest {MOST} of {len(frame):,} cells.")
         frame = frame.head(MOST)
     frame = frame.with_columns(series=series(frame, by, each))
-    in_order = frame.sort("model", *(pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops")))
+    numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
+    in_order = frame.sort("model", *numbers, "series")
     signed, title = measure in SIGNED, MEASURES[measure]
     part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
     if zoom:
@@ -118,13 +121,14 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
     st.subheader("Two of them")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
     options = [run_id for run_id in frame["run_id"].to_list() if run_id in rows]
-    options.sort(key=lambda one: not any(other != one and alike(rows[one], rows[other]) for other in options))
+    shapes = Counter(shape(rows[run_id]) for run_id in options)
+    options.sort(key=lambda run_id: shapes[shape(rows[run_id])] < 2)  # those that another one is comparable with
     left, right = st.columns(2)
     with left:
         first = choice("first", "First", options, lambda run_id: run_label(rows[run_id]))
     with right:
         rest = [run_id for run_id in options if run_id != first]
-        rest.sort(key=lambda run_id: not alike(rows[first], rows[run_id]))
+        rest.sort(key=lambda run_id: shape(rows[run_id]) != shape(rows[first]))
         second = choice("second", "Second", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
@@ -132,8 +136,9 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
     part(paired, first, second)
 
 
-def alike(one: dict, other: dict) -> bool:
-    return all(one[name] == other[name] for name in ("params.hops", "params.seq_len", "kind"))
+def shape(row: dict) -> tuple:
+    """What two runs have in common whose programs are alike."""
+    return row["params.hops"], row["params.seq_len"], row["kind"]
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,26 @@ def make_map(
         z_patched=z,
         top=np.where(z[..., 0] > z[..., 1], 17, 18).astype(np.int64),
         heads=[[head] for head in range(heads or 0)],
+    )
+
+
+def make_knockout(pair: int = 0) -> CausalMap:
+    """Edges of two hypotheses and as many random ones cut in all six layers: the answer is lost where the chain's are
+    cut, and of the random ones of the same number in even pairs."""
+    names = ["direct_pointer", "direct_pointer_random", "chain_following", "chain_following_random"]
+    one = make_map(pair)
+    return replace(
+        one,
+        intervention_type="attention_knockout",
+        source="knockout",
+        layers=[0],
+        layer_window=6,
+        positions=[],
+        columns=[[2, 22]] * 4,
+        targets={name: [2, 22] for name in names},
+        target_columns={name: number for number, name in enumerate(names)},
+        z_patched=one.z_patched[:1, :4],
+        top=np.array([[18, 18, 17, 18 if pair % 2 else 17]]),
     )
 
 
