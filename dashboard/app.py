@@ -13,7 +13,7 @@ from view import carry
 st.set_page_config(page_title="debug", layout="wide")
 st.html(
     """<style>
-    [class*='st-key-chart-'] { overflow-x: auto; max-width: 100% }
+    [data-testid=stElementContainer]:has(.stVegaLiteChart) { overflow-x: auto; max-width: 100% }
     .stMainBlockContainer { padding: 4rem 2rem 3rem }
     h1 { font-size: 1.6rem !important; padding: 0 0 0.5rem !important }
     h3 { font-size: 1.2rem !important; padding: 0.5rem 0 0 !important }

@@ -245,11 +245,10 @@ def draw(
 
     sized = chart.properties(autosize="pad")  # Streamlit would else fit legends into the height, and cut them off
     with st.container(width="content", gap="xxsmall"):
-        with st.container(key=f"chart-{key}", width="content"):
-            if on_cell is None:
-                st.altair_chart(sized, width="content")
-            else:
-                st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
+        if on_cell is None:
+            st.altair_chart(sized, width="content")
+        else:
+            st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
         downloads(key, data, chart)
 
 
