@@ -29,30 +29,27 @@ READING = (TrackingError, CausalMapError, ProgramError)
 def carry(page: str) -> None:
     """On a page that was just turned to: put what goes along into its URL."""
     carried, turned = st.session_state.setdefault("carried", {}), st.session_state.get("page") != page
-    for name in CARRIED:
-        if name in st.query_params:
-            carried[name] = st.query_params.get_all(name)
-        elif turned and name in carried:
-            st.query_params[name] = carried[name]
-        else:
-            carried.pop(name, None)
-    st.session_state["page"] = page
+    there = {name: st.query_params.get_all(name) for name in CARRIED if name in st.query_params}
+    if turned and (along := {name: value for name, value in carried.items() if value and name not in there}):
+        there |= along
+        st.query_params.update(along)  # all at once: each change would be a step of the browser's back button
+    st.session_state.update(carried=there, page=page)
 
 
 def put(**values: Any) -> None:
-    """Write into the URL; None and nothing take a name out."""
-    for name, value in values.items():
-        texts = (
-            [str(each) for each in value] if isinstance(value, list | tuple) else [] if value is None else [str(value)]
-        )
-        if texts == st.query_params.get_all(name):
-            continue
-        if texts:
-            st.query_params[name] = texts
-        else:
-            st.query_params.pop(name, None)
-        if name in CARRIED:
-            st.session_state.setdefault("carried", {})[name] = texts
+    """Write into the URL, all at once; None and nothing take a name out."""
+    texts = {
+        name: [str(each) for each in value]
+        if isinstance(value, list | tuple)
+        else []
+        if value is None
+        else [str(value)]
+        for name, value in values.items()
+    }
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    if any(now.get(name, []) != value for name, value in texts.items()):
+        st.query_params.from_dict({name: value for name, value in (now | texts).items() if value})
+    st.session_state.setdefault("carried", {}).update({n: value for n, value in texts.items() if n in CARRIED})
 
 
 def number(name: str) -> int | None:
