@@ -8,7 +8,7 @@ debug.dashboard_charts.
 """
 
 import streamlit as st
-from view import carry
+from view import carry, finish
 
 st.set_page_config(page_title="debug", layout="wide")
 st.html(
@@ -33,3 +33,4 @@ pages = [st.Page(f"{name}.py", title=title, default=name == "runs") for name, ti
 page = st.navigation(pages, position="top")
 carry(page.title)
 page.run()
+finish()
