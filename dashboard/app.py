@@ -8,7 +8,7 @@ debug.dashboard_charts.
 """
 
 import streamlit as st
-from view import carry, finish
+from view import begin, finish, links
 
 st.set_page_config(page_title="debug", layout="wide")
 st.html(
@@ -30,7 +30,10 @@ PAGES = {
     "training": "Training",
 }
 pages = [st.Page(f"{name}.py", title=title, default=name == "runs") for name, title in PAGES.items()]
-page = st.navigation(pages, position="top")
-carry(page.title)
+page = st.navigation(pages, position="hidden")
+bar = st.empty()
+begin(page.title)
+links(bar, pages)
 page.run()
+links(bar, pages)
 finish()

@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 import streamlit as st
 from store import REFRESH_SECONDS, table
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.navigation.page import StreamlitPage
 
 from debug.causal_map import CausalMapError
 from debug.programs import ProgramError
@@ -26,15 +28,19 @@ READING = (TrackingError, CausalMapError, ProgramError)
 # --- the URL ---------------------------------------------------------------------------------------------------------
 
 
-def carry(page: str) -> None:
-    """At the beginning of a page's run; on a page that was just turned to: put what goes along into its URL."""
-    st.session_state.setdefault("taken", {})
+def begin(page: str) -> None:
+    """At the beginning of a page's run."""
     st.session_state.update({"to write": {}, "widgets": set()})
     if st.session_state.get("page") != page:
-        carried = st.session_state.get("carried", {})
-        put(**{name: value for name, value in carried.items() if name not in st.query_params})
-        write_url()
-        st.session_state.update(page=page, taken={})
+        st.session_state.update(page=page, taken={})  # to the widgets of this page all of its URL is new
+
+
+def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
+    """To all pages, with what goes along: in the link, so that the browser's back button and its tabs know it too."""
+    along = [(name, value) for name in CARRIED for value in in_url(name)]
+    with place.container(horizontal=True, gap="small"):
+        for page in pages:
+            st.page_link(page, query_params=along, width="content")
 
 
 def put(**values: Any) -> None:
@@ -63,8 +69,7 @@ def write_url() -> None:
     url = {name: value for name, value in (now | st.session_state["to write"]).items() if value}
     if url != now:
         st.query_params.from_dict(url)
-    carried = {name: url[name] for name in CARRIED if name in url}
-    st.session_state.update({"carried": carried, "to write": {}})
+    st.session_state["to write"] = {}
 
 
 def finish() -> None:
