@@ -47,6 +47,7 @@ from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
 MOST_BESIDE = 24  # tokens of a map that leaves room beside it
+MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
 COMPONENTS = {
     "residual_stream": "residual stream",
@@ -243,7 +244,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     layer, token, head = number("layer"), number("token"), one_in_url("head")
     column: tuple[int, ...] | None = None
     row = causal_map.layers.index(layer) if layer in causal_map.layers else None
-    width = 0
+    width, drawn = 0, causal_map
     if causal_map.top.ndim == 3:
         if not causal_map.targets:
             st.info("This map has heads, and no target at which to show them.")
@@ -255,9 +256,10 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
             column = (labels.index(head), causal_map.target_columns[at])
             chart = outlined(chart, head=head, layer=layer) if row is not None else chart
     elif causal_map.positions:
-        picture = top_tokens(causal_map) if metric == TOP else causal_heatmap(causal_map, metric)
-        chart, key, fields = quick(picture, causal_map.top.size), "map", ("position", "layer")
-        width = len(causal_map.positions)
+        drawn = without_what_is_the_same(causal_map, token)
+        picture = top_tokens(drawn) if metric == TOP else causal_heatmap(drawn, metric)
+        chart, key, fields = quick(picture, drawn.top.size), "map", ("position", "layer")
+        width = len(drawn.positions)
         if token in causal_map.positions:
             column = (causal_map.positions.index(token),)
             chart = chart if row is None else outlined(chart, position=token, layer=layer)
@@ -266,6 +268,8 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         target = one_in_url("target")
         if target in causal_map.target_columns:
             column = (causal_map.target_columns[target],)
+            if row is not None and isinstance(chart, alt.LayerChart):
+                chart = outlined(chart, label=f"{visible(target)} (n=1)", layer=layer)
 
     def open_cell(cell: dict) -> None:
         names = {visible(name): name for name in causal_map.targets}
@@ -280,7 +284,21 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
             behind_cell(run, causal_map, where)
     if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
-        draw(quick(lens_heatmap(causal_map), causal_map.lens_ranks.size // 2), "lens")
+        draw(quick(lens_heatmap(drawn), len(drawn.positions) * (drawn.n_layers + 1)), "lens")
+
+
+def without_what_is_the_same(causal_map: CausalMap, token: int | None) -> CausalMap:
+    """A map that is wider than a page, from the line on in which its two programs first differ, unless all is asked for
+    or a link names a token before."""
+    before = causal_map.tokens[: causal_map.first_difference]
+    start = max((position + 1 for position, text in enumerate(before) if "\n" in text), default=0)
+    left_out = sum(position < start for position in causal_map.positions)
+    if len(causal_map.positions) <= MOST_ACROSS or not 0 < left_out < len(causal_map.positions):
+        return causal_map
+    if token is not None and token < start:
+        return causal_map
+    label = f"And the {left_out} tokens before, which are the same in both programs: a patch there changes nothing"
+    return causal_map if yes("whole", label) else causal_map.beginning_at(start)
 
 
 def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
@@ -341,7 +359,7 @@ def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
     c, o = (text(token) or "not recorded" for token in causal_map.answer_tokens)
     return pl.DataFrame(
         {
-            "run": ["clean", "counterfactual", "patched"],
+            "run": ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"],
             "top token": [text(token) for token in tops],
             f"logit of {c} (counterfactual)": [float(logits[0]) for logits in z],
             f"logit of {o} (original)": [float(logits[1]) for logits in z],

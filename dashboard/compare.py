@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import polars as pl
 import streamlit as st
 from store import load, samples_of
@@ -30,12 +32,10 @@ def page() -> None:
         return
     ids = chosen_runs(runs)
     if not ids:
-        latest = runs.filter(pl.col("metrics.accuracy").is_not_null() & pl.col("parent_run_id").is_not_null())
-        ids = latest.head(1)["parent_run_id"].to_list()
-        put(runs=ids)
+        put(runs=newest_study(runs))
         ids = chosen_runs(runs)
         if ids:
-            st.caption("No runs were chosen on the page Runs: this is the newest study.")
+            st.caption("No runs were chosen on the page Runs: this is the newest study that has some to compare.")
     if missing := [run_id for run_id in in_url("runs") if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
     chosen = runs.filter(pl.col("run_id").is_in(ids))
@@ -59,16 +59,25 @@ def page() -> None:
         st.caption(f"The newest {MOST} of {len(frame):,} cells.")
         frame = frame.head(MOST)
     frame = frame.with_columns(series=series(frame, by, each))
+    numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
+    in_order = frame.sort("model", *numbers, "series")
     signed, title = measure in SIGNED, MEASURES[measure]
-    part(lambda: draw(rates(frame, by, title, each or None, signed), "rates", frame))
+    part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
     if zoom:
         st.dataframe(frame.drop("series"), hide_index=True)
         downloads("table", frame)
     if frame["model"].n_unique() > 1 or frame["hops"].n_unique() > 1:
         st.subheader("Models by hops, mean over lengths")
-        part(draw, models_by_hops(frame, title, signed), "models-by-hops", frame)
+        part(draw, models_by_hops(in_order, title, signed), "models-by-hops", frame)
     if len(frame) > 1:
         part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, title, signed)
+
+
+def newest_study(runs: pl.DataFrame) -> list[str]:
+    """Of the studies whose cells have accuracies the newest, with more than one such cell where there is one."""
+    cells = runs.filter(pl.col("metrics.accuracy").is_not_null() & pl.col("parent_run_id").is_not_null())
+    studies = cells.group_by("parent_run_id", maintain_order=True).len().sort(pl.col("len") < 2, maintain_order=True)
+    return studies["parent_run_id"].head(1).to_list()
 
 
 def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
@@ -90,13 +99,18 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
 
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
-    """What tells the points of a chart apart: what varies and is on neither axis; run ids where all that is alike."""
-    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines", "component": "{}", "experiment": "{}"}
+    """What tells the points of a chart apart: what varies and is on neither axis; the experiment, then run ids, only
+    where all that is alike."""
+    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines", "component": "{}"}
     told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
     shown = [pl.format(words[name], name) for name in told]
-    alike = frame.group_by([by, *([each] if each else []), *told]).len()["len"].max() or 1
-    if alike > 1:  # type: ignore[operator]
-        shown.append(pl.col("run_id").str.slice(0, 6))
+    axes = [by, *([each] if each else [])]
+    for name, text in (("experiment", pl.col("experiment")), ("run_id", pl.col("run_id").str.slice(0, 6))):
+        if frame.select(*axes, *told).is_unique().all():
+            break
+        if frame[name].n_unique() > 1:
+            told.append(name)
+            shown.append(text)
     if not shown:
         return pl.Series("series", frame["model"])
     return frame.select(pl.concat_str(shown, separator=" · "))[:, 0].alias("series")
@@ -107,13 +121,14 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
     st.subheader("Two of them")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
     options = [run_id for run_id in frame["run_id"].to_list() if run_id in rows]
-    options.sort(key=lambda one: not any(other != one and alike(rows[one], rows[other]) for other in options))
+    shapes = Counter(shape(rows[run_id]) for run_id in options)
+    options.sort(key=lambda run_id: shapes[shape(rows[run_id])] < 2)  # those that another one is comparable with
     left, right = st.columns(2)
     with left:
         first = choice("first", "First", options, lambda run_id: run_label(rows[run_id]))
     with right:
         rest = [run_id for run_id in options if run_id != first]
-        rest.sort(key=lambda run_id: not alike(rows[first], rows[run_id]))
+        rest.sort(key=lambda run_id: shape(rows[run_id]) != shape(rows[first]))
         second = choice("second", "Second", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
@@ -121,8 +136,9 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
     part(paired, first, second)
 
 
-def alike(one: dict, other: dict) -> bool:
-    return all(one[name] == other[name] for name in ("params.hops", "params.seq_len", "kind"))
+def shape(row: dict) -> tuple:
+    """What two runs have in common whose programs are alike."""
+    return row["params.hops"], row["params.seq_len"], row["kind"]
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:

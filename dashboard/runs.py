@@ -47,9 +47,13 @@ NAMES = {
     "highest": "highest accuracy",
     "patched": "highest patch success",
     "params.intervention_type": "component",
+    "metrics.accuracy": "accuracy",
     "metrics.peak_patch_success_rate": "peak patch success",
-    **{f"metrics.{rate}_ci_low": "95% from" for rate in ("accuracy", "peak_patch_success_rate")},
-    **{f"metrics.{rate}_ci_high": "to" for rate in ("accuracy", "peak_patch_success_rate")},
+}
+# Rate -> the columns with the ends of its interval, and with its n.
+INTERVALS = {name: (f"{name}_ci_low", f"{name}_ci_high", f"{name}_n") for name in ("lowest", "highest", "patched")} | {
+    f"metrics.{rate}": (f"metrics.{rate}_ci_low", f"metrics.{rate}_ci_high", n)
+    for rate, n in (("accuracy", "n"), ("peak_patch_success_rate", "metrics.pairs_used"))
 }
 # By which column of studies, and of cells, and whether the largest come first: what a click on a column's head sorts
 # stays in the browser. (No docstring: Streamlit would print it on the page.)
@@ -139,28 +143,52 @@ def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
     top = runs.filter(~is_child | pl.col("parent_run_id").is_null())
     mine = runs.with_columns(top=pl.when(is_child).then(pl.col("parent_run_id")).otherwise(pl.col("run_id")))
     hit = mine.filter(pl.col("run_id").is_in(matching["run_id"].implode()))["top"].unique()
-    accuracy, patched = pl.col("metrics.accuracy"), pl.col("metrics.peak_patch_success_rate")
+    n = pl.coalesce("metrics.num_samples", "metrics.pairs_used")
     reached = mine.group_by("top").agg(
         cells=pl.len() - 1,
         models=listed("params.model"),
         hops=listed("params.hops"),
         lines=listed("params.seq_len"),
-        lowest=accuracy.min(),
-        highest=accuracy.max(),
-        patched=patched.max(),
+        **extreme("lowest", "metrics.accuracy", n, descending=False),
+        **extreme("highest", "metrics.accuracy", n, descending=True),
+        **extreme("patched", "metrics.peak_patch_success_rate", pl.col("metrics.pairs_used"), descending=True),
     )
     return top.filter(pl.col("run_id").is_in(hit.implode())).join(reached, left_on="run_id", right_on="top", how="left")
 
 
+def extreme(name: str, rate: str, n: pl.Expr, descending: bool) -> dict[str, pl.Expr]:
+    """A group's lowest or highest rate, the ends of its interval, and its n."""
+    columns = (pl.col(rate), pl.col(f"{rate}_ci_low"), pl.col(f"{rate}_ci_high"), n)
+    first = [each.sort_by(rate, descending=descending, nulls_last=True).first() for each in columns]
+    return dict(zip((name, *INTERVALS[name]), first, strict=True))
+
+
 def listed(column: str) -> pl.Expr:
-    values = pl.col(column).drop_nulls().unique(maintain_order=True)
+    values = pl.col(column).drop_nulls().str.strip_chars("[]").unique(maintain_order=True)
     return values.sort_by(values.str.zfill(4)).head(6).str.join(", ")
+
+
+REACHED = ("lowest", "highest", "patched")
+# Of columns by name, in pixels: with these a table fits on a page of 1280 but for the experiment, its last column.
+WIDTHS = {
+    "name": 160,
+    "status": 78,
+    "kind": 100,
+    "models": 86,
+    "hops": 62,
+    "lines": 48,
+    "seq_len": 46,
+    "cells": 48,
+    **dict.fromkeys((*REACHED, "accuracy", "peak_patch_success_rate"), 156),
+}
 
 
 def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
     columns = ["start_time", "name", "status", "kind", "models", "hops", "lines", "cells"]
     return selectable(
-        studies.select("run_id", *columns, "lowest", "highest", "patched", "experiment"),
+        studies.select(
+            "run_id", *columns, *(each for name in REACHED for each in (name, *INTERVALS[name])), "experiment"
+        ),
         chosen,
         "studies",
         min(330, 40 + 35 * len(studies)),
@@ -170,9 +198,15 @@ def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
 def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:
     columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
     rates = ["metrics.accuracy", "metrics.peak_patch_success_rate"]
-    accuracy, patched = ([rate, f"{rate}_ci_low", f"{rate}_ci_high"] for rate in rates)
-    n = pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
-    shown = cells.select("run_id", *columns, *accuracy, n, "params.intervention_type", *patched, "experiment")
+    (accuracy, patched), n = rates, pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
+    shown = cells.with_columns(n).select(
+        "run_id",
+        *columns,
+        *(accuracy, *INTERVALS[accuracy]),
+        "params.intervention_type",
+        *(patched, *INTERVALS[patched]),
+        "experiment",
+    )
     return selectable(shown, chosen, key, min(330, 40 + 35 * len(cells)))
 
 
@@ -180,20 +214,17 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
     """A table whose rows can be chosen; the run ids of those that are."""
     ids = shown["run_id"].to_list()
     st.caption(f"{len(ids):,} {'rows' if len(ids) != 1 else 'row'}")
-    visible = shown.drop("run_id").with_columns(pl.col(pl.String).str.slice(0, 300))
+    rates = [name for name in INTERVALS if name in shown.columns]
+    ends = {end for name in rates for end in INTERVALS[name]}
+    visible = shown.with_columns(as_text(name) for name in rates).drop("run_id", *ends)
+    visible = visible.with_columns(pl.col(pl.String).str.slice(0, 300))
     config: dict = {
-        name: st.column_config.Column(NAMES.get(name, name.rpartition(".")[2].replace("_", " ")))
+        name: st.column_config.Column(
+            NAMES.get(name, name.rpartition(".")[2].replace("_", " ")), width=WIDTHS.get(name.rpartition(".")[2])
+        )
         for name in visible.columns
     }
-    for name, dtype in visible.schema.items():
-        if dtype == pl.Float64 and name != "n":
-            config[name] = st.column_config.NumberColumn(
-                NAMES.get(name, name.rpartition(".")[2].replace("_", " ")), format="percent"
-            )
-    config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=120)
-    config["name"] = st.column_config.TextColumn("name", width=260)
-    if "hops" in visible.columns:
-        config["hops"] = st.column_config.TextColumn("hops", width=80)
+    config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=118)
     rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
     event = st.dataframe(
         visible,
@@ -209,6 +240,20 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
     )
     downloads(key, shown)
     return [ids[row] for row in event["selection"]["rows"] if row < len(ids)]
+
+
+def as_text(rate: str) -> pl.Expr:
+    """`` 97.0% [94.1, 98.5] n=200``, as far as it is known; padded, so that a click on the head sorts by the rate."""
+
+    def percent(column: str) -> pl.Expr:
+        return (100 * pl.col(column)).round(1).cast(pl.String)
+
+    low, high, n = INTERVALS[rate]
+    interval = (
+        pl.format(" [{}, {}]", percent(low), percent(high)).str.replace("100.0]", "100]", literal=True).fill_null("")
+    )
+    size = pl.format(" n={}", pl.col(n).cast(pl.Int64)).fill_null("")
+    return pl.format("{}%{}{}", percent(rate).str.pad_start(5), interval, size).alias(rate)
 
 
 def details(runs: pl.DataFrame, picked: list[str]) -> None:

@@ -24,7 +24,7 @@ from view import (
 from debug import heuristics
 from debug.dashboard_charts import program_graph
 from debug.programs import Program, ProgramError
-from debug.statistics import wilson
+from debug.statistics import Interval, wilson
 
 OUTCOMES = {
     "all": "all",
@@ -183,19 +183,15 @@ def wrong_answers(shown: pl.DataFrame) -> None:
         .sort("times", "answer", descending=[True, False])
     )
     shares = with_share(commonest.head(50).with_columns(n=n), "times")
-    left.dataframe(shares, hide_index=True, height=220, column_config=PERCENT)
+    left.dataframe(share_as_text(shares), hide_index=True, height=220, column_config=SHARE)
     with right:
         table = explained(wrong)
-        st.dataframe(table, hide_index=True, column_config=PERCENT)
+        st.dataframe(share_as_text(table), hide_index=True, column_config=SHARE)
         downloads("wrong-answers", table)
     st.caption("An answer may be explained by several rules. A rule that holds by chance explains some, too.")
 
 
-PERCENT = {
-    "share": st.column_config.NumberColumn("share of wrong", format="percent"),
-    "ci_low": st.column_config.NumberColumn("95% from", format="percent"),
-    "ci_high": st.column_config.NumberColumn("to", format="percent"),
-}
+SHARE = {"share": st.column_config.TextColumn("share of wrong, 95% interval", width=190)}
 NAMES = {"raw_output": st.column_config.Column("raw output"), "seq_len": st.column_config.Column("lines")}
 
 
@@ -216,7 +212,7 @@ def explained(wrong: pl.DataFrame) -> pl.DataFrame:
     largest = sum(largest_chain(p) == str(a) for p, a in looked.select("program", "parsed").iter_rows())
     rows = [
         ("a number of line 1 or 2", counted[0], len(wrong)),
-        ("the root of another chain (a number of the program)", counted[1], len(wrong)),
+        ("the root of another chain", counted[1], len(wrong)),
         ("the root of the largest chain", largest, len(looked)),
         ("not a number in the program", counted[2], len(wrong)),
     ]
@@ -231,6 +227,13 @@ def with_share(frame: pl.DataFrame, times: str) -> pl.DataFrame:
     return frame.with_columns(
         pl.Series(name, [getattr(share, end) for share in shares], dtype=pl.Float64) for name, end in ends.items()
     )
+
+
+def share_as_text(frame: pl.DataFrame) -> pl.DataFrame:
+    """The share with its interval and n in one column: four do not fit beside another table."""
+    shares = zip(*(frame[name] for name in ("share", "ci_low", "ci_high", "n")), strict=True)
+    texts = [str(Interval(*share, is_rate=True)) for share in shares]
+    return frame.drop("ci_low", "ci_high", "n").with_columns(share=pl.Series(texts, dtype=pl.String))
 
 
 def largest_chain(program: str | None) -> str | None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import polars as pl
 import streamlit as st
-from store import load, mean_of
-from view import all_runs, choice, draw, literally, one_run, part, run_label, said_of
+from store import load, mean_of, weights_of
+from view import all_runs, choice, draw, literally, one_run, part, said_of
 
 from debug.causal_map import METRICS
 from debug.dashboard_charts import over_steps, side_by_side
-from debug.tracking import LoggedRun
+from debug.provenance import files_digest
+from debug.tracking import LoggedRun, TrackingError
 
 CHECKPOINT = re.compile(r"checkpoints/(step_\d+)/config\.json")
 
@@ -33,31 +35,54 @@ def page() -> None:
 
 
 def accuracies(run: LoggedRun) -> None:
-    """The metrics accuracy/lines_<n>[_hops_<k>], as the training loop logs them."""
-    names = r"^accuracy/lines_(\d+)(?:_hops_(\d+))?$"
-    curves = run.curves("accuracy/").with_columns(
-        panel=pl.col("metric").str.extract(names, 1), series=pl.col("metric").str.extract(names, 2).fill_null("any")
+    """The metrics accuracy/lines_<n>[_hops_<k>], as the training loop logs them, with the ends of their intervals and
+    num_samples/lines_<n>[_hops_<k>], where it has logged these."""
+    names = r"^(accuracy|num_samples)/(lines_(\d+)(?:_hops_(\d+))?)(?:_(ci_low|ci_high))?$"
+    logged = pl.concat([run.curves("accuracy/"), run.curves("num_samples/")]).with_columns(
+        cell=pl.col("metric").str.extract(names, 2),
+        panel=pl.col("metric").str.extract(names, 3),
+        series=pl.col("metric").str.extract(names, 4).fill_null("any"),
+        what=pl.coalesce(
+            pl.col("metric").str.extract(names, 5),
+            pl.col("metric").str.extract(names, 1).replace({"accuracy": "value", "num_samples": "n"}),
+        ),
     )
-    curves = curves.filter(pl.col("panel").is_not_null())
+    columns = ["value", "ci_low", "ci_high", "n"]
+    curves = (
+        logged.filter(pl.col("cell").is_not_null())
+        .unique(["cell", "step", "what"], keep="last", maintain_order=True)
+        .pivot("what", on_columns=columns, index=["cell", "panel", "series", "step"], values="value")
+        .drop_nulls("value")
+    )
     if curves.is_empty():
         st.info("This run has logged no accuracies by hops yet.")
         return
     by_hops = curves.filter(pl.col("panel").is_in(curves.filter(pl.col("series") != "any")["panel"].unique().implode()))
     shown = by_hops if len(by_hops) else curves
     shown = shown.select(
-        "step", "value", panel=pl.format("{} lines", "panel"), series=pl.format("hops {}", "series"), metric="metric"
+        "step", *columns, "cell", panel=pl.format("{} lines", "panel"), series=pl.format("hops {}", "series")
     )
     draw(over_steps(shown, "accuracy on held-out programs"), "accuracy-over-steps", shown)
+    if shown["n"].null_count():
+        st.caption("This run has not logged on how many programs it measured: there is no interval to draw.")
+    else:
+        sizes = dict.fromkeys((int(shown["n"].min()), int(shown["n"].max())))  # type: ignore[arg-type]
+        st.caption(f"Each point: {' to '.join(map(str, sizes))} programs. Bands: 95% Wilson intervals.")
 
 
 def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
-    """Causal runs of this run's checkpoints, known by the name of their folder."""
+    """Causal runs of this run's checkpoints: of models so named, those whose weights' digest is the checkpoint's."""
     st.subheader("Causal maps of two checkpoints")
     names = sorted({match[1] for name in run.artifacts() if (match := CHECKPOINT.fullmatch(name))})
-    traced = runs.filter(pl.col("params.model").is_in(names), pl.col("params.intervention_type").is_not_null())
-    traced = traced.sort("params.model", "start_time")
+    so_named = runs.filter(pl.col("params.model").is_in(names), pl.col("params.intervention_type").is_not_null())
+    own = {name: digest(run, name) for name in so_named["params.model"].unique()}
+    same = [own[name] == weights_of(run_id) for name, run_id in so_named.select("params.model", "run_id").iter_rows()]
+    traced = so_named.filter(pl.Series(same, dtype=pl.Boolean)).sort("params.model", "start_time")
+    if others := len(so_named) - len(traced):
+        st.caption(f"Left out: causal runs of models with such names, but of other weights: {others}.")
     if len(traced) < 2:
-        st.info(f"{len(traced)} of {len(names)} checkpoints have a causal run. This makes one, for each that is named:")
+        found = traced["params.model"].n_unique()
+        st.info(f"{found} of {len(names)} checkpoints have a causal run. This makes one, for each that is named:")
         folders = [str(run.artifact(f"checkpoints/{name}/config.json").parent) for name in names]
         literally(
             "python runs/causal_trace.py --models "
@@ -70,9 +95,9 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
     rows = {row["run_id"]: row for row in traced.iter_rows(named=True)}
     left, middle, right = st.columns(3)
     with left:
-        first = choice("first", "First", list(rows), lambda i: run_label(rows[i]))
+        first = choice("first", "First", list(rows), lambda i: short_label(rows[i]))
     with middle:
-        second = choice("second", "Second", [i for i in reversed(rows) if i != first], lambda i: run_label(rows[i]))
+        second = choice("second", "Second", [i for i in reversed(rows) if i != first], lambda i: short_label(rows[i]))
     one, other = mean_of(load(first))[0], mean_of(load(second))[0]
     shared = [metric for metric in one.metrics if metric in other.metrics]
     if not shared:
@@ -80,8 +105,33 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         return
     with right:
         metric = choice("metric", "Metric", shared, METRICS.__getitem__)
-    titles = (rows[first]["params.model"], rows[second]["params.model"])
-    draw(side_by_side(one, other, metric, titles), "checkpoints")
+    titles = [
+        f"{rows[i]['params.model']} · {mean.n_pairs} {'pair' if mean.n_pairs == 1 else 'pairs'}"
+        for i, mean in ((first, one), (second, other))
+    ]
+    draw(side_by_side(one, other, metric, (titles[0], titles[1])), "checkpoints")
+
+
+def digest(run: LoggedRun, checkpoint: str) -> str | None:
+    """What a run of these weights has as debug.weights_digest; None where the checkpoint's files are not there."""
+    try:
+        return files_digest(
+            run.artifact(f"checkpoints/{checkpoint}/{name}") for name in ("config.json", "model.safetensors")
+        )
+    except (TrackingError, OSError):
+        return None
+
+
+def short_label(row: dict[str, Any]) -> str:
+    """A causal run of a checkpoint, for a narrow box."""
+    return " · ".join(
+        [
+            row["params.model"],
+            f"{row['params.hops']} hops, {row['params.seq_len']} lines",
+            row["run_id"][:4],
+            row["params.intervention_type"],
+        ]
+    )
 
 
 page()

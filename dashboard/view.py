@@ -247,8 +247,8 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
 
 def run_label(row: dict[str, Any]) -> str:
     started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
-    status = "" if row["status"] == "FINISHED" else f" · {row['status']}"
-    return f"{row['name'] or 'without a name'} · {row['experiment']} · {started} · {row['run_id'][:8]}{status}"
+    status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
+    return f"{status}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
 
 
 def said_of(status: str, error: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -63,6 +64,26 @@ def make_map(
     )
 
 
+def make_knockout(pair: int = 0) -> CausalMap:
+    """Edges of two hypotheses and as many random ones cut in all six layers: the answer is lost where the chain's are
+    cut, and of the random ones of the same number in even pairs."""
+    names = ["direct_pointer", "direct_pointer_random", "chain_following", "chain_following_random"]
+    one = make_map(pair)
+    return replace(
+        one,
+        intervention_type="attention_knockout",
+        source="knockout",
+        layers=[0],
+        layer_window=6,
+        positions=[],
+        columns=[[2, 22]] * 4,
+        targets={name: [2, 22] for name in names},
+        target_columns={name: number for number, name in enumerate(names)},
+        z_patched=one.z_patched[:1, :4],
+        top=np.array([[18, 18, 17, 18 if pair % 2 else 17]]),
+    )
+
+
 def make_samples(n: int, raw_output: str = "8") -> list[dict[str, Any]]:
     """Samples of the published three-hop program, all answered with ``raw_output``."""
     known = {"seq_len": 5, "hops": 3, "program": PROGRAM, "prompt": PROGRAM, "expected": 8, "error": None}
@@ -83,11 +104,13 @@ def log_accuracy(store: Store, raw_output: str = "8", hops: Iterable[int] = (1, 
     return ids
 
 
-def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny") -> str:
+def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny", weights_digest: str | None = None) -> str:
     """A causal study of one cell; the run id of the cell."""
     with store.start("causal", "tiny · residual_stream", kind="causal_tracing") as study:
         params = {"model": model, "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
         with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
+            if weights_digest is not None:
+                cell.set_tags({"debug.weights_digest": weights_digest})
             save_maps(cell.folder / "causal_maps" / "00000.safetensors", maps)
             cell.log_programs([make_pair(PROGRAM, seed) for seed in range(len(maps))])
             cell.append_jsonl("samples.jsonl", make_samples(len(maps)))

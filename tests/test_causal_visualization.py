@@ -27,7 +27,7 @@ from debug.causal_visualization import (
     visible,
 )
 from debug.statistics import Interval
-from synthetic import make_map
+from synthetic import make_knockout, make_map
 
 NASTY = ["<s>", "<script>alert(1)</script>", "$x$", '"', "\n", "'", "🐙", "\x00", "datum.x", "\ud800", "a" * 10_000]
 NASTY += ["</script>", "\u202e", "{{x}}", "%s", "\\", "\ufffe"]
@@ -215,24 +215,7 @@ def test_the_control_is_drawn_beside_the_curve():
 
 
 def test_a_knockout_is_drawn_beside_its_random_control():
-    def cut(pair: int) -> CausalMap:
-        names = ["direct_pointer", "direct_pointer_random", "chain_following", "chain_following_random"]
-        one = make_map(pair)
-        return replace(
-            one,
-            intervention_type="attention_knockout",
-            source="knockout",
-            layers=[0],
-            layer_window=6,
-            positions=[],
-            columns=[[2, 22]] * 4,
-            targets={name: [2, 22] for name in names},
-            target_columns={name: number for number, name in enumerate(names)},
-            z_patched=one.z_patched[:1, :4],
-            top=np.array([[18, 18, 17, 18 if pair % 2 else 17]]),
-        )
-
-    mean = mean_over_pairs([cut(pair) for pair in range(10)])
+    mean = mean_over_pairs([make_knockout(pair) for pair in range(10)])
     compared = mean.against_random["chain_following"][0]
     assert (compared.difference.estimate, compared.only_first, compared.only_second) == (-0.5, 0, 5)
     metrics, curves = mean.to_metrics()
@@ -242,7 +225,7 @@ def test_a_knockout_is_drawn_beside_its_random_control():
     assert metrics["answer_kept_against_random/chain_following"] == -0.5
     assert metrics["answer_kept_rate"] == 0.5  # of the hypotheses, without their controls
     assert not any("success" in name for name in metrics)
-    charts = pictures(cut(0), mean)
+    charts = pictures(make_knockout(0), mean)
     assert list(charts) == ["knockout"]
     spec = charts["knockout"].to_dict()
     rows = spec["datasets"][spec["data"]["name"]]

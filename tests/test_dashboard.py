@@ -13,8 +13,10 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug.legacy import import_results
+from debug.provenance import files_digest
+from debug.statistics import wilson
 from debug.tracking import Store
-from synthetic import NASTY, PROGRAM, log_accuracy, log_causal, make_map
+from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_map
 from test_legacy import grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -53,6 +55,10 @@ def url(app: AppTest, name: str) -> str | None:
 
 def sentences(app: AppTest) -> str:
     return "\n".join(element.value for element in [*app.error, *app.info, *app.warning])
+
+
+def captions(app: AppTest) -> str:
+    return "\n".join(element.value for element in app.caption)
 
 
 def literal(app: AppTest) -> str:
@@ -147,6 +153,9 @@ def test_studies_fold_their_cells(store):
     assert table.value["hops"].to_list() == ["1, 2, 4"]
     unfolded = opened(runs=[study])
     assert unfolded.dataframe[1].value["params.hops"].to_list() == ["1", "2", "4"]
+    for table, columns in ((folded.dataframe[0], ("lowest", "highest")), (unfolded.dataframe[1], ["metrics.accuracy"])):
+        for column in columns:  # a rate never without its interval and n
+            assert set(table.value[column]) == {" 90.0% [80.0, 95.0] n=60"}
     assert url(unfolded, "runs") == study
     flat = opened(cells="yes", text=cells[0][:8])
     assert len(flat.dataframe[0].value) == 1
@@ -235,6 +244,35 @@ def test_without_a_choice_the_newest_study_is_compared(store):
     assert url(app, "runs") == study
 
 
+def test_a_study_with_nothing_to_compare_is_passed_over(store):
+    study, *_ = log_accuracy(store, hops=[1, 2])
+    log_accuracy(store, hops=[1])
+    assert url(opened("compare"), "runs") == study
+
+
+def test_the_two_that_are_compared_at_first_were_asked_programs_of_the_same_shape(store):
+    one, other = log_accuracy(store, hops=[1, 2]), log_accuracy(store, hops=[2, 3])
+    app = opened("compare", runs=[one[0], other[0]])
+    assert (url(app, "first"), url(app, "second")) == (other[1], one[2])  # both of two hops, the newest first
+
+
+def test_series_are_named_by_what_tells_them_apart(store):
+    """The experiment is named only where model, hops and length leave two points alike."""
+    studies = []
+    for experiment, model in (("first try", "one"), ("second try", "two"), ("third try", "two")):
+        with store.start(experiment, experiment, kind="accuracy") as study:
+            studies.append(study.run_id)
+            for hops in (1, 2):
+                with study.cell("a cell", {"model": model, "hops": hops, "seq_len": 5}) as cell:
+                    cell.log_metrics({"accuracy": 0.5})
+
+    def series(app: AppTest) -> list[str]:
+        return charts(app)[0]["layer"][1]["encoding"]["color"]["scale"]["domain"]
+
+    assert series(opened("compare", runs=studies[:2])) == ["one", "two"]
+    assert series(opened("compare", runs=studies)) == ["one · first try", "two · second try", "two · third try"]
+
+
 def test_runs_without_a_rate_are_a_sentence(store):
     with store.start("accuracy", "empty", kind="accuracy") as study:
         pass
@@ -284,7 +322,7 @@ def test_a_place_that_is_not_on_the_map_is_no_place(store, layer, token):
 def test_a_link_to_a_pair_that_is_not_there_says_so(store):
     app = opened("causal_map", run=log_causal(store, [make_map()]), pair="7", metric="<b>")
     assert {"7", "<b>"} <= {code.value for code in app.code}
-    assert titles(app)[0].endswith("mean over 1 pair")
+    assert titles(app)[0].endswith("one pair")
 
 
 def test_a_map_with_heads_is_shown_at_a_target(store):
@@ -356,7 +394,7 @@ def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
     folder = written(grid(), tmp_path / "e" / "20250101_120000" / "Qwen_Qwen3-4B")
     (imported,) = import_results(folder, store.uri)
     app = opened("causal_map", run=imported.run_ids[0], metric="success")
-    assert titles(app)[0] == "residual_stream · mean over 1 pair"
+    assert titles(app)[0] == "residual_stream · one pair"
     app = opened("causal_map", run=imported.run_ids[0], pair="0", metric="legacy_normalized_logit_difference")
     assert charts(app)[0]["layer"][0]["encoding"]["color"]["title"] == "legacy normalized logit difference"
     assert "normalized logit difference" not in app.selectbox(key="metric").options
@@ -398,6 +436,27 @@ def test_missing_files_are_sentences(store):
     assert "no causal maps" in sentences(opened("causal_map", run=run_id))
     assert "no samples" in sentences(opened("samples", run=run_id))
     assert "cannot be read" in sentences(opened("rerun", run=run_id))
+
+
+def test_of_a_long_prompt_the_part_that_both_programs_share_is_left_out(store):
+    solved = ["a", " = ", "1", "\n"] * 20
+    whole = make_map(tokens=[*solved, *TOKENS])
+    last = len(whole.tokens) - 1
+    targets, columns = {"root": [82], "final": [last]}, {"root": 82, "final": last}
+    whole = dataclasses.replace(whole, first_difference=82, targets=targets, target_columns=columns)
+    run_id = log_causal(store, [whole])
+
+    def drawn(app: AppTest) -> list[int]:
+        return charts(app)[0]["layer"][0]["encoding"]["x"]["scale"]["domain"]
+
+    app = opened("causal_map", run=run_id, pair="0")
+    assert drawn(app) == list(range(80, 103))
+    app.toggle(key="whole").set_value(True).run()
+    assert drawn(app) == list(range(103))
+    assert url(app, "whole") == "yes"
+    assert drawn(opened("causal_map", run=run_id, pair="0", layer="2", token="5")) == list(range(103))
+    app = opened("causal_map", run=run_id, pair="0", layer="2", token="82")
+    assert literal(app).count("⟦8⟧") == 1  # the very token, not the one so far from the left
 
 
 # --- Samples ---------------------------------------------------------------------------------------------------------
@@ -442,10 +501,14 @@ def test_wrong_answers_are_counted_and_explained(store):
     rules = dict(zip(explained["rule"], explained["explains"], strict=True))
     assert rules == {
         "a number of line 1 or 2": 0,
-        "the root of another chain (a number of the program)": 2,
+        "the root of another chain": 2,
         "the root of the largest chain": 0,
         "not a number in the program": 1,
     }
+    shares = [str(wilson(count, 3)) for count in (0, 2, 0, 1)]
+    assert explained["share"].to_list() == shares
+    assert commonest["share"].to_list() == [str(wilson(2, 3)), str(wilson(1, 3))]
+    assert f"Right among those listed: {wilson(1, 5)}" in captions(app)
 
 
 def test_a_sample_shows_its_program_as_a_graph(store):
@@ -479,13 +542,33 @@ def test_training_shows_accuracy_by_hops_over_steps_and_two_checkpoints(store):
         for step in ("step_000000", "step_000200"):
             (run.folder / "checkpoints" / step).mkdir(parents=True)
             (run.folder / "checkpoints" / step / "config.json").write_text("{}")
+            (run.folder / "checkpoints" / step / "model.safetensors").write_text(step)
     app = opened("training", training=run.run_id)
     assert len(charts(app)) == 1
     assert "0 of 2 checkpoints have a causal run" in sentences(app)
+    assert "has not logged on how many programs" in captions(app)
     for model in ("step_000000", "step_000200"):
-        log_causal(store, [make_map()], model)
+        log_causal(store, [make_map()], model)  # of another training's checkpoints
+        log_causal(
+            store, [make_map()], model, weights_digest=files_digest((run.folder / "checkpoints" / model).iterdir())
+        )
     app = opened("training", training=run.run_id)
-    assert [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2] == ["step_000000", "step_000200"]
+    named = [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2]
+    assert named == ["step_000000 · 1 pair", "step_000200 · 1 pair"]
+    assert "but of other weights: 2." in captions(app)
+    assert len(app.selectbox(key="first").options) == 2
+
+
+def test_training_curves_have_the_intervals_that_were_logged(store):
+    with store.start("training", "tiny · training", kind="training") as run:
+        for step in (0, 100):
+            rate = wilson(step // 2, 50)
+            run.log_metrics(rate.metrics("accuracy/lines_5_hops_2") | {"num_samples/lines_5_hops_2": rate.n}, step)
+    app = opened("training", training=run.run_id)
+    assert "Each point: 50 programs. Bands: 95% Wilson intervals." in captions(app)
+    drawn = pl.read_ipc_stream(app.get("vega_lite_chart")[0].proto.datasets[0].data.data)
+    expected = [wilson(0, 50), wilson(50, 50)]
+    assert drawn.select("ci_low", "ci_high", "n").rows() == [(rate.low, rate.high, 50) for rate in expected]
 
 
 def test_a_training_without_accuracies_is_a_sentence(store):

@@ -287,6 +287,7 @@ def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
     assert run.status == "FINISHED"
     assert run.curves("loss/answer")["step"].to_list() == [1, 2, 3, 4, 5, 6]
     assert {"accuracy/lines_5", "accuracy/lines_5_hops_2", "held_out_accuracy/lines_5_ci_low"} <= run.metrics.keys()
+    assert {"accuracy/lines_5_ci_low", "num_samples/lines_5_hops_2"} <= run.metrics.keys()
     assert "checkpoints/step_000000/model.safetensors" in run.artifacts()
     assert "checkpoints/step_000006/model.safetensors" in run.artifacts()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,36 @@ class CausalMap:
     @property
     def top_token(self) -> Int[np.ndarray, "layer *head position"]:
         return self.top[..., : len(self.positions)]
+
+    def beginning_at(self, start: int) -> CausalMap:
+        """The map without the single positions before ``start``, and without targets there: for a picture of the rest.
+
+        Raises:
+            CausalMapError: no position is left.
+        """
+        singles = [index for index, position in enumerate(self.positions) if position >= start]
+        if not singles:
+            raise CausalMapError(f"no position of the map is at or after {start}; the last is {self.positions[-1:]}")
+        kept = [*singles, *range(len(self.positions), len(self.columns))]
+        targets = [target for target, column in self.target_columns.items() if column in kept]
+        rows = [list(self.targets).index(target) for target in targets]
+
+        def of(array: np.ndarray | None, indices: list[int], axis: int) -> Any:
+            return None if array is None else array.take(indices, axis)
+
+        return replace(
+            self,
+            positions=[self.positions[index] for index in singles],
+            columns=[self.columns[index] for index in kept],
+            targets={target: self.targets[target] for target in targets},
+            target_columns={target: kept.index(self.target_columns[target]) for target in targets},
+            z_patched=of(self.z_patched, kept, -2),
+            top=of(self.top, kept, -1),
+            control_top=of(self.control_top, rows, -1),
+            lens_logits=of(self.lens_logits, singles, 1),
+            lens_ranks=of(self.lens_ranks, singles, 1),
+            **{name: of(getattr(self, name), kept, -1) for name in LEGACY},
+        )
 
     def at_target(self, target: str, metric: str = "success") -> Float[np.ndarray, "layer *head"]:
         """One of ``target_metrics`` at a target, its tokens patched together."""

@@ -11,6 +11,7 @@ to top, so that information flows to the right and upwards; row ``n_layers`` is 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -304,7 +305,7 @@ def _over_tokens(causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: 
         scale=alt.Scale(domain=causal_map.positions),
         axis=_axis(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
-    cell_width = min(24, max(14, 1000 // len(causal_map.positions)))  # seventeen lines fit on a page of 1280 pixels
+    cell_width = min(24, max(14, 1100 // len(causal_map.positions)))  # seventeen lines fit on a page of 1280 pixels
     layers = [*_grid(frame, metric, x, rows), *_token_strip(causal_map, cell_width)]
     return _sized(alt.layer(*layers).properties(title=title), rows, cell_width)
 
@@ -342,7 +343,7 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
         panel = _sized(alt.layer(*cells_of_panel, data=frame), rows, 22 if len(labels) > 1 else 44)
         targets = frame["target"].unique(maintain_order=True).to_list()
         facet = alt.Facet("target:N", sort=targets, header=alt.Header(labelFontSize=11, labelLimit=160)).title(None)
-        wide = max(1, 900 // max(150, 22 * len(labels)))
+        wide = max(1, 1120 // max(150, 22 * len(labels) + 20))
         return panel.facet(facet, columns=wide).properties(title=_title(mean, frame, metric))
     x = alt.X("label:N", sort=_labels(frame), axis=_axis(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
         None
@@ -380,7 +381,13 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         drawn = sorted(seen, key=lambda target: -effect[target])[: len(_CATEGORIES)] or drawn
     shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
     frame, rows = _curves(shown, metric), _Rows.of(mean)
-    x = alt.X("layer:O", axis=alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap="greedy")).title("layer")
+    step = min(60, max(14, 560 // len(mean.layers)))
+    last, count = mean.layers[-1], len(mean.layers)
+    room = 36 if last == rows.top else rows.room  # a greedy axis would leave out the last name, which is the widest
+    some = range(0, count, math.ceil(rows.room / step))
+    named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
+    axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
+    x = alt.X("layer:O", axis=axis).title("layer")
     name = LOGGED.get(metric, METRICS[metric]).replace("_", " ")
     y = alt.Y(f"{metric}:Q", title=name)
     if metric in RATES:
@@ -393,9 +400,9 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=_labels(frame), range=_CATEGORIES),
-        legend=alt.Legend(symbolOpacity=1, labelLimit=240),
+        legend=alt.Legend(symbolOpacity=1, labelLimit=240, orient="top", columns=3),
     )
-    base = alt.Chart(frame).encode(x=x, color=colour.title("target"), tooltip=_tooltip(frame))
+    base = alt.Chart(frame).encode(x=x, color=colour.title(None), tooltip=_tooltip(frame))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
     moves = pl.DataFrame(
         [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()]
@@ -408,7 +415,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         alt.Chart(moves)
         .mark_rule(color=_GREY, strokeDash=[4, 3])
         .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")]),
-        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        *([bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")] if mean.n_pairs > 1 else []),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
     ]
     title, notes = _title(mean, frame, metric), []
@@ -420,9 +427,10 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     if left_out := [value for target, value in effect.items() if target not in drawn]:
         most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
         notes.append(f"not drawn: {len(left_out)} targets that are nowhere further than {most} from no effect")
+    if mean.n_pairs == 1:  # bands of all curves would lie upon one another, from 0 to 79% and from 21 to 100%
+        notes.append("n = 1: intervals are too wide to be drawn; the tooltip has them")
     title.subtitle = notes or alt.Undefined
-    width = alt.Step(min(60, max(14, 560 // len(mean.layers))))
-    return alt.layer(*layers).properties(width=width, height=260, title=title)
+    return alt.layer(*layers).properties(width=alt.Step(step), height=260, title=title)
 
 
 def knockout_chart(mean: MeanCausalMap) -> Picture:
@@ -470,7 +478,8 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
         for name, by_layer in mean.against_random.items()
         for compared in by_layer[:1]
     ]
-    parts = ["attention knockout", f"mean over {mean.n_pairs} pairs", f"layers {_Rows.of(mean).name(mean.layers[0])}"]
+    which = "one pair" if mean.n_pairs == 1 else f"mean over {mean.n_pairs} pairs"
+    parts = ["attention knockout", which, f"layers {_Rows.of(mean).name(mean.layers[0])}"]
     title = _heading(" · ".join(parts), subtitle=notes, subtitleColor=_GREY)
     return alt.layer(*layers).properties(width=alt.Step(60), height=240, title=title)
 
@@ -548,6 +557,11 @@ class _Rows(NamedTuple):
         return ("final norm" if layer == self.top else str(layer)) if self.window == 1 else f"{layer}–{last}"
 
     @property
+    def room(self) -> int:
+        """Pixels that a name of two digits, or two of them, takes."""
+        return 20 if self.window == 1 else 48
+
+    @property
     def label(self) -> str:
         """The same as a chart expression of numbers alone."""
         if self.window > 1:
@@ -607,13 +621,16 @@ def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.C
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
     )
     if metric == "rank":  # of tens of thousands of tokens the first few matter
-        legend.values = [0, *(10**n for n in range(6) if 10**n <= _largest(frame, metric))]
+        legend.values = [0, *(10**n for n in range(1, 6) if 10**n <= _largest(frame, metric))]
+        legend.format = "~s"
         scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
     elif metric == "logit":
         scale = alt.Scale(scheme="viridis", zero=False)
     elif metric in RATES:
         side = {"extent": [0.0, 0.5]} if metric in _KEPT else {"extent": [0.5, 1.0]}
         scale = alt.Scale(scheme={"name": "purpleorange", **side}, domain=[0, 1])
+        if "interval" in frame.columns:  # a mean: of one pair it is yes or no
+            legend.format = "%"
     else:
         end = 1.0 if _on_unit(metric) else _largest(frame, metric) or 1.0
         loses = metric == "answer_logit_drop"
@@ -674,7 +691,7 @@ def _title(
 ) -> alt.TitleParams:
     """What the picture is of; the subtitle says what colours hide."""
     if isinstance(of, MeanCausalMap):
-        which = f"mean over {of.n_pairs} {'pair' if of.n_pairs == 1 else 'pairs'}"
+        which = "one pair" if of.n_pairs == 1 else f"mean over {of.n_pairs} pairs"
     else:
         c, o = (visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens)
         patched = {"zero": "zeros", "mean": "means", "resample": "another pair's activations"}.get(of.source, c)
@@ -714,6 +731,7 @@ def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
     width = pl.col("label").str.len_chars() * 6  # pixels, in a monospaced font of size 10
     strip = strip.with_columns(angle=pl.when(width <= cell_width).then(0).otherwise(270))
     height = max([20, *strip.filter(pl.col("angle") > 0).select(width + 8).to_series()])
+    size = 11 if cell_width > 16 else 10  # names of neighbours, slanting, keep clear of one another
     bottom = alt.value("height")
     x = alt.X("position:O")
     base = alt.Chart(strip).encode(
@@ -726,6 +744,13 @@ def _token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
             text="label:N", angle=alt.Angle("angle:Q", scale=None)
         ),
         alt.Chart(targets)
-        .mark_text(color=_NAME, fontSize=11, align="left", baseline="middle", angle=45, yOffset=12 + height)
+        .mark_text(
+            color=_NAME,
+            fontSize=size,
+            align="left",
+            baseline="middle",
+            angle=45,
+            yOffset=12 + height,
+        )
         .encode(x=x, y=bottom, text="target:N"),
     ]

@@ -188,7 +188,12 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
     scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
     base = alt.Chart(frame).encode(
-        x=alt.X("run:N", sort=sides, axis=alt.Axis(labelAngle=0, labelLimit=170)).title(None),
+        x=alt.X(
+            "run:N",
+            sort=sides,
+            scale=alt.Scale(paddingInner=0.75, paddingOuter=0.3),  # the lines take the room, not the points of a side
+            axis=alt.Axis(labelAngle=0, labelLimit=170),
+        ).title(None),
         y=alt.Y(
             "value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)
         ).title(title),
@@ -210,7 +215,7 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
         intervals.mark_rule(strokeWidth=2, opacity=0.6),
         offset.mark_line(),
         offset.mark_point(filled=True, size=60, opacity=1),
-    ).properties(width=alt.Step(190), height=230)
+    ).properties(width=190 * len(sides), height=230)
 
 
 def _named(text: str) -> str:
@@ -271,7 +276,7 @@ def side_by_side(
     titles = (shared, shared, f"difference of {shared}")
     scales = (_scale(signed, end), _scale(signed, end), _scale(True, spread or 1))
     panels = [
-        _panel(frame, columns, layers, depth, name, title, scale)
+        _panel(frame, columns, layers, depth, name, title, scale, percent=not signed)
         for frame, layers, depth, name, title, scale in zip(
             (one, other, difference), rows, depths, (*names, "first less second"), titles, scales, strict=True
         )
@@ -319,7 +324,14 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
 
 
 def _panel(
-    frame: pl.DataFrame, columns: list[str], layers: list[int], top: int, name: str, title: str, scale: alt.Scale
+    frame: pl.DataFrame,
+    columns: list[str],
+    layers: list[int],
+    top: int,
+    name: str,
+    title: str,
+    scale: alt.Scale,
+    percent: bool,
 ) -> Any:
     abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
     width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
@@ -345,7 +357,10 @@ def _panel(
     )
     cells = base.transform_filter("isValid(datum.value)").mark_rect()
     missing = base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=_GREY)
-    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=_legend()).title(title)), missing)
+    legend = _legend()
+    if percent and of_mean:  # of one pair it is yes or no
+        legend.format = "%"
+    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=legend).title(title)), missing)
     return chart.properties(width=alt.Step(width), height=alt.Step(height), title=_heading(_named(name)))
 
 
@@ -454,7 +469,7 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
     """Training curves: a colour for each series, a small chart for each panel.
 
     Args:
-        frame: a row a measurement: step, value (a share), series, panel.
+        frame: a row a measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
     """
     series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
     base = alt.Chart(frame).encode(
@@ -462,15 +477,26 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
         y=alt.Y(
             "value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
         ).title(title),
-        color=alt.Color("series:N", sort=series, scale=alt.Scale(domain=series, range=_CATEGORIES)).title(None),
+        color=alt.Color(
+            "series:N",
+            sort=series,
+            scale=alt.Scale(domain=series, range=_CATEGORIES),
+            legend=alt.Legend(symbolOpacity=1, orient="top"),  # beside the charts a narrow page would cut it off
+        ).title(None),
         tooltip=[
             "panel:N",
             "series:N",
             alt.Tooltip("step:Q", format=",d"),
             alt.Tooltip("value:Q", format=".1%", title=title),
+            alt.Tooltip("ci_low:Q", format=".1%", title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+            alt.Tooltip("n:Q", format=",d", title="programs"),
         ],
     )
-    chart = alt.layer(base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=30)).properties(
-        width=340, height=200
-    )
+    bands = base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)").mark_area(opacity=0.12)
+    chart = alt.layer(
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=30),
+    ).properties(width=300, height=200)
     return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)

@@ -508,7 +508,11 @@ def train(
 
         def probe() -> tuple[int, dict[str, float]]:
             rates = evaluate(model, probes)
-            return record({f"accuracy/{cell_name(cell)}": rate.estimate for cell, (rate, _) in rates.items()})
+            metrics: dict[str, float] = {}
+            for cell, (rate, _) in rates.items():
+                known = rate.metrics(f"accuracy/{cell_name(cell)}") | {f"num_samples/{cell_name(cell)}": rate.n}
+                metrics |= {name: float(value) for name, value in known.items() if value is not None}
+            return record(metrics)
 
         if state.step == 0:
             export(model, checkpoint_folder(folder, 0))

@@ -12,7 +12,7 @@ import pytest
 
 from debug.causal_experiment_runner import CausalExperimentRunner
 from debug.tracking import Store
-from synthetic import NASTY, log_accuracy, log_causal, make_map
+from synthetic import NASTY, log_accuracy, log_causal, make_knockout, make_map, make_samples
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
 expect = playwright.expect
@@ -41,6 +41,7 @@ def runs(store) -> dict[str, str]:
         "nasty samples": log_accuracy(store, NASTY + "long " * 2000, hops=[1])[1],
         "nasty tokens": log_causal(store, [make_map(tokens=nasty)]),
         "heads": log_causal(store, [make_map(pair, heads=4) for pair in range(2)]),
+        "knockout": log_causal(store, [make_knockout(pair) for pair in range(4)]),
         "other": log_causal(store, [make_map(pair, n_layers=4) for pair in range(4)]),
         "large": log_causal(store, [make_map(n_layers=64, tokens=list("i = 8\n") * 9)]),
         "broken": log_causal(store, [make_map()]),
@@ -113,6 +114,11 @@ def heatmap(page, title: str):
 
 def cell(chart, position: int, layer: int):
     return chart.locator(f"path[aria-label*='token position: {position}; layer: {layer};']").first
+
+
+def outlines(chart):
+    """The frame around the cell that is open."""
+    return chart.locator("path[stroke='#009e73']")
 
 
 def grid_row(page, row: int, table: int = 0) -> None:
@@ -200,6 +206,26 @@ def test_heads_of_a_target_and_a_click_on_one(page, runs):
     heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 4;']").nth(2).click()
     expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
     page.wait_for_url("**head=2*")
+    expect(outlines(heatmap(page, "attention_heads · final"))).to_have_count(1)
+    heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 1;']").nth(3).click()
+    page.wait_for_url("**layer=1&head=3*")
+    chart = heatmap(page, "attention_heads · final")
+    expect(outlines(chart)).to_have_count(1)
+    clicked, outline = chart.locator("path[aria-label*='layer: 1;']").nth(3), outlines(chart)
+    for edge in ("x", "y", "width", "height"):  # but for its own thickness it lies on the cell
+        assert abs(clicked.bounding_box()[edge] - outline.bounding_box()[edge]) < 5
+
+
+def test_a_click_on_a_knockout_opens_its_pairs_and_one_of_them(page, runs):
+    page.goto(f"/causal_map?run={runs['knockout']}&pair=mean")
+    expect(heatmap(page, "mean over 4 pairs · layers 0–5")).to_contain_text("as many random edges")
+    heatmap(page, "chain_following_random (n=4)").locator("path[aria-label*='target: chain_following;']").first.click()
+    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_be_visible()
+    page.wait_for_url("**target=chain_following*")
+    grid_row(page, 1)
+    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_text("ends of cut edges")).to_be_visible()
+    expect(outlines(heatmap(page, "one pair"))).to_have_count(1)
 
 
 def test_two_runs_side_by_side(page, runs):
@@ -318,6 +344,29 @@ def test_a_run_that_appears_while_the_page_is_open_is_listed(page, store, runs):
         page.goto(f"/?runs={study.run_id}")
         expect(page.get_by_text("This run has not finished.")).to_be_visible()
     expect(page.get_by_text("This run has not finished.")).to_have_count(0)
+
+
+def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path):
+    """The MLflow server as a stranger would start it: what is new and what goes on are seen through it, too."""
+
+    def server(port: int) -> list[str]:
+        mlflow = [sys.executable, "-m", "mlflow", "server", "--host=127.0.0.1", f"--port={port}", "--workers=1"]
+        uri = f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db"
+        return [*mlflow, uri, f"--artifacts-destination={tmp_path}/artifacts"]
+
+    with serve(server, "/health") as address:
+        store = Store(address)
+        with serve(command(store), "/_stcore/health") as dashboard, window(browser, dashboard) as page:
+            page.goto("/")
+            expect(page.get_by_text("There are no runs in this store yet")).to_be_visible()
+            with store.start("accuracy", "goes on", kind="accuracy") as study:
+                expect(page.get_by_text("1 row", exact=True)).to_be_visible()
+                page.goto(f"/samples?run={study.run_id}")
+                with study.cell("a cell", {"model": "tiny", "hops": 3, "seq_len": 5}) as cell:
+                    expect(page.get_by_text("This run has not finished.")).to_be_visible()
+                    cell.append_jsonl("samples.jsonl", make_samples(3))
+                expect(page.get_by_text("3 of 3 samples: 3 right")).to_be_visible()
+            expect(page.get_by_text("This run has not finished.")).to_have_count(0)
 
 
 def test_a_pair_is_asked_again_here(page, store, runs):
