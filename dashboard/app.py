@@ -8,12 +8,12 @@ debug.dashboard_charts.
 """
 
 import streamlit as st
-from view import carry
+from view import begin, finish, links
 
 st.set_page_config(page_title="debug", layout="wide")
 st.html(
     """<style>
-    [class*='st-key-chart-'] { overflow-x: auto; max-width: 100% }
+    [data-testid=stElementContainer]:has(.stVegaLiteChart) { overflow-x: auto; max-width: 100% }
     .stMainBlockContainer { padding: 4rem 2rem 3rem }
     h1 { font-size: 1.6rem !important; padding: 0 0 0.5rem !important }
     h3 { font-size: 1.2rem !important; padding: 0.5rem 0 0 !important }
@@ -30,6 +30,10 @@ PAGES = {
     "training": "Training",
 }
 pages = [st.Page(f"{name}.py", title=title, default=name == "runs") for name, title in PAGES.items()]
-page = st.navigation(pages, position="top")
-carry(page.title)
+page = st.navigation(pages, position="hidden")
+bar = st.empty()
+begin(page.title)
+links(bar, pages)
 page.run()
+links(bar, pages)
+finish()

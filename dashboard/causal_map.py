@@ -12,16 +12,20 @@ import polars as pl
 import streamlit as st
 from store import load, mean_of
 from view import (
+    again,
     all_runs,
     choice,
     chosen_runs,
     draw,
+    in_url,
     literally,
     number,
+    one_in_url,
     one_run,
     part,
     problem,
     put,
+    put_now,
     run_label,
     said_of,
     yes,
@@ -66,7 +70,7 @@ def page() -> None:
         return
     row = runs.row(by_predicate=pl.col("run_id") == run_id, named=True)
     others = runs.filter(CAUSAL & (pl.col("run_id") != run_id))
-    wanted = [*st.query_params.get_all("with"), *chosen_runs(runs), *others["run_id"].head(200)]
+    wanted = [*in_url("with"), *chosen_runs(runs), *others["run_id"].head(200)]
     rows = {other["run_id"]: other for other in others.filter(pl.col("run_id").is_in(wanted)).iter_rows(named=True)}
     with right:
         second = choice(
@@ -91,7 +95,7 @@ def component(of: dict[str, str], shown: str) -> None:
         list(of),
         format_func=lambda name: COMPONENTS.get(name, visible(name or "not recorded")),
         key="component",
-        on_change=lambda: put(run=of[st.session_state["component"]]),
+        on_change=lambda: put_now(run=of[st.session_state["component"]]),
     )
 
 
@@ -139,11 +143,11 @@ def ordered(metrics: tuple[str, ...]) -> list[str]:
 
 def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
     names = {place_of(curve.target): curve.target for curve in mean.curves}
-    layer, target, table = number("layer"), st.query_params.get("target"), mean_table(mean)
+    layer, target, table = number("layer"), one_in_url("target"), mean_table(mean)
 
     def open_cell(cell: dict) -> None:
         found = names.get((str(cell.get("target")), cell.get("head")))
-        put(layer=cell.get("layer"), target=found, token=None)
+        put_now(layer=cell.get("layer"), target=found, token=None)
 
     chart = mean_heatmap(mean, metric)
     if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
@@ -229,7 +233,7 @@ def pairs_behind(
         column = causal_map.target_columns.get(target.partition("/head")[0])
         token = causal_map.columns[column][0] if column is not None else None
         put(run=run.run_id, **{"with": beside}, pair=pair, layer=layer, token=token)
-        st.rerun()
+        again()
     st.caption("A click on a row opens that pair at this place.")
 
 
@@ -237,7 +241,7 @@ def pairs_behind(
 
 
 def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
-    layer, token, head = number("layer"), number("token"), st.query_params.get("head")
+    layer, token, head = number("layer"), number("token"), one_in_url("head")
     column: tuple[int, ...] | None = None
     row = causal_map.layers.index(layer) if layer in causal_map.layers else None
     width, drawn = 0, causal_map
@@ -261,7 +265,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
             chart = chart if row is None else outlined(chart, position=token, layer=layer)
     else:  # several tokens at once, or edges, everywhere: there is no grid of single positions
         chart, key, fields = mean_heatmap(mean_over_pairs([causal_map]), metric), "targets", ("target", "layer")
-        target = st.query_params.get("target")
+        target = one_in_url("target")
         if target in causal_map.target_columns:
             column = (causal_map.target_columns[target],)
             if row is not None and isinstance(chart, alt.LayerChart):
@@ -270,7 +274,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     def open_cell(cell: dict) -> None:
         names = {visible(name): name for name in causal_map.targets}
         target = {"target": names.get(str(cell.get("target")))} if "target" in fields else {}
-        put(layer=cell.get("layer"), token=cell.get("position"), head=cell.get("head"), **target)
+        put_now(layer=cell.get("layer"), token=cell.get("position"), head=cell.get("head"), **target)
 
     where = None if row is None or column is None else (row, *column)
     beside = st.container(horizontal=True, vertical_alignment="top", gap="medium")
@@ -394,9 +398,9 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
         if isinstance(shown, MeanCausalMap) and isinstance(with_it, MeanCausalMap):
             curves = [*shown.curves, *with_it.curves]
             names = {visible(curve.target): curve.target for curve in curves}
-            put(layer=cell.get("layer"), target=names.get(str(cell.get("target"))))
+            put_now(layer=cell.get("layer"), target=names.get(str(cell.get("target"))))
         else:
-            put(layer=cell.get("layer"), token=cell.get("position"))
+            put_now(layer=cell.get("layer"), token=cell.get("position"))
 
     draw(
         clickable(chart, "target", "position", "layer"),
@@ -421,7 +425,7 @@ def place_in(*maps: CausalMap | MeanCausalMap) -> tuple[str | int, int] | None:
     """The target or token position, and the layer, that the URL names, where one of the maps has it."""
     layer, at = number("layer"), number("token")
     if all(isinstance(each, MeanCausalMap) for each in maps):
-        at = st.query_params.get("target")
+        at = one_in_url("target")
     for each in maps:
         places = [c.target for c in each.curves] if isinstance(each, MeanCausalMap) else each.positions
         if at is not None and layer is not None and at in places and layer in each.layers:

@@ -7,7 +7,7 @@ from collections import Counter
 import polars as pl
 import streamlit as st
 from store import load, samples_of
-from view import all_runs, choice, chosen_runs, downloads, draw, literally, part, problem, put, run_label, yes
+from view import all_runs, choice, chosen_runs, downloads, draw, in_url, literally, part, problem, put, run_label, yes
 
 from debug.dashboard_charts import models_by_hops, rates, slopes
 from debug.statistics import mcnemar
@@ -36,7 +36,7 @@ def page() -> None:
         ids = chosen_runs(runs)
         if ids:
             st.caption("No runs were chosen on the page Runs: this is the newest study that has some to compare.")
-    if missing := [run_id for run_id in st.query_params.get_all("runs") if run_id not in set(runs["run_id"])]:
+    if missing := [run_id for run_id in in_url("runs") if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
     chosen = runs.filter(pl.col("run_id").is_in(ids))
     measures = [name for name in MEASURES if chosen[f"metrics.{name}"].count()]

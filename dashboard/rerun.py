@@ -14,7 +14,21 @@ import polars as pl
 import streamlit as st
 from jobs import Job, jobs
 from store import load, table
-from view import READING, all_runs, choice, draw, literally, one_run, part, problem, put, several, text
+from view import (
+    READING,
+    again,
+    all_runs,
+    choice,
+    draw,
+    literally,
+    one_in_url,
+    one_run,
+    part,
+    problem,
+    put,
+    several,
+    text,
+)
 
 from debug.causal_map import METRICS, CausalMap
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
@@ -54,7 +68,7 @@ def ask(run: LoggedRun) -> None:
         st.info("This run has no programs.")
         return
     numbers = [str(n) for n in range(len(pairs))]
-    asked = st.query_params.get("pair")
+    asked = one_in_url("pair")
     if asked == "mean":
         put(pair=None)
     left, right = st.columns([3, 2])
@@ -85,7 +99,7 @@ def ask(run: LoggedRun) -> None:
             problem("It could not be started.", error)
         else:
             put(new=None)
-            st.rerun()
+            again()
     with st.expander("The same from a command line"):
         literally(shlex.join(["python", "runs/rerun.py", *arguments]))
 
@@ -187,7 +201,7 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
             st.warning("Stopped. What was done is in the store, marked KILLED.")
         else:
             problem("The re-run failed.", job.said())
-    new = st.query_params.get("new")
+    new = one_in_url("new")
     if new is None:
         return
     repeated = load(new)

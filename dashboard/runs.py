@@ -11,7 +11,22 @@ from datetime import date
 import polars as pl
 import streamlit as st
 from store import load, mlflow_address
-from view import all_runs, choice, chosen_runs, downloads, literally, part, problem, put, said_of, several, text, yes
+from view import (
+    all_runs,
+    choice,
+    chosen_runs,
+    downloads,
+    given_by_url,
+    in_url,
+    literally,
+    part,
+    problem,
+    put,
+    said_of,
+    several,
+    text,
+    yes,
+)
 
 from debug.tracking import LoggedRun
 
@@ -61,7 +76,7 @@ def page() -> None:
         matching = filtered(runs)
         sort = SORTS[choice("sort", "Sort by", list(SORTS), lambda name: name or "newest first", width=200)]
         only_cells = yes("cells", "Cells instead of studies")
-    chosen = st.query_params.get_all("runs")
+    chosen = in_url("runs")
     if missing := [run_id for run_id in chosen if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
         chosen = [run_id for run_id in chosen if run_id not in missing]
@@ -111,15 +126,14 @@ def filtered(runs: pl.DataFrame) -> pl.DataFrame:
 
 
 def day(name: str, label: str) -> date | None:
-    asked = st.query_params.get(name)
-    if asked != st.session_state.get(f"url of {name}"):
+    given = given_by_url(name)
+    if given is not None:
         try:
-            st.session_state[name] = date.fromisoformat(asked or "")
+            st.session_state[name] = date.fromisoformat(given[0] if given else "")
         except ValueError:
             st.session_state[name] = None
     picked = st.date_input(label, key=name, format="YYYY-MM-DD", width=130, value=None)
     put(**{name: picked})
-    st.session_state[f"url of {name}"] = st.query_params.get(name)
     return picked if isinstance(picked, date) else None
 
 

@@ -5,7 +5,21 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 from store import load, samples_of
-from view import all_runs, choice, downloads, draw, literally, number, one_run, part, put, said_of, several, text
+from view import (
+    all_runs,
+    choice,
+    downloads,
+    draw,
+    literally,
+    number,
+    one_in_url,
+    one_run,
+    part,
+    put,
+    said_of,
+    several,
+    text,
+)
 
 from debug import heuristics
 from debug.dashboard_charts import program_graph
@@ -53,7 +67,7 @@ def show(run_id: str) -> None:
         + ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts.get(name))
     )
     scored = shown["correct"].drop_nulls()
-    if len(scored) and st.query_params.get("outcome", "all") == "all":
+    if len(scored) and (one_in_url("outcome") or "all") == "all":
         st.caption(f"Right among those listed: {wilson(int(scored.sum()), len(scored))}")
     sample = chosen(shown, run_id)
     if sample is not None:

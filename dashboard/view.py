@@ -13,6 +13,8 @@ from typing import Any
 import polars as pl
 import streamlit as st
 from store import REFRESH_SECONDS, table
+from streamlit.delta_generator import DeltaGenerator
+from streamlit.navigation.page import StreamlitPage
 
 from debug.causal_map import CausalMapError
 from debug.programs import ProgramError
@@ -26,93 +28,126 @@ READING = (TrackingError, CausalMapError, ProgramError)
 # --- the URL ---------------------------------------------------------------------------------------------------------
 
 
-def carry(page: str) -> None:
-    """On a page that was just turned to: put what goes along into its URL."""
-    carried, turned = st.session_state.setdefault("carried", {}), st.session_state.get("page") != page
-    for name in CARRIED:
-        if name in st.query_params:
-            carried[name] = st.query_params.get_all(name)
-        elif turned and name in carried:
-            st.query_params[name] = carried[name]
-        else:
-            carried.pop(name, None)
-    st.session_state["page"] = page
+def begin(page: str) -> None:
+    """At the beginning of a page's run."""
+    st.session_state.update({"to write": {}, "widgets": set()})
+    if st.session_state.get("page") != page:
+        st.session_state.update(page=page, taken={})  # to the widgets of this page all of its URL is new
+
+
+def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
+    """To all pages, with what goes along: in the link, so that the browser's back button and its tabs know it too."""
+    along = [(name, value) for name in CARRIED for value in in_url(name)]
+    with place.container(horizontal=True, gap="small"):
+        for page in pages:
+            st.page_link(page, query_params=along, width="content")
 
 
 def put(**values: Any) -> None:
-    """Write into the URL; None and nothing take a name out."""
+    """Into the URL, when the page's run ends; None and nothing take a name out."""
     for name, value in values.items():
-        texts = (
-            [str(each) for each in value] if isinstance(value, list | tuple) else [] if value is None else [str(value)]
-        )
-        if texts == st.query_params.get_all(name):
-            continue
-        if texts:
-            st.query_params[name] = texts
-        else:
-            st.query_params.pop(name, None)
-        if name in CARRIED:
-            st.session_state.setdefault("carried", {})[name] = texts
+        many = value if isinstance(value, list | tuple) else [] if value is None else [value]
+        st.session_state["to write"][name] = [str(each) for each in many]
+
+
+def put_now(**values: Any) -> None:
+    """The same for what a click calls, before the page runs."""
+    st.session_state["to write"] = {}
+    put(**values)
+    write_url()
+
+
+def again() -> None:
+    """The page runs again, with what was put."""
+    write_url()
+    st.rerun()
+
+
+def write_url() -> None:
+    """What was put, all at once: each change would be a step of the browser's back button."""
+    now = {name: st.query_params.get_all(name) for name in st.query_params}
+    url = {name: value for name, value in (now | st.session_state["to write"]).items() if value}
+    if url != now:
+        st.query_params.from_dict(url)
+    st.session_state["to write"] = {}
+
+
+def finish() -> None:
+    """At the end of a page's run. One that was cut short wrote nothing: the next begins with the URL it began with."""
+    write_url()
+    st.session_state["taken"].update({name: in_url(name) for name in st.session_state["widgets"]})
+
+
+def in_url(name: str) -> list[str]:
+    """What the URL says of a name, or will say when the page's run ends."""
+    return st.session_state["to write"].get(name, st.query_params.get_all(name))
+
+
+def one_in_url(name: str) -> str | None:
+    return next(iter(in_url(name)), None)
 
 
 def number(name: str) -> int | None:
     """A whole number in the URL; None for anything else."""
-    text = st.query_params.get(name, "")
+    text = one_in_url(name) or ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
 
 
 def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any) -> str:
     """A select box that the URL holds. What a link asks for and is not there is said."""
-    asked = _asked(name)
-    if asked is not None:
-        st.session_state[name] = asked[0] if asked[:1] and asked[0] in options else options[0]
+    given = given_by_url(name)
+    if given is not None:
+        st.session_state[name] = given[0] if given[:1] and given[0] in options else options[0]
     elif st.session_state.get(name) not in options:
         st.session_state[name] = options[0]
     picked = st.selectbox(label, options, format_func=show, key=name, **settings)
-    if asked and asked[0] not in options:
+    if given and given[0] not in options:
         st.caption("The link asks for another one, which is not there:")
-        literally(asked[0])
-    return _keep(name, picked)
+        literally(given[0])
+    put(**{name: picked or None})
+    return picked
 
 
 def several(
     name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any
 ) -> list[str]:
     """A multiselect that the URL holds; nothing chosen is no condition. What is not there is left out."""
-    asked = _asked(name)
-    if asked is not None:
-        st.session_state[name] = [value for value in asked if value in options]
+    given = given_by_url(name)
+    if given is not None:
+        st.session_state[name] = [value for value in given if value in options]
     elif name in st.session_state:
         st.session_state[name] = [value for value in st.session_state[name] if value in options]
-    return _keep(name, st.multiselect(label, options, format_func=show, key=name, **settings))
-
-
-def text(name: str, label: str, **settings: Any) -> str:
-    asked = _asked(name)
-    if asked is not None:
-        st.session_state[name] = asked[0] if asked else ""
-    return _keep(name, st.text_input(label, key=name, **settings) or "")
-
-
-def yes(name: str, label: str, **settings: Any) -> bool:
-    asked = _asked(name)
-    if asked is not None:
-        st.session_state[name] = asked == ["yes"]
-    picked = st.toggle(label, key=name, **settings)
-    _keep(name, "yes" if picked else "")
+    picked = st.multiselect(label, options, format_func=show, key=name, **settings)
+    put(**{name: picked})
     return picked
 
 
-def _asked(name: str) -> list[str] | None:
-    """What the URL says, where that is not what this session wrote there last: a link, or the browser's back button."""
-    now = st.query_params.get_all(name)
-    return None if now == st.session_state.get(f"url of {name}") else now
+def text(name: str, label: str, **settings: Any) -> str:
+    given = given_by_url(name)
+    if given is not None:
+        st.session_state[name] = given[0] if given else ""
+    picked = st.text_input(label, key=name, **settings) or ""
+    put(**{name: picked or None})
+    return picked
 
 
-def _keep(name: str, value: Any) -> Any:
-    put(**{name: value or None})
-    st.session_state[f"url of {name}"] = st.query_params.get_all(name)
-    return value
+def yes(name: str, label: str, **settings: Any) -> bool:
+    given = given_by_url(name)
+    if given is not None:
+        st.session_state[name] = given == ["yes"]
+    picked = st.toggle(label, key=name, **settings)
+    put(**{name: "yes" if picked else None})
+    return picked
+
+
+def given_by_url(name: str) -> list[str] | None:
+    """What the URL says, where a widget has not taken it yet: it comes from a link, or the browser's back button."""
+    st.session_state["widgets"].add(name)
+    now, taken = in_url(name), st.session_state["taken"]
+    if now == taken.get(name, []):
+        return None
+    taken[name] = now
+    return now
 
 
 # --- text and errors -------------------------------------------------------------------------------------------------
@@ -176,7 +211,7 @@ def _watch() -> None:
 
 def chosen_runs(runs: pl.DataFrame) -> list[str]:
     """The run ids of the selection, those of studies with their cells where none of these is chosen."""
-    asked = list(dict.fromkeys(st.query_params.get_all("runs")))
+    asked = list(dict.fromkeys(in_url("runs")))
     cells = runs.filter(pl.col("parent_run_id").is_in(asked))
     parents = set(runs.filter(pl.col("run_id").is_in(asked))["parent_run_id"].drop_nulls())
     found = []
@@ -191,7 +226,7 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
     """A run that suits a page: the one in the URL, else the first of the selection, else the newest."""
     there = runs.filter(suits)
     ids = set(there["run_id"])
-    asked = st.query_params.get(name)
+    asked = one_in_url(name)
     if asked and asked not in ids:
         cells = there.filter(pl.col("parent_run_id") == asked).sort("start_time")
         if len(cells):
@@ -245,11 +280,10 @@ def draw(
 
     sized = chart.properties(autosize="pad")  # Streamlit would else fit legends into the height, and cut them off
     with st.container(width="content", gap="xxsmall"):
-        with st.container(key=f"chart-{key}", width="content"):
-            if on_cell is None:
-                st.altair_chart(sized, width="content")
-            else:
-                st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
+        if on_cell is None:
+            st.altair_chart(sized, width="content")
+        else:
+            st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
         downloads(key, data, chart)
 
 

@@ -277,9 +277,9 @@ class CausalMap:
 
 
 def _int(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value < 2**31:
-        raise TypeError("expected an integer of 32 bits")
-    return value
+    if type(value) is int and -(2**31) <= value < 2**31:  # no bool
+        return value
+    raise TypeError("expected an integer of 32 bits")
 
 
 def _number(value: Any) -> float:
@@ -672,7 +672,7 @@ def _means(metric: str, values: Float[np.ndarray, "pair layer"]) -> list[Interva
     yes_or_no = np.isin(values, (0, 1)) | ~known
     alone = yes_or_no.all(axis=0) & (metric in RATES) | ~known.any(axis=0)
     means = {row: _mean(metric, values[:, row]) for row in np.flatnonzero(alone).tolist()}
-    for pattern in np.unique(known[:, ~alone], axis=1).T:
+    for pattern in {row.tobytes(): row for row in known.T[~alone]}.values():
         rows = np.flatnonzero(~alone & (known == pattern[:, None]).all(axis=0)).tolist()
         found = bootstrap_means(values[pattern][:, rows], is_rate=metric in RATES)
         means |= dict(zip(rows, found, strict=True))

@@ -182,6 +182,17 @@ def test_a_choice_goes_into_the_url_and_the_back_button_takes_it_back(page, runs
     expect(heatmap(page, "residual_stream · pair 1")).to_be_visible()
 
 
+def test_a_click_on_a_cell_is_one_step_of_the_back_button(page, runs):
+    page.goto(f"/causal_map?run={runs['causal']}&pair=0")
+    chart = heatmap(page, "residual_stream · pair 0")
+    page.wait_for_url("**metric=*")
+    cell(chart, 6, 2).click()
+    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    page.go_back()
+    expect(page.get_by_role("heading", name="Behind this cell")).to_have_count(0)
+    expect(chart).to_be_visible()
+
+
 def test_hovering_a_cell_tells_its_token_layer_and_values(page, runs):
     page.goto(f"/causal_map?run={runs['causal']}&pair=0")
     cell(heatmap(page, "residual_stream · pair 0"), 6, 2).hover()
