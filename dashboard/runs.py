@@ -22,6 +22,7 @@ from view import (
     part,
     problem,
     put,
+    put_now,
     said_of,
     several,
     text,
@@ -226,16 +227,23 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
     }
     config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=118)
     rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
+    widget = f"{key} {hash(tuple(ids))}"  # rows are chosen by number: with other rows, begin again with the URL's
+
+    def choose() -> None:
+        """By the rows that were on screen: the store may have others by the time the page is drawn again."""
+        now = [ids[row] for row in st.session_state[widget]["selection"]["rows"] if row < len(ids)]
+        put_now(runs=[*(run_id for run_id in st.query_params.get_all("runs") if run_id not in set(ids)), *now])
+
     event = st.dataframe(
         visible,
         hide_index=True,
         height=height,
         placeholder="",
         column_config=config,
-        on_select="rerun",
+        on_select=choose,
         selection_mode="multi-row",
         selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]
-        key=f"{key} {hash(tuple(ids))}",  # rows are chosen by number: with other rows, begin again with the URL's
+        key=widget,
         lazy=False,
     )
     downloads(key, shown)

@@ -188,6 +188,8 @@ def all_runs() -> pl.DataFrame | None:
     except TrackingError as error:
         problem("The tracking store cannot be read.", error)
         return None
+    st.session_state["seen"] = runs.frame
+    st.session_state["drawing"] = True
     _watch()
     if runs.frame.is_empty():
         st.info("There are no runs in this store yet: `make demo` makes the first ones.")
@@ -198,14 +200,18 @@ def all_runs() -> pl.DataFrame | None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _watch() -> None:
-    """Runs the page again where the store has changed, or a run on it goes on."""
+    """Runs the page again where the store has changed, or a run on it goes on.
+
+    It does not look while a page is drawn, which has just read the store: where one is written to all the time, the
+    page would begin again before it is drawn, again and again.
+    """
+    if st.session_state.pop("drawing", False):
+        return
     try:
-        changed = table().refresh()
+        table().refresh()
     except TrackingError:
         return  # somebody is writing; the next look will tell
-    seen, now = st.session_state.get("seen"), id(table().frame)
-    st.session_state["seen"] = now
-    if changed or seen not in (None, now) or st.session_state["live"]:
+    if st.session_state.get("seen") is not table().frame or st.session_state["live"]:
         st.rerun()
 
 

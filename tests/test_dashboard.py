@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 from debug.legacy import import_results
 from debug.provenance import files_digest
 from debug.statistics import wilson
-from debug.tracking import Store
+from debug.tracking import RunTable, Store
 from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_map
 from test_legacy import grid, written
 
@@ -91,6 +91,19 @@ def test_a_store_that_cannot_be_opened_is_a_sentence(page, content, tmp_path, mo
     (tmp_path / "mlflow.db").write_text(content)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     assert "store cannot be read" in sentences(opened(page))
+
+
+def test_a_store_that_is_written_to_all_the_time_keeps_no_page_from_being_drawn(store, monkeypatch):
+    log_accuracy(store)
+    refresh = RunTable.refresh
+
+    def changed(table: RunTable) -> bool:
+        refresh(table)
+        table.frame = table.frame.clone()
+        return True
+
+    monkeypatch.setattr(RunTable, "refresh", changed)
+    assert len(opened().dataframe[0].value)
 
 
 def test_the_command_line_chooses_the_store(store, tmp_path, monkeypatch):

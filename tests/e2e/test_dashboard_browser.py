@@ -348,6 +348,16 @@ def test_a_run_that_appears_while_the_page_is_open_is_listed(page, store, runs):
     expect(page.get_by_text("This run has not finished.")).to_have_count(0)
 
 
+def test_a_choice_made_while_another_run_begins_is_not_lost(page, store, runs):
+    page.goto("/?sort=oldest+first")
+    expect(page.get_by_text(re.compile(r"^\d+ rows$")).first).to_be_visible()
+    for row in range(2):
+        with store.start("begins", "begins", kind="accuracy"):
+            grid_row(page, row)  # on the table as it was before
+            page.wait_for_function(f"() => new URL(location.href).searchParams.getAll('runs').length == {row + 1}")
+    expect(page.get_by_text("Cells of the chosen studies")).to_be_visible()
+
+
 def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path, uri, monkeypatch):
     """A real MLflow server: what is new and what goes on are seen through it, too."""
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half of its processes
