@@ -12,17 +12,17 @@ slows all of them; what is printed is the median round, and the ratio within eac
 start is printed apart. Its prefix cache is emptied before every round. Where two backends' texts differ, it is printed
 how far apart, in transformers, the logits of the two first different tokens lie: a tie but for rounding, or not.
 
-The limit is what no backend can pass on this machine at this dtype: each token once through every matrix of the model
-(a beginning that all prompts share, once in all), at the median speed of a batch's products, measured in every round.
+The limit is what no backend can pass on this machine at this dtype: each token once through every matrix that it must
+meet (a beginning that all prompts share, once in all), at the median speed of a batch's products in every round.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
-from operator import attrgetter
 from statistics import median
 from typing import Any
 
@@ -46,7 +46,7 @@ def arguments() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     import torch
-    from matrix_products import linear_layers, matrix_products
+    from matrix_products import matrix_products, unavoidable_flop
     from transformers import pipeline
 
     from debug import models, prompts
@@ -88,8 +88,6 @@ def main(options: argparse.Namespace) -> None:
         "vllm": with_engine,
     }
     ways = {name: ways[name] for name in options.backends}
-    layers = sum(weight.numel() for layer in linear_layers(model) for weight in layer.values())
-    unembedding = attrgetter(model.architecture.unembedding)(model.hf).weight.numel()
     print(
         f"{options.model}, {options.seq_len} lines, {model.dtype} on {model.device}, {torch.get_num_threads()} threads"
     )
@@ -101,8 +99,10 @@ def main(options: argparse.Namespace) -> None:
         asked = [prompts.fill(template, made.program) for made in drawn]
         encoded = [model.encode(prompt) for prompt in asked]
         tokens, shared = median(map(len, encoded)), len(models.common_prefix(encoded))
-        met = shared / len(asked) + tokens - shared + options.max_new_tokens - 1
-        flop = 2 * (met * layers + options.max_new_tokens * unembedding)
+        own = Counter({(0, 1): options.max_new_tokens - 1}) + Counter([(0, round(tokens - shared))])
+        flop = unavoidable_flop(model, "residual_stream", own)
+        if shared:
+            flop += unavoidable_flop(model, "residual_stream", Counter([(0, shared)])) / len(asked)
         for way in ways.values():
             way(asked[:2])
         rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -31,7 +31,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.metadata import version
 from itertools import islice, product
-from operator import attrgetter
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
@@ -39,7 +38,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from matrix_products import linear_layers, matrix_products
+from matrix_products import matrix_products, unavoidable_flop
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
@@ -190,29 +189,6 @@ def trace(
     return run_causal_tracing_experiment(
         model, pairs, prompt_template=template, control=False, logit_lens=False, **plan
     )
-
-
-def unavoidable_flop(model: LoadedModel, component: str, cells: Counter[tuple[int, int]]) -> float:
-    """FLOP of patches, each at a (layer, tokens at and after the position): 2 for each weight that a token meets.
-
-    Layers above the patch (of the residual stream, the patched one too) at all these tokens, but of the last layer only
-    keys and values, and the rest for the token that predicts; the unembedding of that token; and what the patched token
-    meets behind the patch in its own layer. Attention's own products are left out: the limit is a little low.
-    """
-    sizes = {name: weight.numel() for name, weight in linear_layers(model)[0].items()}
-    whole, keys_values, output, mlp = (
-        sum(size for name, size in sizes.items() if re.search(pattern, name))
-        for pattern in ("", "[kv]_proj", "o_proj", "mlp")
-    )
-    behind = {"attention_heads": output / model.n_heads + mlp, "attention": mlp}.get(component, 0)
-    always = attrgetter(model.architecture.unembedding)(model.hf).weight.numel() + behind
-    weights = 0.0
-    for (layer, tokens), count in cells.items():
-        above = model.n_layers - layer - (component != "residual_stream")
-        weights += count * always
-        if above:
-            weights += count * ((above - 1) * whole * tokens + keys_values * tokens + whole - keys_values)
-    return 2 * weights
 
 
 def cells_run(model: LoadedModel, result: CausalTracingResult) -> Counter[tuple[int, int]]:

@@ -35,5 +35,5 @@ bar = st.empty()
 begin(page.title)
 links(bar, pages)
 page.run()
-links(bar, pages)
+links(bar, pages)  # again: what was chosen on the page goes along
 finish()
