@@ -189,6 +189,7 @@ def test_a_click_on_a_cell_is_one_step_of_the_back_button(page, runs):
     cell(chart, 6, 2).click()
     expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
     page.go_back()
+    page.wait_for_url(lambda url: "layer=" not in url and "token=" not in url)
     expect(page.get_by_role("heading", name="Behind this cell")).to_have_count(0)
     expect(chart).to_be_visible()
 
