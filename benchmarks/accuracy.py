@@ -1,7 +1,7 @@
 """Samples per second of the accuracy backends beside the text-generation pipeline of transformers, called in a loop.
 
 python benchmarks/accuracy.py                                   # SmolLM2, 17 lines, 0, 3 and 16 solved examples
-python benchmarks/accuracy.py --num-seqs 64 --backends pipeline transformers vllm
+python benchmarks/accuracy.py --backends pipeline transformers vllm
 python benchmarks/accuracy.py --model tiny --seq-len 5 --few-shot 0
 python benchmarks/accuracy.py --few-shot 0 --max-new-tokens 64
 python benchmarks/accuracy.py --backends transformers vllm --few-shot 0 --seq-len 9 --num-seqs 500 --rounds 1
@@ -36,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--seq-len", type=int, default=17)
     parser.add_argument("--few-shot", type=int, nargs="+", default=[0, 3, 16], help="solved examples (default: 0 3 16)")
-    parser.add_argument("--num-seqs", type=int, default=32, help="programs in each round (default 32)")
+    parser.add_argument("--num-seqs", type=int, default=64, help="programs in each round (default 64)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=8)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -51,8 +51,12 @@ def main(options: argparse.Namespace) -> None:
 
     from debug import models, prompts
     from debug.generators import make_variable_binding_program, search
+    from debug.packed_linear import PackedLinear
 
     model = models.load(options.model)
+    packed = PackedLinear(model.hf)  # the limit's products are those of the backend
+    with packed:
+        matrix_products(model, 1, model.n_layers)
     looped = pipeline("text-generation", model=model.hf, tokenizer=model.tokenizer)
     engine: Any = None
     if "vllm" in options.backends:
@@ -109,7 +113,8 @@ def main(options: argparse.Namespace) -> None:
         texts: dict[str, list[str]] = {}
         speeds: list[float] = []
         for _ in tqdm(range(options.rounds), desc=f"{few_shot} solved examples", unit="round"):
-            speeds += matrix_products(model, options.batch_size * round(tokens - shared), 10)
+            with packed:
+                speeds += matrix_products(model, options.batch_size * round(tokens - shared), 10)
             for name, way in ways.items():
                 started = time.perf_counter()
                 texts[name] = way(asked)

@@ -38,6 +38,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.utils import logging as transformers_logging
 
 from debug import batch_attention
+from debug.packed_linear import PackedLinear
 from debug.provenance import files_digest, text_digest
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -450,10 +451,11 @@ class LoadedModel(AnswersPrompts):
         prompts = sorted(prompts, key=lambda prompt: -len(prompt[1]))
         shared = self._shared_prefix([ids for _, ids in prompts])
         prefix = torch.tensor([shared], dtype=torch.long, device=self.device)
-        prefixed = None
+        prefixed, packed = None, PackedLinear(self.hf)
         if shared:
             prefixed = DynamicCache(config=self.config)
-            self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
+            with packed:
+                self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
         for start in range(0, len(prompts), batch_size):
             batch = prompts[start : start + batch_size]
             width = max(len(ids) for _, ids in batch) - len(shared)
@@ -464,7 +466,7 @@ class LoadedModel(AnswersPrompts):
             ids = torch.cat(
                 [prefix.expand(len(batch), -1), torch.tensor(rows, dtype=torch.long, device=self.device)], 1
             )
-            with self._cache(prefixed, len(batch), width + max_new_tokens) as cache:
+            with packed, self._cache(prefixed, len(batch), width + max_new_tokens) as cache:
                 output = self.hf.generate(
                     input_ids=ids,
                     attention_mask=torch.tensor(mask, device=self.device),
