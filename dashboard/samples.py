@@ -16,6 +16,7 @@ from view import (
     one_run,
     part,
     put,
+    put_now,
     said_of,
     several,
     text,
@@ -113,21 +114,25 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
     table = shown.head(MOST_ROWS).select(columns)
     texts = pl.col(pl.String).str.slice(0, 500).str.replace_all("\n", " ⏎ ", literal=True)
     asked, numbers = number("sample"), table["sample"].to_list()
-    event = st.dataframe(
+    widget = f"samples {run_id} {hash(tuple(numbers))}"
+
+    def choose() -> None:
+        """By the rows that were on screen: the run may have written more by the time the page is drawn again."""
+        put_now(sample=[numbers[row] for row in st.session_state[widget]["selection"]["rows"] if row < len(numbers)])
+
+    st.dataframe(
         table.with_columns(texts),
         hide_index=True,
         height=300,
         placeholder="",
         column_config=NAMES,
-        on_select="rerun",
+        on_select=choose,
         selection_mode="single-row",
         selection_default={"selection": {"rows": [numbers.index(asked)]}} if asked in numbers else None,  # type: ignore[arg-type]
-        key=f"samples {run_id} {hash(tuple(numbers))}",
+        key=widget,
         lazy=False,
     )
     downloads("samples", shown)
-    for row in event["selection"]["rows"]:
-        asked = numbers[row]
     put(sample=asked)
     if asked is None:
         st.caption("Choose a row to see its prompt, its output and its program as a graph.")

@@ -57,14 +57,14 @@ def _load_ended(_store: Store, uri: str, run_id: str, status: str) -> LoggedRun:
     return _store.load_run(run_id)
 
 
-def weights_of(run_id: str) -> str | None:
-    """The digest of the weights that a run was made with, where it logged one."""
+def weights_of(run_id: str, status: str) -> str | None:
+    """The digest of the weights that a run was made with, where it has logged one."""
     runs = table()
-    return _weights_of(runs.store, runs.store.uri, run_id)
+    return _weights_of(runs.store, runs.store.uri, run_id, status)
 
 
 @st.cache_data(max_entries=10_000, show_spinner=False)
-def _weights_of(_store: Store, uri: str, run_id: str) -> str | None:
+def _weights_of(_store: Store, uri: str, run_id: str, status: str) -> str | None:
     return _store.load_run(run_id).tags.get("debug.weights_digest")
 
 

@@ -76,7 +76,8 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
     names = sorted({match[1] for name in run.artifacts() if (match := CHECKPOINT.fullmatch(name))})
     so_named = runs.filter(pl.col("params.model").is_in(names), pl.col("params.intervention_type").is_not_null())
     own = {name: digest(run, name) for name in so_named["params.model"].unique()}
-    same = [own[name] == weights_of(run_id) for name, run_id in so_named.select("params.model", "run_id").iter_rows()]
+    made = so_named.select("params.model", "run_id", "status").iter_rows()
+    same = [own[name] == weights_of(run_id, status) for name, run_id, status in made]
     traced = so_named.filter(pl.Series(same, dtype=pl.Boolean)).sort("params.model", "start_time")
     if others := len(so_named) - len(traced):
         st.caption(f"Left out: causal runs of models with such names, but of other weights: {others}.")

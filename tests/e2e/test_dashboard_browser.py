@@ -359,6 +359,19 @@ def test_a_choice_made_while_another_run_begins_is_not_lost(page, store, runs):
     expect(page.get_by_text("Cells of the chosen studies")).to_be_visible()
 
 
+def test_a_sample_chosen_while_more_are_written_is_not_lost(page, store):
+    shape = {"model": "tiny", "hops": 3, "seq_len": 5}
+    with store.start("accuracy", "writes", kind="accuracy") as study, study.cell("a cell", shape) as cell:
+        cell.append_jsonl("samples.jsonl", make_samples(3))
+        page.goto(f"/samples?run={cell.run_id}")
+        expect(page.get_by_text("3 of 3 samples: 3 right")).to_be_visible()
+        for row in range(3):
+            cell.append_jsonl("samples.jsonl", make_samples(1))
+            grid_row(page, row)  # on the table as it was before
+            page.wait_for_url(f"**sample={row}*")
+            expect(page.get_by_role("heading", name=f"Sample {row}")).to_be_visible()
+
+
 def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path, uri, monkeypatch):
     """A real MLflow server: what is new and what goes on are seen through it, too."""
     monkeypatch.setenv("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # half of its processes
