@@ -624,6 +624,18 @@ def test_many_series_are_told_apart_by_colour_and_shape():
         chart(57)
 
 
+@pytest.mark.parametrize("depth", [1, 16])
+def test_a_program_as_a_graph_fits_beside_its_prompt(depth):
+    from debug.dashboard_charts import program_graph
+    from debug.programs import Program
+
+    names = "abcdefghijklmnop"[:depth]
+    lines = [f"{left} = {right}" for left, right in zip(names, f"7{names}", strict=False)]
+    chart = program_graph(Program.parse("\n".join([*lines, f"#{names[-1]}: "]))).to_dict()
+    assert len(chart["datasets"][chart["layer"][1]["data"]["name"]]) == depth
+    assert 260 <= chart["width"] <= 500
+
+
 def test_a_logit_lens_of_many_cells_is_drawn_with_few_expressions():
     from debug.causal_visualization import lens_heatmap
 

@@ -462,7 +462,8 @@ def program_graph(program: Program) -> Chart:
     texts = points.mark_text(align="left", baseline="bottom", dx=6, dy=-2, font="monospace", fontSize=12).encode(
         text="text:N"
     )
-    return alt.layer(rules, points, texts).properties(width=max(260, 120 * deepest), height=100 + 30 * len(nodes))
+    width = min(max(260, 120 * deepest), 500)  # half of a page of 1280 pixels, with the axis
+    return alt.layer(rules, points, texts).properties(width=width, height=100 + 30 * len(nodes))
 
 
 def over_steps(frame: pl.DataFrame, title: str) -> Chart:
