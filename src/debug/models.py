@@ -801,6 +801,7 @@ def _start_engine(model_id: str, dtype: str, device: str, arguments: dict[str, A
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a process of its own brings nothing here
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # this process's other threads stay as they are
         defaults["enforce_eager"] = True  # compiling takes longer than these programs do
+        defaults["block_size"] = 32  # tokens; a shared prefix is kept in whole blocks, and vLLM's own have 128 on a CPU
     try:
         _check_reachable(path)
         options = {"trust_remote_code": trust_remote_code, **files}
