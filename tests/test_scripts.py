@@ -1,16 +1,19 @@
 """The scripts in runs/ as a person starts them: what they print, and how they end."""
 
+import argparse
+import contextlib
 import os
 import runpy
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 
-from debug import tracking
+from debug import cli, tracking
 
 ROOT = Path(__file__).parent.parent
 
@@ -116,7 +119,7 @@ def test_a_run_is_repeated_exported_and_imported_from_the_command_line(uri, tmp_
 @pytest.fixture(autouse=True)
 def handlers():
     """cli.run sets signal handlers and logging for a process of its own; here it runs in the test's."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -133,3 +136,48 @@ def test_ctrl_c_leaves_a_valid_store(number, uri, tmp_path):
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert set(tracking.find_runs(tracking_uri=uri)["status"]) == {"KILLED"}
+
+
+def _dropped():
+    """An interrupt in a callback of a weak reference, which Python reports and goes on."""
+    watched = type("Watched", (), {})()
+    held = weakref.ref(watched, lambda _: signal.raise_signal(signal.SIGINT))
+    del watched
+    assert held() is None
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_interrupt_that_a_library_drops_is_said_again(capsys):
+    started = time.monotonic()
+
+    def main(_):
+        _dropped()
+        time.sleep(60)
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, argparse.Namespace())
+    assert ended.value.code == 130
+    assert time.monotonic() - started < 10
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_an_interrupt_that_was_heard_is_not_said_again_while_the_run_is_kept(capsys):
+    kept = []
+
+    def main(_):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        finally:
+            with contextlib.suppress(ValueError):
+                time.sleep(0.5)
+                raise ValueError
+            try:
+                int("none")
+            except ValueError:
+                time.sleep(0.5)
+            kept.append("run")
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run(main, argparse.Namespace())
+    assert ended.value.code == 130
+    assert kept == ["run"]

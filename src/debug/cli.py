@@ -70,8 +70,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     """Run a script's main function and end as scripts here do."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("debug").setLevel(logging.INFO)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell script's `command &` has it ignored
+    signal.signal(signal.SIGINT, _stop)  # also where it is ignored, as in a shell script's `command &`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGALRM, _stop_unless_heard)
     try:
         main(arguments)
     except KeyboardInterrupt:
@@ -85,3 +86,19 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _stop(*_: object) -> None:
+    """Ctrl-C, said again until it is heard: numpy's ``RandomState.choice`` and callbacks of weak references drop it."""
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    raise KeyboardInterrupt
+
+
+def _stop_unless_heard(*_: object) -> None:
+    error = sys.exception()
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    if error is None:
+        signal.raise_signal(signal.SIGINT)
