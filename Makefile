@@ -20,8 +20,9 @@ help:  ## this list
 demo: .venv/installed  ## an accuracy run and a causal run on the bundled model, logged to MLflow
 	$(BIN)/python runs/quickstart.py
 
+# Two processes and no more: each may hold several GiB. A file's tests stay in one.
 test: .venv/installed  ## the test suite; what a machine lacks is skipped, with its reason
-	$(BIN)/python -m pytest -rs
+	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
 
 dashboard: .venv/installed  ## the dashboard, on the default store (or MLFLOW_TRACKING_URI)
 	$(BIN)/streamlit run dashboard/serve.py
