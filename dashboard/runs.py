@@ -25,6 +25,7 @@ from view import (
     put_now,
     said_of,
     several,
+    table_key,
     text,
     yes,
 )
@@ -77,31 +78,30 @@ def page() -> None:
         matching = filtered(runs)
         sort = SORTS[choice("sort", "Sort by", list(SORTS), lambda name: name or "newest first", width=200)]
         only_cells = yes("cells", "Cells instead of studies")
-    chosen = in_url("runs")
+    chosen = list(dict.fromkeys(in_url("runs")))
     if missing := [run_id for run_id in chosen if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
         chosen = [run_id for run_id in chosen if run_id not in missing]
-        put(runs=chosen)
+    put(runs=chosen)
     if only_cells:
         cells = matching.filter(pl.col("parent_run_id").is_not_null() | (pl.col("role") == "cell"))
         cells = cells.sort(sort[1], descending=sort[2], nulls_last=True, maintain_order=True)
-        picked = cell_table(cells, chosen, "all cells")
+        cell_table(cells, chosen, "all cells")
         hidden = [run_id for run_id in chosen if run_id not in set(cells["run_id"])]
     else:
         studies = of_studies(runs, matching).sort(sort[0], descending=sort[2], nulls_last=True, maintain_order=True)
-        picked = study_table(studies, chosen)
+        study_table(studies, chosen)
+        shown = set(chosen) & set(studies["run_id"])
         of_chosen = runs.filter(pl.col("run_id").is_in(chosen))["parent_run_id"].drop_nulls().to_list()
-        under = runs.filter(pl.col("parent_run_id").is_in([*picked, *of_chosen])).sort("start_time")
+        under = runs.filter(pl.col("parent_run_id").is_in([*shown, *of_chosen])).sort("start_time")
         if len(under):
             st.subheader("Cells of the chosen studies")
-            picked += cell_table(under, chosen, "cells below")
+            cell_table(under, chosen, "cells below")
         hidden = [run_id for run_id in chosen if run_id not in {*studies["run_id"], *under["run_id"]}]
-    picked = list(dict.fromkeys([*picked, *hidden]))  # what a filter hides stays chosen
-    put(runs=picked)
     if hidden:
         st.caption(f"{len(hidden)} chosen runs are hidden by the filters.")
-    if picked:
-        part(details, runs, picked)
+    if chosen:
+        part(details, runs, chosen)
     else:
         st.caption("Choose runs in the table: they go along to the other pages.")
 
@@ -184,9 +184,9 @@ WIDTHS = {
 }
 
 
-def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
+def study_table(studies: pl.DataFrame, chosen: list[str]) -> None:
     columns = ["start_time", "name", "status", "kind", "models", "hops", "lines", "cells"]
-    return selectable(
+    selectable(
         studies.select(
             "run_id", *columns, *(each for name in REACHED for each in (name, *INTERVALS[name])), "experiment"
         ),
@@ -196,7 +196,7 @@ def study_table(studies: pl.DataFrame, chosen: list[str]) -> list[str]:
     )
 
 
-def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:
+def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> None:
     columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
     rates = ["metrics.accuracy", "metrics.peak_patch_success_rate"]
     (accuracy, patched), n = rates, pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
@@ -208,11 +208,11 @@ def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> list[str]:
         *(patched, *INTERVALS[patched]),
         "experiment",
     )
-    return selectable(shown, chosen, key, min(330, 40 + 35 * len(cells)))
+    selectable(shown, chosen, key, min(330, 40 + 35 * len(cells)))
 
 
-def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) -> list[str]:
-    """A table whose rows can be chosen; the run ids of those that are."""
+def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) -> None:
+    """A table whose rows can be chosen: a click says so in the URL, which alone counts."""
     ids = shown["run_id"].to_list()
     st.caption(f"{len(ids):,} {'rows' if len(ids) != 1 else 'row'}")
     rates = [name for name in INTERVALS if name in shown.columns]
@@ -227,14 +227,14 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
     }
     config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=118)
     rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
-    widget = f"{key} {hash(tuple(ids))}"  # rows are chosen by number: with other rows, begin again with the URL's
+    widget = table_key(f"{key} {hash(tuple(ids))}", rows)  # rows are chosen by number: with other runs, begin anew
 
     def choose() -> None:
         """By the rows that were on screen: the store may have others by the time the page is drawn again."""
         now = [ids[row] for row in st.session_state[widget]["selection"]["rows"] if row < len(ids)]
         put_now(runs=[*(run_id for run_id in st.query_params.get_all("runs") if run_id not in set(ids)), *now])
 
-    event = st.dataframe(
+    st.dataframe(
         visible,
         hide_index=True,
         height=height,
@@ -247,7 +247,6 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
         lazy=False,
     )
     downloads(key, shown)
-    return [ids[row] for row in event["selection"]["rows"] if row < len(ids)]
 
 
 def as_text(rate: str) -> pl.Expr:

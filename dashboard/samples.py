@@ -19,6 +19,7 @@ from view import (
     put_now,
     said_of,
     several,
+    table_key,
     text,
 )
 
@@ -114,7 +115,8 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
     table = shown.head(MOST_ROWS).select(columns)
     texts = pl.col(pl.String).str.slice(0, 500).str.replace_all("\n", " ⏎ ", literal=True)
     asked, numbers = number("sample"), table["sample"].to_list()
-    widget = f"samples {run_id} {hash(tuple(numbers))}"
+    rows = [numbers.index(asked)] if asked in numbers else []
+    widget = table_key(f"samples {run_id} {hash(tuple(numbers))}", rows)
 
     def choose() -> None:
         """By the rows that were on screen: the run may have written more by the time the page is drawn again."""
@@ -128,7 +130,7 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
         column_config=NAMES,
         on_select=choose,
         selection_mode="single-row",
-        selection_default={"selection": {"rows": [numbers.index(asked)]}} if asked in numbers else None,  # type: ignore[arg-type]
+        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]
         key=widget,
         lazy=False,
     )

@@ -7,6 +7,7 @@ the runs and the place on a map go along to the next page.
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,6 +92,19 @@ def number(name: str) -> int | None:
     """A whole number in the URL; None for anything else."""
     text = one_in_url(name) or ""
     return int(text) if text.isascii() and text.isdecimal() and len(text) < 10 else None
+
+
+def table_key(name: str, rows: list[int]) -> str:
+    """The key of a table in which these rows are chosen, as the URL says.
+
+    Another one than before where the table has others chosen: a click may come from the table that was on screen when
+    this one was drawn for the first time.
+    """
+    begun = st.session_state.setdefault("begun", Counter())
+    drawn = st.session_state.get(f"{name} {begun[name]}")
+    if drawn is not None and set(drawn["selection"]["rows"]) != set(rows):
+        begun[name] += 1
+    return f"{name} {begun[name]}"
 
 
 def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any) -> str:

@@ -645,3 +645,20 @@ def test_a_logit_lens_of_many_cells_is_drawn_with_few_expressions():
     rect = lens_heatmap(causal_map).to_dict()["layer"][0]
     assert rect["encoding"]["color"]["field"] == "rank (0: the top token)"
     assert rect["mark"]["tooltip"] == {"content": "data"}
+
+
+def test_a_table_begins_anew_where_it_has_other_rows_chosen_than_the_url(monkeypatch):
+    """A click on the table before it arrives when this one is drawn already, with nothing chosen."""
+    monkeypatch.syspath_prepend(str(APP.parent))
+    import view
+
+    state: dict = {}
+    monkeypatch.setattr(view.st, "session_state", state)
+    first = view.table_key("runs", [])
+    state[first] = {"selection": {"rows": []}}
+    assert view.table_key("runs", []) == first
+    second = view.table_key("runs", [0])
+    assert second != first
+    state[second] = {"selection": {"rows": [2, 0]}}
+    assert view.table_key("runs", [0, 2]) == second
+    assert view.table_key("others", [1]) != view.table_key("runs", [1])
