@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from debug import causal_experiment_runner, models, tracking
+from debug import causal_experiment_runner, models, self_checks, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_tracing import COMPONENTS, SelfCheckError, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
@@ -157,12 +157,15 @@ def test_a_filter_that_leaves_nothing_fails_loudly(uri):
 
 
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    rounding = self_checks.rounding
+    monkeypatch.setattr(self_checks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
     with pytest.raises(SelfCheckError):
         CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["a = 1\nb = a\n#b: "])
     assert_nothing_runs(uri, "FAILED")
     runs = tracking.find_runs(role="cell", tracking_uri=uri)
-    assert runs["metrics.check_identity_max_abs"][0] > 1e-12
+    assert runs["metrics.check_identity_max_abs"][0] > 1e-12 == runs["metrics.check_tolerance"][0]
+    assert runs["metrics.check_localized_max_abs"][0] > 1e-12
+    assert 0 <= runs["metrics.check_read_back_max_rel"][0] < 3e-5
 
 
 def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):

@@ -12,7 +12,7 @@ from scipy import stats
 
 import families
 import reference
-from debug import causal_tracing, models
+from debug import causal_tracing, models, self_checks
 from debug.causal_map import CausalMap, mean_over_pairs
 from debug.causal_tracing import KNOCKOUT, Plan, run_causal_tracing_experiment, trace_pairs
 from debug.counterfactual import make_pair, same_answer_program
@@ -602,15 +602,16 @@ def test_numbers_may_be_numpys(qwen: LoadedModel) -> None:
 def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(3), intervention_type, dtype="bfloat16")
     models.unload("tiny")
-    assert result.checks.tolerance == models.SELF_CHECK_TOLERANCE["bfloat16"] > models.SELF_CHECK_TOLERANCE["float32"]
-    assert result.checks.full_patch_without > result.checks.tolerance
+    assert 0.01 < result.checks.tolerance < 1
+    assert result.checks.full_patch_without > 10 * result.checks.tolerance
     assert result.maps[0].min_effect == models.SMALLEST_EFFECT["bfloat16"]
     assert all(np.isfinite(m.z_patched).all() for m in result.maps)
     assert result.mean.n_pairs == 3
 
 
 def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    rounding = self_checks.rounding
+    monkeypatch.setattr(self_checks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
     with pytest.raises(SelfCheckError):
         run_causal_tracing_experiment("tiny", pairs(1))
 

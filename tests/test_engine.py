@@ -17,15 +17,13 @@ from debug.engine import (
     Cell,
     Cut,
     SelfCheckError,
-    SelfChecks,
     Site,
-    checks_of,
     gradients,
     patched_logits,
-    self_checks,
     unembedded,
 )
 from debug.models import LoadedModel
+from debug.self_checks import SelfChecks, checks_of, self_checks
 from debug.token_analyzer import TokenizedPair
 from reference import fast, grid, runs_of, slow, strongest, whole_effects
 

@@ -26,11 +26,12 @@ from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverP
 from debug.causal_tracing import PairResult, Plan, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
-from debug.engine import SelfChecks, default_batch_tokens
+from debug.engine import default_batch_tokens
 from debug.generators import Generator, search
 from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
+from debug.self_checks import SelfChecks
 from debug.statistics import Interval, bootstrap_mean, wilson
 from debug.stored_activations import StoredActivations
 from debug.tracking import LoggedRun, RunWriter, Store
@@ -142,11 +143,7 @@ class CellResult:
         if self.rank_agreement:
             lines.append(f"  rank agreement with exact patching: {bootstrap_mean(self.rank_agreement)}")
         if self.checks is not None:
-            lines.append(
-                f"  self-checks: identity {self.checks.identity_max_abs:.1e}, full patch "
-                f"{self.checks.full_patch_max_abs:.1e} (without it {self.checks.full_patch_without:.3g}), "
-                f"tolerance {self.checks.tolerance:g}"
-            )
+            lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
         return "\n".join(lines)
 

@@ -33,16 +33,12 @@ from debug.counterfactual import as_pair, same_answer_program
 from debug.engine import (
     COMPONENTS,
     Cell,
-    Check,
     Cut,
     Runs,
     SelfCheckError,
-    SelfChecks,
     Site,
-    checks_of,
     default_batch_tokens,
     gradients,
-    measured,
     patched_logits,
     record,
     unembedded,
@@ -50,6 +46,7 @@ from debug.engine import (
 from debug.models import LoadedModel, VocabularyError
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
+from debug.self_checks import Asked, Check, ReadBack, SelfChecks, checks_of, measured, plain_logits, rounding, telling
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
 
 logger = logging.getLogger(__name__)
@@ -61,6 +58,7 @@ INTERVENTION_TYPES = (*COMPONENTS, KNOCKOUT)
 METHODS = ("patching", "attribution")
 WINDOW = 64  # pairs that are looked at together: those of one length share forward passes, means and partners
 ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
+LOCALIZED_CELLS = 4  # of an attribution's exact sample, run once more the plain way
 AGREEMENT_CELLS = 64  # of a pair, patched exactly to compare an attribution with
 
 
@@ -654,8 +652,9 @@ class _Group:
         checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         cells += checked
         logits_of: dict[Cell, Tensor] = {}
+        read_back = ReadBack(self.model, runs)
         with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
-            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens):
+            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens, read_back):
                 of_maps = [i for i, index in enumerate(indices) if index < n_cells]
                 logits_of |= {
                     cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells
@@ -676,7 +675,29 @@ class _Group:
             number: self._map(number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
             for number in used
         }
-        return maps, measured(self.model, runs, checks, logits_of), ran, {}
+        ran_at: dict[int, dict[tuple[int, ...], Cell]] = {number: {} for number in (used[0], used[-1])}
+        for cell, (number, is_control, at) in zip(cells, where, strict=False):
+            if number in ran_at and not is_control:
+                ran_at[number][at] = cell
+        asked = {
+            (number, at): cells_at[at]
+            for number, cells_at in ran_at.items()
+            for at in telling(z_patched[number].numpy(), cells_at, 3 if number == used[0] else 1)
+        }
+        tolerance, localized = self._localized(asked, {at: z_patched[at[0]][at[1]] for at in asked})
+        return maps, measured(self.model, runs, checks, logits_of, Asked(tolerance, localized, read_back)), ran, {}
+
+    def _localized(
+        self, asked: dict[tuple[int, tuple[int, ...]], Cell], found: dict[tuple[int, tuple[int, ...]], Tensor]
+    ) -> tuple[float, float | None]:
+        """What rounding may do, and how far cells of the maps are from the same cells run the plain way: the largest
+        difference of an answer's logit."""
+        if not asked:
+            return rounding(self.model, self.runs, [0])[0], None
+        logits, tolerance = plain_logits(self.model, self.runs, list(asked.values()))
+        tokens = torch.tensor([self.given[number].tokenized.answer_tokens for number, _ in asked])
+        plain = logits.cpu().gather(1, tokens)
+        return tolerance, (plain - torch.stack(list(found.values()))).abs().max().item()
 
     def _estimate(
         self, used: list[int], checks: list[Check]
@@ -715,17 +736,29 @@ class _Group:
         cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
         logits_of: dict[Cell, Tensor] = {}
-        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens):
+        read_back, found = ReadBack(model, runs), {}
+        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens, read_back):
             for index, row_logits in zip(indices, logits, strict=True):
                 if index >= n_cells:
                     logits_of[cells[index]] = row_logits.clone()
                     continue
                 number, at = sampled[index]
+                found[number, at] = row_logits[list(self.given[number].tokenized.answer_tokens)].cpu()
                 c = self.given[number].tokenized.answer_tokens[0]
                 exact[number].append((row_logits[c].item(), float(maps[number].z_patched[(*at, 0)])))
         agreement = {number: _spearman(both) for number, both in exact.items()}
         ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
-        return maps, measured(model, runs, checks, logits_of), ran, agreement
+        clean, cell_at = runs.logits.cpu(), {at: cells[index] for index, at in sampled.items()}
+
+        def moved(at: tuple[int, tuple[int, ...]]) -> float:
+            return (found[at] - clean[at[0], list(self.given[at[0]].tokenized.answer_tokens)]).abs().max().item()
+
+        strongest = sorted(found, key=moved, reverse=True)[:LOCALIZED_CELLS]
+        tolerance, localized = self._localized(
+            {at: cell_at[at] for at in strongest}, {at: found[at] for at in strongest}
+        )
+        asked = Asked(tolerance, localized, read_back)
+        return maps, measured(model, runs, checks, logits_of, asked), ran, agreement
 
     def _map(self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
         model, plan, one = self.model, self.plan, self.given[number]
