@@ -253,11 +253,11 @@ def without_patches(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run, overwrite = engine.patched_logits, engine._overwrite
     written = {name: component.write for name, component in COMPONENTS.items()}
 
-    def own(model, runs, cells, *rest):
-        return run(model, runs, [replace(cell, source=cell.run) for cell in cells], *rest)
+    def own(model, runs, cells, **rest):
+        return run(model, runs, [replace(cell, source=cell.run) for cell in cells], **rest)
 
     if broken == "source":
-        monkeypatch.setattr(engine, "patched_logits", own)
+        monkeypatch.setattr("debug.self_checks.patched_logits", own)
     if broken == "value":
         monkeypatch.setattr(engine, "_overwrite", lambda *_: None)
     if broken == "value above layer 0":

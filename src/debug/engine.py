@@ -545,7 +545,8 @@ def _run_batch(
 class Tail:
     """The patched positions of layer ``layer``, where only parts of it are patched: they alone run there."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
         self._index: dict[tuple[int, int], int] = {}  # (row, token) of the batch -> which of the tail's tokens
         self.runs: list[int] = []
         self.positions: list[int] = []
@@ -556,7 +557,7 @@ class Tail:
 
     @classmethod
     def of(cls, packed: Packed, layer: int) -> Tail:
-        tail = cls()
+        tail = cls(layer)
         for index, cell in enumerate(packed.cells):
             for site in cell.sites:
                 if isinstance(site, Site) and site.layer == layer:

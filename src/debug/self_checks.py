@@ -381,26 +381,25 @@ class ReadBack:
     @contextmanager
     def __call__(self, packed: Packed, tail: Tail | None) -> Iterator[None]:
         """The engine's ``listen``."""
-        places: dict[tuple[str, int], list[int]] = defaultdict(list)
+        asked: list[tuple[tuple[str, int], int, Tokens]] = []
         for number in sorted({0, len(packed.cells) // 2, len(packed.cells) - 1})[-self.CELLS :]:
-            first = [site for site in packed.cells[number].sites if site.layer == packed.cells[number].layer]
-            if not any(isinstance(site, Cut) for site in first):
-                names = {site.component for site in first if isinstance(site, Site)}
-                places[next(name for name in COMPONENTS if name in names), packed.cells[number].layer].append(number)
-                if tail is not None and all(site in first for site in packed.cells[number].sites):
-                    places["residual_stream", packed.cells[number].layer + 1].append(number)
+            cell, alone = packed.cells[number], tail if tail and packed.cells[number].layer == tail.layer else None
+            first = [site for site in cell.sites if site.layer == cell.layer]
+            if any(isinstance(site, Cut) for site in first):
+                continue
+            names = {site.component for site in first if isinstance(site, Site)}
+            component = next(name for name in COMPONENTS if name in names)
+            asked.append(((component, cell.layer), number, _at(packed, alone, number)))
+            if alone is not None and len(first) == len(cell.sites):
+                asked.append((("residual_stream", cell.layer + 1), number, _beside(packed, alone, number)))
         heard: dict[tuple[str, int], Tensor] = {}
         with ExitStack() as hooks:
-            for place in places:
+            for place in {place for place, _, _ in asked}:
                 for handle in self._listen(place, heard):
                     hooks.callback(handle.remove)
             yield
-        for place, numbers in places.items():
-            for number in numbers:
-                if tail is not None and place[0] == "residual_stream":
-                    self._compare(*_beside(packed, tail, number), number, packed, place, heard[place])
-                else:
-                    self._compare(*_at(packed, tail, number), number, packed, place, heard[place])
+        for place, number, tokens in asked:
+            self._compare(packed, number, place, tokens, heard[place])
 
     def _listen(self, place: tuple[str, int], heard: dict[tuple[str, int], Tensor]) -> list[RemovableHandle]:
         """Keep what the module at a place is given or gives."""
@@ -417,18 +416,10 @@ class ReadBack:
             return [module.register_forward_pre_hook(first_input, with_kwargs=True) for module in inside]
         return [_envoy(model, component, layer)._module.register_forward_hook(output)]
 
-    def _compare(
-        self,
-        shape: tuple[int, int],
-        tokens: Int[np.ndarray, "2 token"],
-        positions: Int[np.ndarray, " token"],
-        number: int,
-        packed: Packed,
-        place: tuple[str, int],
-        value: Tensor,
-    ) -> None:
+    def _compare(self, packed: Packed, number: int, place: tuple[str, int], which: Tokens, value: Tensor) -> None:
         """What was heard at these tokens of a cell against what its place should have, there and nowhere else."""
-        (component, layer), model, cell = place, self.model, packed.cells[number]
+        (component, layer), (shape, tokens, positions) = place, which
+        model, cell = self.model, packed.cells[number]
         if shape == packed.shape and layer == model.n_layers - 1 and component != "residual_stream":
             last = positions == packed.length - 1  # the last layer runs these parts for the tokens that predict only
             tokens, positions = tokens[:, last], positions[last]
