@@ -9,9 +9,10 @@ import pytest
 
 from debug import causal_experiment_runner, models, self_checks, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import COMPONENTS, SelfCheckError, run_causal_tracing_experiment
+from debug.causal_tracing import COMPONENTS, REFERENCE, SelfCheckError, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.generators import make_variable_binding_program, search
+from debug.rerun import rerun
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +155,27 @@ def test_a_filter_that_leaves_nothing_fails_loudly(uri):
     with pytest.raises(ValueError, match=r"no pair .* was left to patch: .* shallow"):
         runner.run_intervention_experiment("tiny", ["a = 1\n#a: ", "b = 2\n#b: "], exclude_shallow=True)
     assert_nothing_runs(uri, "FAILED")
+
+
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_all_pairs_asked_for_find_partners_in_one_logged_set(uri, source):
+    """Also those that replace filtered ones; and a repetition draws on the same set, bit for bit."""
+    config = CausalConfig(
+        models=["tiny"],
+        hops=[1],
+        seq_lens=[6],
+        num_seqs=12,
+        source=source,
+        positions="targets",
+        exclude_shallow=True,
+    )
+    cell = CausalExperimentRunner(uri).run(config).cells[0]
+    assert (cell.pairs_used, cell.skipped.total() > 0) == (12, True)
+    logged = tracking.load_run(cell.run_id, uri)
+    assert 12 <= len(logged.reference) == logged.metrics["reference_size"] <= REFERENCE
+    assert not any(reason.startswith("source") for reason in cell.skipped)
+    verdict = rerun(logged)[0].verdict
+    assert verdict.outcome == "identical", verdict.findings
 
 
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):

@@ -165,6 +165,7 @@ def test_both_sides_of_the_largest_step_of_each_axis_are_asked() -> None:
     assert telling(z, every) == [(1, 1), (2, 1), (0, 0), (0, 1)]
     assert telling(z, [(0, 0), (1, 0)]) == [(0, 0), (1, 0)]
     assert telling(z, [(3, 2)]) == [(3, 2)]
+    assert telling(z, []) == []
 
 
 def test_the_root_alone_into_layer_0_is_the_counterfactual(model: LoadedModel) -> None:

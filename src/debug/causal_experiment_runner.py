@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import PairResult, Plan, trace_pairs
+from debug.causal_tracing import PairResult, Plan, Reference, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
 from debug.engine import default_batch_tokens
@@ -259,10 +259,12 @@ class CausalExperimentRunner:
         wanted: int | None = None,
         params: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
+        reference: Sequence[str] | None = None,
     ) -> CausalExperimentResult:
         """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
 
         ``params`` say where the programs came from, where that is known: generator, hops, seq_len, seed, num_seqs.
+        ``reference`` are the programs that means are over and partners are drawn from; None: the first usable ones.
 
         Raises:
             ValueError, SelfCheckError: as :meth:`run_intervention_experiment`.
@@ -279,14 +281,21 @@ class CausalExperimentRunner:
             study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
             known = _common_params(programs) | given | prompt | (params or {})
             wanted = len(programs) if wanted is None else wanted
-            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known)
+            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
             study.log_json("summary.json", {"cells": [_summary(cell)]})
             if cell.error:
                 raise ValueError(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(
-        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int, batch_tokens: int
+        self,
+        model: LoadedModel,
+        pairs: Iterator[Any],
+        plan: Plan,
+        wanted: int,
+        max_tries: int,
+        batch_tokens: int,
+        reference: Reference | None,
     ) -> Iterator[PairResult]:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
@@ -295,7 +304,7 @@ class CausalExperimentRunner:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, batch_tokens, stored):
+                for result in trace_pairs(model, asked, plan, batch_tokens, stored, reference):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)
@@ -314,6 +323,7 @@ class CausalExperimentRunner:
         wanted: int,
         max_tries: int,
         params: dict[str, Any],
+        reference: Sequence[str] | None = None,
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         hops, seq_len = params.get("hops"), params.get("seq_len")
@@ -343,8 +353,13 @@ class CausalExperimentRunner:
                 run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})
                 writer = _CellWriter(run, cell, params)
                 started = time.monotonic()
+                others = None
+                if plan.needs_reference:
+                    others, pairs = _reference(model, pairs, plan, max_tries, batch_tokens, reference)
+                    run.log_json("reference.json", {"programs": others.texts})
+                    run.log_metrics({"reference_size": len(others.programs)})
                 try:
-                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens):
+                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens, others):
                         writer.add(result)
                         cell.seconds = time.monotonic() - started
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
@@ -356,6 +371,27 @@ class CausalExperimentRunner:
             logger.error("%s", error)
             cell.error = str(error)
         return cell
+
+
+def _reference(
+    model: LoadedModel,
+    pairs: Iterator[Any],
+    plan: Plan,
+    max_tries: int,
+    batch_tokens: int,
+    texts: Sequence[str] | None,
+) -> tuple[Reference, Iterator[Any]]:
+    """A cell's reference set, from texts or from the first of its pairs; and all of its pairs."""
+    if texts is not None:
+        return Reference.of_texts(model, texts, plan, batch_tokens), pairs
+    seen: list[Any] = []
+
+    def first() -> Iterator[Any]:
+        for pair in islice(pairs, max_tries):
+            seen.append(pair)
+            yield pair
+
+    return Reference.found(model, first(), plan, batch_tokens), chain(seen, pairs)
 
 
 class _CellWriter:

@@ -486,7 +486,8 @@ def telling(
     A patch that lands one place beside its own moves the step, and one of its two sides then has the other's logits.
     """
     known = np.zeros(z.shape[:-1], dtype=bool)
-    known[tuple(np.array(list(ran)).T)] = True
+    for at in ran:
+        known[at] = True
     chosen: dict[tuple[int, ...], None] = {}
     for axis in range(min(known.ndim, most_axes)):
         steps = np.abs(np.diff(z, axis=axis)).max(-1)
