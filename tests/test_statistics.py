@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from debug.statistics import Comparison, Interval, bootstrap_mean, bootstrap_means, holm, mcnemar, wilson
 
@@ -51,9 +52,20 @@ def test_bootstrap_interval_narrows_as_the_root_of_n_and_is_repeatable():
     assert large.high - large.low == pytest.approx(2 * 1.96 / 80, rel=0.1)
 
 
-def test_constants_have_no_width_and_one_value_has_no_interval():
-    assert bootstrap_mean([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
+def test_constants_that_may_be_anything_and_a_single_value_have_no_interval():
+    assert bootstrap_mean([2.5, 2.5, 2.5]) == Interval(2.5, None, None, 3)
+    assert bootstrap_mean([0.1 + 0.2, 0.3, 0.3]).low is None  # equal but for rounding
     assert bootstrap_mean([0.5]) == Interval(0.5, None, None, 1)
+    assert bootstrap_mean([0.5], is_rate=True) == Interval(0.5, None, None, 1, True)
+
+
+@pytest.mark.parametrize("n", [3, 10, 50, 200])
+@pytest.mark.parametrize("share", [0.0, 1.0, 0.4])
+def test_constant_shares_have_the_exact_interval_of_what_n_draws_may_have_missed(n, share):
+    missed = binomtest(0, n).proportion_ci(0.95, method="exact").high
+    interval = bootstrap_mean([share] * n, is_rate=True)
+    assert (interval.low, interval.high) == pytest.approx((share * (1 - missed), share + (1 - share) * missed))
+    assert 2.9 < -n * np.log(1 - missed) < 3.7  # the rule of three, two-sided: 3.69 / n
 
 
 @pytest.mark.parametrize("values", [[], [[1.0, 2.0]], [1.0, float("nan")]])
@@ -91,9 +103,12 @@ def test_too_few_programs_are_warned_of_not_taken_for_no_difference():
     assert holm([mcnemar(*answers(31, 9, 0, 0))] * 10)[0].p_adjusted < 0.05
 
 
-def test_models_that_answer_alike_have_no_interval_rather_than_one_of_no_width():
-    same = mcnemar([True, False, True], [True, False, True])
-    assert (same.difference, same.p_value) == (Interval(0.0, None, None, 3, True), 1.0)
+def test_models_that_answer_alike_may_differ_elsewhere_by_what_n_leaves_open():
+    z = 1.959964
+    for n in (3, 50):
+        same = mcnemar([True] * n, [True] * n)
+        assert (same.difference.low, same.difference.high) == pytest.approx((-z * z / (n + z * z), z * z / (n + z * z)))
+        assert same.p_value == 1
 
 
 @pytest.mark.parametrize("second", [[True], [[True, False]], [1, 0], []])
