@@ -162,7 +162,7 @@ def _tango_high(gained: int, lost: int, n: int) -> float:
     def too_low(difference: float) -> float:
         a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * difference
         c = -lost * difference * (1 - difference)
-        rate = (math.sqrt(b * b - 4 * a * c) - b) / (2 * a)  # of losses, most likely given the difference
+        rate = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # of losses, most likely given the difference
         deviation = math.sqrt(n * (2 * rate + difference * (1 - difference)))
         return gained - lost - n * difference + critical * deviation
 
@@ -385,7 +385,7 @@ def bootstrap_means(
 
 def _constant(values: Float[np.ndarray, "n column"]) -> Bool[np.ndarray, " column"]:
     """Which columns vary by no more than rounding."""
-    return np.ptp(values, axis=0) <= 1e-9 * np.abs(values).max(axis=0)
+    return np.ptp(values, axis=0) <= np.maximum(1e-9 * np.abs(values).max(axis=0), 1e-100)
 
 
 def _influence(values: Float[np.ndarray, "n column"], weight: Float[np.ndarray, " n"]) -> Float[np.ndarray, "n column"]:
@@ -399,8 +399,8 @@ def _of_any(
     """Ends of Hall's transformed t interval: T + skew T²/3 + skew² T³/27 + skew/(6n) is Student's t, nearly."""
     n, deviation = len(values), _influence(values, weight)
     spread = deviation.std(axis=0, ddof=1)
-    second = np.where(_constant(values), 1.0, (deviation**2).mean(axis=0))
-    skew = (deviation**3).mean(axis=0) / second**1.5
+    standard = deviation / np.where(spread > 0, spread, 1)
+    skew = (standard**3).mean(axis=0) * (n / (n - 1)) ** 1.5
     skew = np.where(np.abs(skew) < 1e-6, 1e-6, skew)  # its limit is the t interval
     critical = stats.t.ppf((1 + confidence) / 2, n - 1) / np.sqrt(n)
     mean = weight @ values / weight.sum()
@@ -437,8 +437,8 @@ def _of_shares(share: Float[np.ndarray, "n column"], weight: Float[np.ndarray, "
 
     The design effect is the variance of the mean over that of as many yes-or-no values, 1 where each share is 0 or 1.
     Of a mean that few rows contribute to it is known badly, and too low where the large shares are not among them: it
-    is moved half the way to 1 for one contributing row, a quarter for two, and so on, with (sum)²/(sum of squares) for
-    the number of contributing rows. The form is this project's own, chosen by simulation (benchmarks/coverage.py).
+    is 1 for one contributing row, moved half the way to 1 for two, a quarter for three, and so on, with (sum)²/(sum of
+    squares) as their number. The form is this project's own, chosen by simulation (benchmarks/interval_coverage.py).
     """
     n = len(share)
     mean = np.clip(weight @ share / weight.sum(), 0, 1)
@@ -448,7 +448,7 @@ def _of_shares(share: Float[np.ndarray, "n column"], weight: Float[np.ndarray, "
     effect = (_influence(share, weight) ** 2).sum(axis=0) / n**2 / whole
     near = weight[:, None] * np.where(mean <= 0.5, share, 1 - share)
     contributing = near.sum(axis=0) ** 2 / np.where(constant, 1.0, (near**2).sum(axis=0))
-    effect += np.maximum(1 - effect, 0) * 2.0 ** -np.maximum(contributing, 1)
+    effect += np.maximum(1 - effect, 0) * 2.0 ** (1 - np.maximum(contributing, 1))
     known = ((share == 0) | (share == 1)).all(axis=0) & bool(np.ptp(weight) == 0)
     size = np.where(known, rows, rows * (n - 1) / n / np.where(constant, 1.0, effect))
     return _Shares(mean, np.where(constant, rows, size), np.where(known, np.inf, n - 1.0), constant)
