@@ -9,6 +9,7 @@ import streamlit as st
 from store import load, samples_of
 from view import all_runs, choice, chosen_runs, downloads, draw, in_url, literally, part, problem, put, run_label, yes
 
+from debug.core import shared_programs
 from debug.dashboard_charts import models_by_hops, rates, slopes
 from debug.statistics import mcnemar
 from debug.tracking import TrackingError
@@ -63,6 +64,13 @@ def page() -> None:
     in_order = frame.sort("model", *numbers, "series")
     signed, title = measure in SIGNED, MEASURES[measure]
     part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
+    cells = chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())).select(
+        pl.col("params.generator").fill_null("?"),
+        *(pl.col(f"params.{n}").fill_null("any") for n in ("hops", "seq_len")),
+        pl.col("params.seed").cast(pl.Int64, strict=False),
+    )
+    if note := shared_programs(cells.drop_nulls().iter_rows()):
+        st.caption(note)
     if zoom:
         st.dataframe(frame.drop("series"), hide_index=True)
         downloads("table", frame)

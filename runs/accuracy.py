@@ -41,6 +41,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the first program; program i has seed + i or later"
     )
+    parser.add_argument(
+        "--independent-cells", action="store_true", help="draw each cell's programs from seeds that no other cell has"
+    )
     parser.add_argument("--answer-parser", help=f"{', '.join(PARSERS)} (default: that of the task and the prompt)")
     parser.add_argument("--max-new-tokens", type=int, help="tokens of a completion (default 8; 512 for reasoning)")
     parser.add_argument("--no-cache", action="store_true", help="free each model after its cells")
@@ -70,6 +73,7 @@ def main(options: argparse.Namespace) -> None:
             few_shot=options.few_shot,
             chat=options.chat,
             scoring=options.scoring,
+            independent_cells=options.independent_cells,
         )
         name, configs = options.name, [config]
     from debug import ExperimentRunner  # torch and mlflow, seconds: after the arguments are known to be good

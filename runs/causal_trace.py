@@ -17,6 +17,7 @@ import argparse
 
 from debug import cli, generators
 from debug.causal_map import DIRECTIONS, SOURCES
+from debug.core import shared_programs
 from debug.prompts import PROMPTS
 
 
@@ -32,6 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seq-lens", nargs="+", type=int, default=[5], help="numbers of assignment lines")
     parser.add_argument("--num-seqs", type=int, default=50, help="pairs to use in each cell (default 50)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first program; pair i has seed + i or later")
+    parser.add_argument(
+        "--independent-cells", action="store_true", help="draw each cell's programs from seeds that no other cell has"
+    )
     parser.add_argument("--layers", nargs="+", type=int, help="rows of the map (default: all)")
     parser.add_argument(
         "--positions",
@@ -83,6 +87,7 @@ def main(options: argparse.Namespace) -> None:
         seq_lens=options.seq_lens,
         num_seqs=options.num_seqs,
         seed=options.seed,
+        independent_cells=options.independent_cells,
         name=options.name,
         generator=options.generator,
         prompt_template=options.prompt,
@@ -101,6 +106,9 @@ def main(options: argparse.Namespace) -> None:
     result = runner.run(config)
     for cell in result.cells:
         print(f"\n{cell}")
+    programs = config.programs()
+    if note := shared_programs((programs.generator[0], *c, programs.first_seed(*c)) for c in programs.cells):
+        print(f"\n{note}")
     print(f"\nstudy run {result.run_id} in {result.tracking_uri}; look: make dashboard, or make mlflow")
 
 

@@ -64,6 +64,8 @@ class CausalConfig(Plan):
     name: str | None = field(default=None, kw_only=True)
     """The MLflow experiment; None: the kind of run."""
     generator: str | Generator = field(default="variable_binding", kw_only=True)
+    independent_cells: bool = field(default=False, kw_only=True)
+    """As :class:`debug.core.ExperimentConfig` has it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,6 +86,7 @@ class CausalConfig(Plan):
             self.seq_lens,
             self.hops,
             self.seed,
+            independent_cells=self.independent_cells,
         )
 
     @property
@@ -205,12 +208,13 @@ class CausalExperimentRunner:
             cells: list[CellResult] = []
             for model_id, (hops, seq_len) in product(config.models, programs.cells):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
-                made = search(generator, seq_len, config.seed, hops, template)
+                seed = programs.first_seed(hops, seq_len)
+                made = search(generator, seq_len, seed, hops, template)
                 pairs = (make_pair(program.program, program.seed) for program in made)
                 params = {
                     "hops": "any" if hops is None else hops,
                     "seq_len": seq_len,
-                    "seed": config.seed,
+                    "seed": seed,
                     "num_seqs": config.num_seqs,
                     "generator": name,
                     "prompt_template": prompt_name,

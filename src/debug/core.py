@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from debug import checks
-from debug.generators import GENERATORS, Generator, check_lengths, get_generator
+from debug.generators import GENERATORS, MAX_SEEDS, Generator, check_lengths, get_generator
 from debug.prompts import REASONING, few_shot, get_prompt
 
 Answer = int | str | bool
@@ -178,6 +179,10 @@ def parse_answer(parser: Parser, completion: str) -> Answer | None:
     return parsed
 
 
+INDEPENDENT_SEED = 1_000_000
+"""Where the seeds of independent cells begin: beyond those of solved examples, and of programs held out in training."""
+
+
 @dataclass(frozen=True)
 class ExperimentConfig:
     """An accuracy experiment: each model on each combination of ``hops`` and ``seq_lens``, ``num_seqs`` programs each.
@@ -185,7 +190,9 @@ class ExperimentConfig:
     Template, generator and parser are given by name or as themselves. Sequences are kept as tuples.
 
     Attributes:
-        seed: the RNG seed of each cell's first program; the next has seed + 1, and so on.
+        seed: the RNG seed of each cell's first program; the next has seed + 1, and so on. Cells so share programs: a
+            longer program begins with the lines of the shorter one of its seed.
+        independent_cells: draw each cell from seeds that no other cell has (:meth:`first_seed`).
         hops: None for the generator's own draw, or the exact number, which the generator must take as ``num_hops``.
         answer_parser: None for the one that belongs to the generator (``TASKS``) and the template.
         max_new_tokens: tokens that a completion may have; None for 8, or 512 where the template asks for reasoning.
@@ -210,6 +217,7 @@ class ExperimentConfig:
     few_shot: int = 0
     chat: bool = False
     scoring: str = "generate"
+    independent_cells: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
@@ -226,8 +234,9 @@ class ExperimentConfig:
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{field} is {value!r}; expected an integer, {least} or more")
-        if not isinstance(self.chat, bool):
-            raise ValueError(f"chat is {self.chat!r}; expected true or false")
+        for field in ("chat", "independent_cells"):
+            if not isinstance(getattr(self, field), bool):
+                raise ValueError(f"{field} is {getattr(self, field)!r}; expected true or false")
         if self.scoring not in ("generate", "logits"):
             raise ValueError(f"scoring is {self.scoring!r}; expected generate or logits")
         if self.scoring == "logits" and (reasoning or self.chat):
@@ -247,6 +256,12 @@ class ExperimentConfig:
             object.__setattr__(self, "answer_parser", parser)
         get_parser(self.answer_parser)  # type: ignore[arg-type]
         self.prompt_text(max(self.seq_lens))
+        last = max(self.first_seed(*cell) for cell in self.cells) + MAX_SEEDS
+        if self.independent_cells and last > 2**32:
+            raise ValueError(
+                f"independent_cells: programs of up to {max(self.seq_lens)} lines from seed {self.seed} on need seeds "
+                f"up to {last}, beyond {2**32}; ask for shorter programs, or begin at a smaller seed"
+            )
 
     @property
     def generator(self) -> tuple[str, Generator]:
@@ -267,6 +282,16 @@ class ExperimentConfig:
     def cells(self) -> list[tuple[int | None, int]]:
         """(hops, seq_len) of each cell; those that no program has (4 hops on 2 lines) are left out."""
         return [(hops, seq_len) for hops in self.hops for seq_len in self.seq_lens if hops is None or hops <= seq_len]
+
+    def first_seed(self, hops: int | None, seq_len: int) -> int:
+        """The RNG seed of a cell's first program: ``seed``; of independent cells in a range of the cell's own.
+
+        A search takes at most MAX_SEEDS seeds, so that ranges this far apart are disjoint; each seed names its program.
+        """
+        if not self.independent_cells:
+            return self.seed
+        place = seq_len * (seq_len + 1) // 2 + (hops or 0)  # another one for each (hops, seq_len), as hops <= seq_len
+        return INDEPENDENT_SEED + place * MAX_SEEDS + self.seed
 
     def prompt_text(self, seq_len: int) -> str:
         """The template for programs of one length, with the solved examples that belong to it."""
@@ -291,7 +316,20 @@ class ExperimentConfig:
             "few_shot": self.few_shot,
             "chat": self.chat,
             "scoring": self.scoring,
+            "independent_cells": self.independent_cells,
         }
+
+
+def shared_programs(cells: Iterable[tuple[str, int | str | None, int | str, int]]) -> str | None:
+    """What a reader must know who compares these cells, each (generator, hops, seq_len, first seed): that they share
+    programs; None where no two draw from the same seeds."""
+    for one, other in combinations(set(cells), 2):
+        if one[0] == other[0] and one[1:3] != other[1:3] and abs(one[3] - other[3]) < MAX_SEEDS:
+            return (
+                "These cells share seeds, and with them programs or their first lines: their rates rise and fall "
+                "together, and are no independent repetitions (--independent-cells draws each cell by itself)."
+            )
+    return None
 
 
 def _distinct(field: str, values: Any) -> tuple:

@@ -25,7 +25,7 @@ from debug.counterfactual import make_pair
 from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
 from debug.programs import ProgramPair
 from debug.runner import ExperimentRunner, Model, NothingScored, given
-from debug.statistics import wilson
+from debug.statistics import Interval, rate_until
 
 KIND = "robust_seeds"
 
@@ -79,7 +79,12 @@ class RobustSearch:
 
 @dataclass(frozen=True)
 class RobustSeeds:
-    """What was found in one cell: at most ``wanted`` seeds in order, after ``tried`` programs were shown to models."""
+    """What was found in one cell: at most ``wanted`` seeds in order, after ``tried`` programs were shown to models.
+
+    ``rate`` is the share of programs that are robust, by :func:`debug.statistics.rate_until`: its n ends at the last
+    seed that was wanted, though the rest of its batch was tried too, so that it is the same for every batch size. None
+    where no program could be asked.
+    """
 
     hops: int | None
     seq_len: int
@@ -88,12 +93,13 @@ class RobustSeeds:
     tried: int
     all_incorrect: bool
     run_id: str
+    rate: Interval | None = None
 
     def __str__(self) -> str:
         what = "answered wrong by all models" if self.all_incorrect else "answered by all models"
         seeds = ", ".join(map(str, self.seeds))
         found = (
-            f"{len(self.seeds)} of {self.wanted} wanted, {self.tried} programs tried: seeds {seeds}"
+            f"{len(self.seeds)} of {self.wanted} wanted, {self.tried} programs tried, rate {self.rate}: seeds {seeds}"
             if seeds
             else f"none in {self.tried} seeds"
         )
@@ -162,26 +168,30 @@ def _search_cell(
 ) -> RobustSeeds:
     template = search.programs.prompt_text(seq_len)
     seeds: list[int] = []
-    tried, errors = 0, Counter()
+    tried, counted, errors = 0, 0, Counter()
     candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
     with tqdm(total=search.count, desc=cell.name, unit="seed") as bar:
         while len(seeds) < search.count and (batch := list(islice(candidates, batch_size))):
             records = _ask(search, loaded, batch, template, batch_size)
             cell.append_jsonl("samples.jsonl", records)
             errors.update(record["error"] for record in records if record["error"] is not None)
-            tried += sum(record["error"] is None for record in records)
-            seeds += [record["seed"] for record in records if record["robust"]]
+            for record in records:
+                tried += record["error"] is None
+                counted += record["error"] is None and len(seeds) < search.count
+                seeds += [record["seed"]] if record["robust"] else []
             bar.n = min(len(seeds), search.count)
             bar.set_postfix(tried=tried)
     metrics: dict[str, float | None] = {"seeds_found": min(len(seeds), search.count), "num_samples": tried}
     metrics["num_errors"] = errors.total()
-    if tried:
-        rate = wilson(len(seeds), tried)
-        metrics |= {"robust_rate": rate.estimate, "robust_rate_ci_low": rate.low, "robust_rate_ci_high": rate.high}
+    rate = rate_until(min(len(seeds), search.count), counted, search.count) if counted else None
+    if rate:
+        metrics |= rate.metrics("robust_rate") | {"robust_rate_n": rate.n}
     cell.log_metrics(metrics)
     for error, count in errors.most_common(1):
         logger.warning("%s: %d programs were not asked: %s", cell.name, count, error)
-    found = RobustSeeds(hops, seq_len, search.count, seeds[: search.count], tried, search.all_incorrect, cell.run_id)
+    found = RobustSeeds(
+        hops, seq_len, search.count, seeds[: search.count], tried, search.all_incorrect, cell.run_id, rate
+    )
     cell.log_json("summary.json", _summary(found) | metrics)
     return found
 

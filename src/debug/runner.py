@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from debug import heuristics, models, tracking
 from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
-from debug.core import ExperimentConfig, cut_off, parse_answer
+from debug.core import ExperimentConfig, cut_off, parse_answer, shared_programs
 from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
 from debug.heuristics import Heuristic
 from debug.models import Engine, LoadedModel
@@ -60,7 +60,8 @@ class NothingScored(ValueError):
 class ExperimentResult:
     """What a run gave: one row a sample, the summary as in summary.json, and the MLflow run ids.
 
-    ``str()`` is a table of the cells with their intervals, and of the paired tests where models were compared.
+    ``str()`` is a table of the cells with their intervals, and of the paired tests where models were compared; where
+    cells share programs it says so.
     ``cell_run_ids`` are by (model id, hops, seq_len); of a study with several prompts or tasks, the last's.
     """
 
@@ -101,7 +102,11 @@ class ExperimentResult:
             lines += ["", f"the same programs, paired: in {told_apart} of {len(comparisons)} comparisons exact McNemar"]
             lines[-1] += " tests give p < 0.05 after Holm's correction; each is in summary.json and comparisons.png"
         elif comparisons:
-            lines += ["", "the same programs, paired (difference of accuracies; correct by one alone; exact McNemar)"]
+            lines += [
+                "",
+                "the same programs, paired (difference of accuracies; correct by one alone; exact McNemar; the",
+            ]
+            lines[-1] += " interval is that of the p of each comparison alone)"
             lines += _table(
                 [
                     (
@@ -114,6 +119,12 @@ class ExperimentResult:
                     for c in comparisons
                 ]
             )
+        over_cells = self.summary["comparisons_over_cells"]
+        if over_cells:
+            lines += ["", "all cells together, paired, clustered by seed (n: seeds; exact sign-flip test over seeds)"]
+            lines += _table([(f"{c['first']} - {c['second']}", c["generator"], c["text"]) for c in over_cells])
+        if self.summary["shared_programs"]:
+            lines += ["", self.summary["shared_programs"]]
         return "\n".join(lines)
 
 
@@ -303,7 +314,8 @@ class ExperimentRunner:
                 raise NothingScored(
                     f"none of {len(samples)} samples could be asked and read; commonest error: {message}"
                 )
-            summary["comparisons"] = _compare(samples)
+            summary["comparisons"], summary["comparisons_over_cells"] = _compare(samples)
+            summary["shared_programs"] = _shared_programs(samples)
             study.log_json("summary.json", summary)
             study.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
             _save_charts(study, rows, summary["comparisons"])
@@ -360,12 +372,13 @@ class ExperimentRunner:
             "dtype": model.dtype,
             "device": model.device,
             "quantization": model.quantization or "none",
+            "seed": config.first_seed(hops, seq_len),
         }
         with study.cell(name, _params([config]) | params) as cell:
             cell.set_tags(model.provenance() | {_PLACE: place, "debug.backend_reason": reason})
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
-            source = {"generator": config.generator[0], "seed": config.seed, "hops": hops, "seq_len": seq_len}
+            source = {"generator": config.generator[0], "seed": params["seed"], "hops": hops, "seq_len": seq_len}
             cell.log_dataset(
                 f"{config.generator[0]} programs",
                 [program.program for program in drawn.programs],
@@ -535,9 +548,9 @@ def _draw(config: ExperimentConfig, hops: int | None, seq_len: int) -> Drawn:
     A seed at which the generator fails is one of them: it is recorded, and not replaced by another.
     """
     template = config.prompt_text(seq_len)
-    programs, failed = [], []
+    programs, failed, start = [], [], config.first_seed(hops, seq_len)
     with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
-        for seed in range(config.seed, config.seed + MAX_SEEDS):
+        for seed in range(start, start + MAX_SEEDS):
             try:
                 candidate = generate(config.generator[1], seq_len, seed, hops)
             except HopsNotAvailable:
@@ -551,10 +564,10 @@ def _draw(config: ExperimentConfig, hops: int | None, seq_len: int) -> Drawn:
             bar.update()
             done = len(programs) + len(failed)
             if done == config.num_seqs:
-                return Drawn(programs, failed, template, seed - config.seed + 1 - done)
+                return Drawn(programs, failed, template, seed - start + 1 - done)
     raise TooFewPrograms(
         f"found {len(programs)} of {config.num_seqs} programs with {_hops(hops)} hops on {seq_len} lines in "
-        f"{MAX_SEEDS} seeds from {config.seed} on; ask for fewer, or for longer programs"
+        f"{MAX_SEEDS} seeds from {start} on; ask for fewer, or for longer programs"
     )
 
 
@@ -709,14 +722,18 @@ def _without_seed(record: dict[str, Any]) -> str:
     return record["error"].replace(f"at seed {record['seed']}", "at a seed").split("; the prompt begins")[0]
 
 
-def _compare(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every two series on every cell that both have, but two rules: paired by program, Holm's correction over all."""
+def _compare(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every two series, but two rules, on every cell that both have, and on all these cells of a task together: paired
+    by program, and over cells clustered by seed, as cells share programs; Holm's correction over all of each kind."""
     cells: dict[tuple[str, int | None, int], dict[str, dict[str, bool]]] = {}
+    seeds: dict[str, int] = {}  # of a program; one that several seeds give is the first one's
     for sample in samples:
         if sample["correct"] is not None:
             cell = cells.setdefault((sample["generator"], sample["cell_hops"], sample["seq_len"]), {})
             cell.setdefault(sample["label"], {}).setdefault(sample["program"], sample["correct"])
+            seeds.setdefault(sample["program"], sample["seed"])
     places, compared = [], []
+    together: dict[tuple[str, str, str], list[dict[str, tuple[bool, bool]]]] = defaultdict(list)
     for place, series in cells.items():
         for first, second in combinations(series, 2):
             if first.startswith(heuristics.PREFIX) and second.startswith(heuristics.PREFIX):
@@ -725,13 +742,45 @@ def _compare(samples: list[dict[str, Any]]) -> list[dict[str, Any]]:
             if both:
                 places.append((*place, first, second))
                 compared.append(mcnemar(*([series[name][program] for program in both] for name in (first, second))))
+                answers = {program: (series[first][program], series[second][program]) for program in both}
+                together[place[0], first, second].append(answers)
+    over_cells = {place: answers for place, answers in together.items() if len(answers) > 1}
+    pooled = []
+    for of_cells in over_cells.values():
+        answers = {program: both for cell in of_cells for program, both in cell.items()}  # each program once
+        pooled.append(mcnemar(*zip(*answers.values(), strict=True), seeds=[seeds[program] for program in answers]))
+    return (
+        _comparison_records(("generator", "hops", "seq_len", "first", "second"), places, compared),
+        _comparison_records(("generator", "first", "second"), list(over_cells), pooled),
+    )
+
+
+def _comparison_records(
+    names: Sequence[str], places: Sequence[Sequence[Any]], compared: Sequence[Comparison]
+) -> list[dict[str, Any]]:
     return [
-        {
-            **dict(zip(("generator", "hops", "seq_len", "first", "second"), place, strict=True)),
-            **_comparison_record(comparison),
-        }
+        dict(zip(names, place, strict=True)) | _comparison_record(comparison)
         for place, comparison in zip(places, holm(compared), strict=True)
     ]
+
+
+def _shared_programs(samples: list[dict[str, Any]]) -> str | None:
+    """What a reader must know who compares the cells: how many seeds two of them have in common, at most."""
+    seeds: dict[tuple[str, int | None, int], set[int]] = defaultdict(set)
+    for sample in samples:
+        if sample["seed"] is not None:
+            seeds[sample["generator"], sample["cell_hops"], sample["seq_len"]].add(sample["seed"])
+    shared = {
+        (one, other): len(seeds[one] & seeds[other]) for one, other in combinations(seeds, 2) if one[0] == other[0]
+    }
+    if not any(shared.values()):
+        return None
+    (one, other), most = max(shared.items(), key=lambda item: item[1])
+    named = " and ".join(
+        f"{_hops(hops)} {'hop' if hops == 1 else 'hops'} on {lines}" for _, hops, lines in (one, other)
+    )
+    text = shared_programs([(one[0], *one[1:], 0), (other[0], *other[1:], 0)])
+    return f"{text} Most, {most} of {len(seeds[one])}: {named} lines."
 
 
 def _comparison_record(comparison: Comparison) -> dict[str, Any]:
