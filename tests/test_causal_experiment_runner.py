@@ -46,8 +46,10 @@ def test_metrics_are_those_of_the_maps(study):
     assert run.metrics["pairs_used"] == n == len(run.pairs) == 12
     rates = [np.mean([m.at_target(t)[:-1] for t in m.targets]) for m in run.maps]
     assert run.metrics["patch_success_rate"] == pytest.approx(np.mean(rates))
-    normalized = [np.mean([m.at_target(t, "normalized_logit_diff")[:-1] for t in m.targets]) for m in run.maps]
-    assert run.metrics["normalized_logit_diff"] == pytest.approx(np.mean(normalized))
+    moved = [np.sum([m.at_target(t, "logit_diff")[:-1] for t in m.targets]) for m in run.maps]
+    whole = [(m.z_counterfactual[0] - m.z_clean[0]) * len(m.targets) * m.n_layers for m in run.maps]
+    assert run.metrics["normalized_logit_diff"] == pytest.approx(np.sum(moved) / np.sum(whole))
+    assert run.metrics["normalized_logit_diff_too_small"] == run.metrics["counterfactual_effect_negative"] == 0
     by_layer = run.curves("patch_success_rate_by_layer/final").filter(
         pl.col("metric") == "patch_success_rate_by_layer/final"
     )

@@ -30,7 +30,7 @@ SUPPORT = 0.95
 """A hand-over is reported where this share of the resamples of pairs has it."""
 RESAMPLES = 1000
 SMALLEST_HALF = 5
-"""Pairs on which a hand-over is measured: of fewer, not even all together would tell it from chance (1 in 2^5)."""
+"""Pairs that measure a hand-over which others chose: of fewer, not even all would tell it from chance (1 in 2^5)."""
 _PARTS = ("lhs", "equals", "rhs", "newline", "hash", "var", "colon")
 
 
@@ -461,11 +461,12 @@ class Peak(NamedTuple):
     rate: Interval | None
     """Of the pairs of odd number; None where there is one pair alone."""
     chosen: Interval
-    """Of those of even number (0, 2, ...), on which target and layer were chosen."""
+    """Of those of even number (0, 2, ...), on which target and layer were chosen. Where none of these succeeds there is
+    no place to report: the first of equals is not one."""
 
 
 class HandOver(NamedTuple):
-    """The value's move from a target to the next, as pairs of odd number show it; pairs of even number named the two.
+    """The value's move from a target to the next, as pairs of odd number show it, which those of even number named.
 
     :func:`hand_overs` says what counts.
     """
@@ -510,7 +511,7 @@ class MeanCausalMap:
     as many random edges cut."""
     layer_window: int = 1
     peaks: dict[str, Peak] = field(default_factory=dict)
-    """By target, of those that succeed at all; rows that read the top of the residual stream left out."""
+    """By target; rows that reach the top of the residual stream left out."""
     held: frozenset[str] = frozenset()
     """Targets that succeed by construction: :func:`held_by_construction`."""
     moves: list[HandOver] = field(default_factory=list)
@@ -524,10 +525,7 @@ class MeanCausalMap:
         return next(curve for curve in self.curves if curve.target == target)
 
     def peak(self) -> Peak | None:
-        """The best layer and target, leaving out the targets that hold by construction.
-
-        None where no other target succeeds in any of the pairs that choose: a place among zeros would be no peak.
-        """
+        """The best layer and target, leaving out the targets that hold by construction; None where nothing is left."""
         free = [peak for target, peak in self.peaks.items() if target not in self.held]
         return max(free, key=lambda peak: peak.chosen.low or 0.0, default=None)
 
@@ -544,12 +542,13 @@ class MeanCausalMap:
         shares = {"normalized_logit_diff_too_small": self.too_small, "counterfactual_effect_negative": self.negative}
         for name, share in shares.items():
             scalars |= share.metrics(name) if share else {}
-        if (peak := self.peak()) is not None and peak.rate is not None:
+        if (peak := self.peak()) is not None and peak.rate is not None and peak.chosen.estimate > 0:
             scalars |= {"peak_layer": peak.layer, "peak_patch_success_rate_n": peak.rate.n}
             scalars |= peak.rate.metrics("peak_patch_success_rate")
-        for target, (_, layer, rate, _) in self.peaks.items():
-            scalars |= {f"peak_layer/{target}": layer}
-            scalars |= rate.metrics(f"peak_patch_success_rate/{target}") if rate else {}
+        for target, (_, layer, rate, chosen) in self.peaks.items():
+            if chosen.estimate > 0:
+                scalars |= {f"peak_layer/{target}": layer}
+                scalars |= rate.metrics(f"peak_patch_success_rate/{target}") if rate else {}
         for move in self.moves:
             name = f"{move.before}_to_{move.after}"
             layers = {"": move.layer, "_ci_low": move.low, "_ci_high": move.high}
@@ -733,14 +732,10 @@ class MeanOverPairs:
 def peaks(
     success: dict[str, Float[np.ndarray, "pair layer"]], layers: Sequence[int], below_top: Bool[np.ndarray, " layer"]
 ) -> dict[str, Peak]:
-    """The best layer of every target (see :class:`Peak`); of those that succeed in no even pair at any layer, none."""
+    """The best layer of every target that has a value in some pair of even number; see :class:`Peak`."""
     found = {}
     for target, rows in success.items():
-        chosen = {
-            row: rate
-            for row in np.flatnonzero(below_top).tolist()
-            if (rate := _mean("success", rows[::2, row])) and rate.estimate > 0
-        }
+        chosen = {row: rate for row in np.flatnonzero(below_top).tolist() if (rate := _mean("success", rows[::2, row]))}
         if chosen:
             row = max(chosen, key=lambda row: chosen[row].low or 0.0)  # the first of equals
             found[target] = Peak(target, layers[row], _mean("success", rows[1::2, row]), chosen[row])
@@ -755,17 +750,21 @@ def hand_overs(
     A target leads at a layer where its success rate is the highest and ``LEADS`` or more. Pairs of even number say
     which targets lead one after the other, and at which layers each is farthest ahead of the other. Pairs of odd
     number, resampled, say whether that is so: in a share ``SUPPORT`` of the resamples the first must be ahead at the
-    one layer and the second at the other. A target between two that is not confirmed is left out. Nothing is told of
-    fewer than twice ``SMALLEST_HALF`` pairs.
+    one layer and the second at the other. A target between two that is not confirmed is left out. Fewer than twice
+    ``SMALLEST_HALF`` pairs are not halved, and all of their resamples must agree; nothing is told of fewer than 3.
 
     Args:
         success: target -> 0 or 1; NaN where a pair, or an imported map, has no value, and what is so by construction.
         share: whether two targets share a token in some pair; these hand nothing over to each other.
     """
-    if max((len(rows) for rows in success.values()), default=0) < 2 * SMALLEST_HALF:
+    n = max((len(rows) for rows in success.values()), default=0)
+    few = n < 2 * SMALLEST_HALF
+    if n < 3:
         return []
-    known: dict[str, Any] = {target: ~np.isnan(rows[::2]).all(axis=0) for target, rows in success.items()}
-    rates = {target: np.where(known[target], _nanmean(rows[::2]), -1.0) for target, rows in success.items()}
+    chosen = success if few else {target: rows[::2] for target, rows in success.items()}
+    measured = success if few else {target: rows[1::2] for target, rows in success.items()}
+    known: dict[str, Any] = {target: ~np.isnan(rows).all(axis=0) for target, rows in chosen.items()}
+    rates = {target: np.where(known[target], _nanmean(rows), -1.0) for target, rows in chosen.items()}
     route: list[str] = []
     for row in range(len(layers)):
         best = max(rates, key=lambda target: rates[target][row])
@@ -775,8 +774,8 @@ def hand_overs(
     found: list[HandOver] = []
     for number, after in enumerate(route[1:], 1):
         for before in [found[-1].after] if found else dict.fromkeys(route[:number]):
-            move = None if before == after or share(before, after) else _hand_over(before, after, rates, success)
-            if move is not None and move.support >= SUPPORT:
+            move = None if before == after or share(before, after) else _hand_over(before, after, rates, measured)
+            if move is not None and move.support >= (1 if few else SUPPORT):
                 at, low, high = (layers[row] for row in (move.layer, move.low, move.high))
                 found.append(move._replace(layer=at, low=low, high=high))
                 break
@@ -791,10 +790,10 @@ def _hand_over(
     ahead = rates[before] - rates[after]
     passed = len(ahead) - 1 - int(np.argmin(ahead[::-1]))
     led = int(np.argmax(ahead[: passed + 1]))
-    both = np.stack([success[before], success[after]])[:, 1::2, led : passed + 1]  # target, pair, row
+    both = np.stack([success[before], success[after]])[..., led : passed + 1]  # target, pair, row
     both = both[:, ~np.isnan(both[..., [0, -1]]).any(axis=(0, 2))]
     n = both.shape[1]
-    if led == passed or n < SMALLEST_HALF:
+    if led == passed or n < 3:
         return None
     times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
     first, second = (np.vstack([np.ones(n), times]) @ np.nan_to_num(values) / n for values in both)
