@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
@@ -547,10 +548,10 @@ class MeanCausalMap:
             scalars |= peak.rate.metrics("peak_patch_success_rate")
         for target, (_, layer, rate, chosen) in self.peaks.items():
             if chosen.estimate > 0:
-                scalars |= {f"peak_layer/{target}": layer}
-                scalars |= rate.metrics(f"peak_patch_success_rate/{target}") if rate else {}
+                scalars |= {f"peak_layer/{logged_name(target)}": layer}
+                scalars |= rate.metrics(f"peak_patch_success_rate/{logged_name(target)}") if rate else {}
         for move in self.moves:
-            name = f"{move.before}_to_{move.after}"
+            name = logged_name(f"{move.before}->{move.after}")
             layers = {"": move.layer, "_ci_low": move.low, "_ci_high": move.high}
             scalars |= {f"hand_over_layer/{name}{end}": layer for end, layer in layers.items()}
             scalars |= {f"hand_over_support/{name}": move.support}
@@ -560,16 +561,18 @@ class MeanCausalMap:
             for metric in (metric for metric in self.metrics if single or metric in LOGGED):
                 for layer, value in zip(self.layers, curve[metric], strict=True):
                     if value is not None and single:
-                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{curve.target}")
+                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{logged_name(curve.target)}")
                     elif value is not None:
-                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{curve.target}")
+                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{logged_name(curve.target)}")
         for hypothesis, by_layer in self.against_random.items():
             for layer, compared in zip(self.layers, by_layer, strict=True):
                 if single:
-                    scalars |= compared.difference.metrics(f"answer_kept_against_random/{hypothesis}")
-                    scalars |= {f"answer_kept_against_random_p/{hypothesis}": compared.p_value}
+                    scalars |= compared.difference.metrics(f"answer_kept_against_random/{logged_name(hypothesis)}")
+                    scalars |= {f"answer_kept_against_random_p/{logged_name(hypothesis)}": compared.p_value}
                 else:
-                    curves[layer] |= compared.difference.metrics(f"answer_kept_against_random_by_layer/{hypothesis}")
+                    curves[layer] |= compared.difference.metrics(
+                        f"answer_kept_against_random_by_layer/{logged_name(hypothesis)}"
+                    )
         return scalars, {layer: values for layer, values in curves.items() if values}
 
 
@@ -589,6 +592,10 @@ class MeanOverPairs:
         self._at: dict[str, list[frozenset[int]]] = {}  # target -> per pair: token positions
         self._held: set[str] = set()
         self._with_last: set[str] = set()  # targets with the last token: at the top row they hold by construction
+
+    @property
+    def n_pairs(self) -> int:
+        return self._n
 
     def add(self, causal_map: CausalMap) -> None:
         if self._first is None:
@@ -875,6 +882,11 @@ def ratio_of_means(
             low, high = float((b[column] - half) / a[column]), float((b[column] + half) / a[column])
         found.append(Interval(ratio, low, high, n))
     return found
+
+
+def logged_name(target: str) -> str:
+    """A target, or a hypothesis, as a part of a metric's name: MLflow has no ``+`` and no ``>`` in these."""
+    return re.sub(r"[^\w./: -]", "_", target.replace("->", "_to_").replace("+", "_and_"))
 
 
 def head_name(heads: Sequence[int]) -> str:
