@@ -687,7 +687,7 @@ class MeanOverPairs:
             too_small = wilson(int((np.abs(whole) < smallest).sum()), len(whole))
             negative = wilson(int((whole <= -smallest).sum()), len(whole))
             if self._overall:
-                sums, wholes = np.array(self._raw_overall), weights * whole
+                sums, wholes = np.array(self._raw_overall) / weights.mean(), whole * weights / weights.mean()
                 [overall["normalized_logit_diff"]] = ratio_of_means(sums[:, None], wholes[:, None], smallest)
         success, below_top = self._success(), _below_top(self._first)
         by_no_construction = {
