@@ -61,6 +61,20 @@ def test_attention_is_read_without_changing_the_model() -> None:
     assert np.allclose(shares["ref_depth_1_rhs"], pattern[:, :, -1, root].sum(-1))
 
 
+def test_the_attention_of_several_tokens_is_their_mean() -> None:
+    model = models.load("tiny")
+    program = analyze(model.tokenizer, make_pair(PROGRAM).original)
+    pattern = attention_pattern(model, torch.tensor(program.token_ids))
+    line = program.positions("ref_depth_3_line")
+    assert len(line) == 4
+    shares = attention_shares(pattern, program, "ref_depth_3_line")
+    assert np.allclose(sum(shares.values()), 1, atol=1e-5), "the shares of one line's tokens are shares of a whole"
+    [root] = program.roles["ref_depth_1_rhs"]
+    by_hand = sum(pattern[:, :, token, root] for token in line) / 4
+    assert np.allclose(shares["ref_depth_1_rhs"], by_hand)
+    assert (by_hand < pattern[:, :, line, root].max(2)).any()
+
+
 def test_text_from_outside_is_no_markdown() -> None:
     assert plain("<b>\n| *x*") == r"\<b\> \| \*x\*"
 
