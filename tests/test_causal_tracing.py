@@ -14,7 +14,14 @@ import families
 import reference
 from debug import causal_tracing, models, self_checks
 from debug.causal_map import CausalMap, mean_over_pairs
-from debug.causal_tracing import KNOCKOUT, Plan, Reference, run_causal_tracing_experiment, trace_pairs
+from debug.causal_tracing import (
+    KNOCKOUT,
+    Plan,
+    Reference,
+    agreement_metrics,
+    run_causal_tracing_experiment,
+    trace_pairs,
+)
 from debug.counterfactual import make_pair, same_answer_program
 from debug.engine import COMPONENTS, Cut, SelfCheckError, Site
 from debug.models import LoadedModel
@@ -391,6 +398,55 @@ def test_its_rank_agreement_is_scipys_with_the_exact_map(qwen: LoadedModel, comp
     assert [r.interventions for r in estimated.results] == [exact.maps[0].top.size] * 2
     assert estimated.rank_agreement == pytest.approx(by_pair, abs=0.005)  # rounding may exchange neighbours
     assert exact.rank_agreement == []
+
+
+def test_agreement_where_it_matters_is_that_of_the_exact_map(tiny: LoadedModel) -> None:
+    """All cells of these pairs are patched exactly: nothing is left to the sample."""
+    where = {"positions": ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]}
+    exact = run_causal_tracing_experiment(tiny, pairs(3), **where)
+    estimated = run_causal_tracing_experiment(tiny, pairs(3), method="attribution", **where)
+    for one, other, found in zip(exact.maps, estimated.maps, estimated.agreement, strict=True):
+        assert (found.weights == 1).all()
+        ran = slice(None), [*range(4)]
+        share, guess = one.normalized_logit_diff[ran].ravel(), other.normalized_logit_diff[ran].ravel()
+        matters = np.abs(share) >= 0.1
+        assert 3 <= matters.sum() < matters.size / 2
+        assert found.matters.sum() == matters.sum()
+        assert found.rank == pytest.approx(stats.spearmanr(share[matters], guess[matters]).statistic, abs=0.02)
+        product, square = found.slope
+        assert product / square == pytest.approx((share * guess)[matters].sum() / (share**2)[matters].sum(), abs=1e-3)
+        assert found.missed == ((guess * np.sign(share) < 0.1)[matters].sum(), matters.sum())
+    metrics = agreement_metrics(estimated.agreement)
+    missed, all_that_matter = np.sum([pair.missed for pair in estimated.agreement], axis=0)
+    assert metrics["attribution_missed"].estimate == pytest.approx(missed / all_that_matter)
+    assert metrics["attribution_missed"].n == 3
+
+
+def test_the_sample_holds_the_largest_estimates_and_stands_for_all_cells(tiny: LoadedModel) -> None:
+    """64 cells drawn from 644 would hold some six that matter."""
+    [estimated] = run_causal_tracing_experiment(tiny, pairs(1, 17), method="attribution").results
+    found, causal_map = estimated.agreement, estimated.causal_map
+    shares = np.sort(np.abs(causal_map.normalized_logit_diff).ravel())
+    in_sample = np.sort(np.abs(found.estimated))
+    assert estimated.interventions == len(found.exact) > causal_tracing.AGREEMENT_CELLS
+    np.testing.assert_allclose(in_sample[-32:], shares[-32:], atol=1e-5)
+    assert sorted({*found.weights.tolist()})[0] == 1
+    assert (found.weights > 1).sum() >= causal_tracing.AGREEMENT_CELLS - causal_tracing.LARGEST_CELLS
+    tokens = len(causal_map.tokens) - causal_map.first_difference
+    at_most = tokens * causal_map.n_layers + 1  # of the top row, the last token alone
+    assert found.weights.sum() == pytest.approx(at_most)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rank_agreement_counts_a_cell_as_often_as_its_weight_says(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    exact, estimated = rng.normal(size=20).round(1), rng.normal(size=20).round(1)  # some are equal
+    weights = rng.integers(1, 5, 20)
+    repeated = stats.spearmanr(np.repeat(exact, weights), np.repeat(estimated, weights)).statistic
+    assert causal_tracing._spearman(exact, estimated, weights) == pytest.approx(repeated)
+    plain = causal_tracing._spearman(exact, estimated, np.ones(20))
+    assert plain == pytest.approx(stats.spearmanr(exact, estimated).statistic)
+    assert causal_tracing._spearman(exact, np.ones(20), weights) is None
 
 
 def test_an_attribution_of_all_heads_together_is_the_sum_over_them(qwen: LoadedModel) -> None:

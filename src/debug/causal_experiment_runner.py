@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import PairResult, Plan, Reference, trace_pairs
+from debug.causal_tracing import Agreement, PairResult, Plan, Reference, agreement_metrics, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
 from debug.engine import default_batch_tokens
@@ -112,7 +112,9 @@ class CellResult:
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason -> number of pairs."""
     rank_agreement: list[float] = field(default_factory=list)
-    """Of attributions, pair by pair: Spearman's correlation with exact patching."""
+    """Of attributions, pair by pair: Spearman's correlation with exact patching over all cells, few of which matter."""
+    agreement: list[Agreement] = field(default_factory=list)
+    """Of attributions, pair by pair: beside exact patching, where it matters."""
     interventions: int = 0
     seconds: float = 0.0
     seeds_passed_over: int | None = None
@@ -138,13 +140,25 @@ class CellResult:
                         f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as many "
                         f"random edges cut {control}; difference {compared}"
                     )
-            if (peak := self.mean.peak()) is not None:
-                lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
-            lines += [
-                f"  hand-over {before} -> {after} at layer {layer}" for before, after, layer in self.mean.hand_overs()
-            ]
+            if self.mean.too_small is not None and self.mean.too_small.estimate > 0:
+                lines.append(f"  the counterfactual's own effect is too small in {self.mean.too_small} of the pairs")
+            peak = self.mean.peak()
+            if peak is not None and peak.chosen.estimate > 0:
+                rate = peak.rate or "not measured: there is one pair alone"
+                lines.append(
+                    f"  peak, leaving out what holds by construction: {peak.target} at layer {peak.layer}, chosen on "
+                    f"every other pair, on the rest {rate}"
+                )
+            elif "success" in self.mean.metrics:
+                lines.append(
+                    "  no peak: where success does not hold by construction, no pair that could choose has any"
+                )
+            lines += [f"  hand-over {move}" for move in self.mean.moves]
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in agreement_metrics(self.agreement).items()]
         if self.rank_agreement:
-            lines.append(f"  rank agreement with exact patching: {bootstrap_mean(self.rank_agreement)}")
+            lines.append(
+                f"  rank agreement over all cells, most of which do nothing: {bootstrap_mean(self.rank_agreement)}"
+            )
         if self.checks is not None:
             lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
@@ -426,6 +440,7 @@ class _CellWriter:
         self.first = self.first or causal_map
         self.cell.interventions += result.interventions
         self.cell.rank_agreement += [] if result.rank_agreement is None else [result.rank_agreement]
+        self.cell.agreement += [] if result.agreement is None else [result.agreement]
         if result.checks is not None:
             self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
         self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
@@ -484,6 +499,8 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         metrics |= cell.checks.metrics()
     if cell.rank_agreement:
         metrics |= bootstrap_mean(cell.rank_agreement).metrics("rank_agreement")
+    for name, value in agreement_metrics(cell.agreement).items():
+        metrics |= value.metrics(name)
     of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
     return metrics | of_mean, curves
 
@@ -491,6 +508,7 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
 def _summary(cell: CellResult) -> dict[str, Any]:
     metrics, curves = _metrics(cell)
     peak = cell.mean and cell.mean.peak()
+    found = peak if peak and peak.chosen.estimate > 0 else None
     return {
         "name": cell.name,
         "run_id": cell.run_id,
@@ -499,8 +517,8 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "n": ({"accuracy": cell.accuracy.n} if cell.accuracy else {})
         | ({curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {}),
         "seeds_passed_over": cell.seeds_passed_over,
-        "peak": peak and {"target": peak[0], "layer": peak[1]},
-        "hand_overs": [list(hand_over) for hand_over in cell.mean.hand_overs()] if cell.mean else [],
+        "peak": found and {"target": found.target, "layer": found.layer, "n": found.rate.n if found.rate else 0},
+        "hand_overs": [move._asdict() for move in cell.mean.moves] if cell.mean else [],
         "skipped": dict(cell.skipped),
         "seconds": cell.seconds,
     }

@@ -22,14 +22,22 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy import stats
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from debug import models
 from debug.attention_knockout import HYPOTHESES, edges_of, random_control
-from debug.causal_map import DIRECTIONS, PAIR_SOURCES, RANDOM, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
+from debug.causal_map import (
+    DIRECTIONS,
+    PAIR_SOURCES,
+    RANDOM,
+    SOURCES,
+    CausalMap,
+    MeanCausalMap,
+    mean_over_pairs,
+    ratio_of_means,
+)
 from debug.counterfactual import as_pair, same_answer_program
 from debug.engine import (
     COMPONENTS,
@@ -48,6 +56,7 @@ from debug.models import LoadedModel, VocabularyError
 from debug.programs import Program, ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.self_checks import Asked, Check, ReadBack, SelfChecks, checks_of, measured, plain_logits, rounding, telling
+from debug.statistics import Interval, bootstrap_mean
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
 
 logger = logging.getLogger(__name__)
@@ -61,7 +70,45 @@ WINDOW = 64  # pairs that are looked at together: those of one length share forw
 REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
 ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
 LOCALIZED_CELLS = 4  # of an attribution's exact sample, run once more the plain way
-AGREEMENT_CELLS = 64  # of a pair, patched exactly to compare an attribution with
+AGREEMENT_CELLS = 64  # of a pair, drawn to be patched exactly, to compare an attribution with
+LARGEST_CELLS = 32  # and those beside them that the attribution calls the largest: few of those drawn matter
+MATTERS = 0.1  # share of the counterfactual's whole effect from which on a cell does
+
+
+class Agreement(NamedTuple):
+    """An attribution beside exact patching, at cells of one pair.
+
+    The cells are ``AGREEMENT_CELLS`` drawn from all that were estimated, each alike, and the ``LARGEST_CELLS`` with the
+    largest estimates. One of the latter stands for itself, one of the others for as many as were not drawn.
+    """
+
+    exact: Float[np.ndarray, " cell"]
+    """Effects on the logit of c as shares of the counterfactual's whole effect."""
+    estimated: Float[np.ndarray, " cell"]
+    weights: Float[np.ndarray, " cell"]
+    """For how many cells each stands."""
+
+    @property
+    def matters(self) -> Bool[np.ndarray, " cell"]:
+        """Whether the exact effect is at least the share ``MATTERS`` of the whole one."""
+        return np.abs(self.exact) >= MATTERS
+
+    @property
+    def rank(self) -> float | None:
+        """Spearman's correlation among the cells that matter; None of fewer than 3, or where all are equal."""
+        return _spearman(self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters], 3)
+
+    @property
+    def slope(self) -> tuple[float, float]:
+        """Of the estimate on the exact effect, through zero, among the cells that matter: numerator and denominator."""
+        exact, estimated, weights = self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters]
+        return float((weights * exact * estimated).sum()), float((weights * exact**2).sum())
+
+    @property
+    def missed(self) -> tuple[float, float]:
+        """How many cells matter that the estimate says do not, or turn the other way; how many matter."""
+        seen = self.estimated * np.sign(self.exact) >= MATTERS
+        return float(self.weights[self.matters & ~seen].sum()), float(self.weights[self.matters].sum())
 
 
 @dataclass(frozen=True)
@@ -83,7 +130,10 @@ class PairResult:
     interventions: int = 0
     """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
     rank_agreement: float | None = None
-    """Of an attribution: Spearman's correlation with exact patching over some cells; None where all are equal."""
+    """Of an attribution: Spearman's correlation with exact patching over cells drawn alike from all, most of which do
+    nothing; None where all are equal."""
+    agreement: Agreement | None = None
+    """Of an attribution: where it matters; None where the pair's whole effect is too small for a share of it."""
 
 
 class StoredRun(NamedTuple):
@@ -698,7 +748,8 @@ class _Group:
                 checks=measurements,
                 activations=self._kept_activations(number),
                 interventions=ran[number],
-                rank_agreement=agreement.get(number),
+                rank_agreement=agreement[number][0] if number in agreement else None,
+                agreement=agreement[number][1] if number in agreement else None,
             )
 
     def _rows(self, number: int) -> tuple[int, int]:
@@ -762,7 +813,7 @@ class _Group:
 
     def _patch(
         self, used: list[int], checks: list[Check]
-    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
         """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
         runs = self.runs
         cells: list[Cell] = []
@@ -842,7 +893,7 @@ class _Group:
 
     def _estimate(
         self, used: list[int], checks: list[Check]
-    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
         """Estimate every cell by its gradient, and patch some exactly to compare with."""
         model, plan, runs = self.model, self.plan, self.runs
         component, heads = plan.intervention_type, self._head_sets()
@@ -869,13 +920,18 @@ class _Group:
                 z_patched[(*at, 0)] += (effect[list(chosen)].sum() if chosen is not None else effect).item()
             every = list(self._cells(number))
             rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
-            for i in rng.permutation(len(every))[:AGREEMENT_CELLS]:
-                sampled[len(cells)] = (number, every[i][0])
+            size = np.array([abs(float(z_patched[(*at, 0)] - z_clean[0])) for at, _ in every])
+            drawn = rng.permutation(len(every))[:AGREEMENT_CELLS].tolist()
+            largest = np.argsort(-size, kind="stable")[:LARGEST_CELLS].tolist()
+            others = len({*drawn} - {*largest})
+            for i in dict.fromkeys([*drawn, *largest]):
+                weight = 1.0 if i in largest else (len(every) - len(largest)) / others
+                sampled[len(cells)] = (number, every[i][0], i in drawn, weight)
                 cells.append(every[i][1])
             maps[number] = self._map(number, z_patched.numpy(), np.full(shape, -1), None)
         n_cells = len(cells)
         cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
-        exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        exact: dict[int, list[tuple[float, float, bool, float]]] = defaultdict(list)
         logits_of: dict[Cell, Tensor] = {}
         read_back, found = ReadBack(model, runs), {}
         for indices, logits in patched_logits(model, runs, cells, self.batch_tokens, read_back):
@@ -883,13 +939,14 @@ class _Group:
                 if index >= n_cells:
                     logits_of[cells[index]] = row_logits.clone()
                     continue
-                number, at = sampled[index]
+                number, at, is_drawn, weight = sampled[index]
                 found[number, at] = row_logits[list(self.given[number].tokenized.answer_tokens)].cpu()
                 c = self.given[number].tokenized.answer_tokens[0]
-                exact[number].append((row_logits[c].item(), float(maps[number].z_patched[(*at, 0)])))
-        agreement = {number: _spearman(both) for number, both in exact.items()}
+                estimate = float(maps[number].z_patched[(*at, 0)])
+                exact[number].append((row_logits[c].item(), estimate, is_drawn, weight))
+        agreement = {number: _agreement(maps[number], compared) for number, compared in exact.items()}
         ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
-        clean, cell_at = runs.logits.cpu(), {at: cells[index] for index, at in sampled.items()}
+        clean, cell_at = runs.logits.cpu(), {of[:2]: cells[index] for index, of in sampled.items()}
 
         def moved(at: tuple[int, tuple[int, ...]]) -> float:
             return (found[at] - clean[at[0], list(self.given[at[0]].tokenized.answer_tokens)]).abs().max().item()
@@ -969,12 +1026,54 @@ def _numpy(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
-def _spearman(both: list[tuple[float, float]]) -> float | None:
-    exact, estimated = (np.array(values) for values in zip(*both, strict=True))
-    if len(both) < 2 or (exact == exact[0]).all() or (estimated == estimated[0]).all():
+def _agreement(
+    causal_map: CausalMap, compared: list[tuple[float, float, bool, float]]
+) -> tuple[float | None, Agreement | None]:
+    """Of (exact logit, estimated logit, whether it was drawn, weight): the rank agreement of those that were drawn, and
+    all as shares of the pair's whole effect."""
+    exact, estimated, drawn, weights = (np.array(values) for values in zip(*compared, strict=True))
+    rank = _spearman(exact[drawn], estimated[drawn], np.ones(int(drawn.sum())))
+    whole = float(causal_map.z_counterfactual[0] - causal_map.z_clean[0])
+    if abs(whole) < causal_map.min_effect:
+        return rank, None
+    exact, estimated = ((values - causal_map.z_clean[0]) / whole for values in (exact, estimated))
+    return rank, Agreement(exact, estimated, weights)
+
+
+def agreement_metrics(pairs: Sequence[Agreement]) -> dict[str, Interval]:
+    """Attribution beside exact patching, over pairs: of the cells that matter the mean rank agreement, the slope of the
+    estimate on the exact effect, and the share that the estimate misses. What no pair has is left out."""
+    found: dict[str, Interval | None] = {}
+    if ranks := [pair.rank for pair in pairs if pair.rank is not None]:
+        found["rank_agreement_where_it_matters"] = bootstrap_mean(ranks)
+    for name, parts in (
+        ("attribution_slope", [pair.slope for pair in pairs]),
+        ("attribution_missed", [pair.missed for pair in pairs]),
+    ):
+        if sums := [(part, whole) for part, whole in parts if whole > 0]:
+            part, whole = np.array(sums).T[..., None]
+            [found[name]] = ratio_of_means(part, whole, 0.0)
+    if (missed := found.get("attribution_missed")) is not None:
+        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (missed.low, missed.high))
+        found["attribution_missed"] = Interval(missed.estimate, low, high, missed.n, is_rate=True)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _spearman(
+    exact: Float[np.ndarray, " cell"],
+    estimated: Float[np.ndarray, " cell"],
+    weights: Float[np.ndarray, " cell"],
+    fewest: int = 2,
+) -> float | None:
+    """Spearman's correlation, each cell counted as often as its weight says; scipy's has none."""
+    if len(exact) < fewest or (exact == exact[0]).all() or (estimated == estimated[0]).all():
         return None
-    result: Any = stats.spearmanr(exact, estimated)
-    return float(result.statistic)
+    ranks = []
+    for values in (exact, estimated):
+        below, equal = values[:, None] > values, values[:, None] == values
+        ranks.append((below + equal / 2) @ weights)
+    covariance = np.cov(*ranks, aweights=weights)
+    return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
 def _can_matter(
@@ -1015,8 +1114,14 @@ class CausalTracingResult:
 
     @property
     def rank_agreement(self) -> list[float]:
-        """Of an attribution: Spearman's correlation with exact patching, pair by pair."""
+        """Of an attribution: Spearman's correlation with exact patching, pair by pair, over cells most of which do
+        nothing; see :attr:`agreement`."""
         return [result.rank_agreement for result in self.results if result.rank_agreement is not None]
+
+    @property
+    def agreement(self) -> list[Agreement]:
+        """Of an attribution: beside exact patching, pair by pair, where it matters."""
+        return [result.agreement for result in self.results if result.agreement is not None]
 
     @cached_property
     def mean(self) -> MeanCausalMap:
