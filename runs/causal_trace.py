@@ -59,6 +59,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layer-window", type=int, help="layers that a row changes at once (default 1; knockout: all)")
     parser.add_argument("--method", choices=["patching", "attribution"], default="patching", help="exact, or estimated")
     parser.add_argument("--no-control", dest="control", action="store_false", help="leave out the control")
+    parser.add_argument("--random-draws", type=int, default=5, help="of random edges, for each knockout (default 5)")
+    parser.add_argument(
+        "--match-attention", action="store_true", help="random edges are matched by what they are attended to, too"
+    )
     parser.add_argument("--no-logit-lens", dest="logit_lens", action="store_false", help="leave out the logit lens")
     parser.add_argument("--generator", default="variable_binding", help=f"one of: {', '.join(generators.GENERATORS)}")
     parser.add_argument("--prompt", default="VARIABLE_BINDING", help=f"{', '.join(PROMPTS)}, or a text with {{code}}")
@@ -70,7 +74,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-_AS_THEY_ARE = ("source", "source_run", "direction", "layer_window", "method", "control", "logit_lens")
+_AS_THEY_ARE = (
+    *("source", "source_run", "direction", "layer_window", "method"),
+    *("control", "logit_lens", "random_draws", "match_attention"),
+)
 
 
 def main(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 import families
 import reference
 from debug import causal_tracing, models, self_checks
-from debug.causal_map import CausalMap, mean_over_pairs
+from debug.causal_map import CausalMap, mean_over_pairs, random_of
 from debug.causal_tracing import (
     KNOCKOUT,
     Plan,
@@ -472,12 +472,15 @@ def test_a_knockout_is_one_trace_with_the_edges_cut(name: str, plan: dict[str, A
     tokenized = analyze(model.tokenizer, pair.original)
     window, heads = plan.get("layer_window", model.n_layers), tuple(plan["heads"]) if "heads" in plan else None
     assert causal_map.layers == list(range(model.n_layers - window + 1))
-    answers, hypotheses = list(causal_map.answer_tokens), [t for t in causal_map.targets if not t.endswith("_random")]
+    answers, hypotheses = list(causal_map.answer_tokens), [t for t in causal_map.targets if random_of(t) is None]
     assert hypotheses == plan.get("positions", ["direct_pointer", "chain_following"])
     for (row, layer), hypothesis in product(enumerate(causal_map.layers), hypotheses):
         edges = causal_tracing.edges_of(tokenized, hypothesis)
-        of_control = causal_tracing.random_control(tokenized, edges)
-        for column, cut in ((hypothesis, edges), (f"{hypothesis}_random", of_control)):
+        controls = {
+            f"{hypothesis}_random{suffix}": causal_tracing.random_control(tokenized, edges, draw)
+            for draw, suffix in ((0, ""), (4, "_5"))
+        }
+        for column, cut in ({hypothesis: edges} | controls).items():
             cuts = [Cut(at, tuple(cut), heads) for at in range(layer, layer + window)]
             logits = reference.knock_out(model, ids(model, pair.original), cuts)
             at = row, causal_map.target_columns[column]

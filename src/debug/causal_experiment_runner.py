@@ -40,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 _LOGGED = (  # fields of the plan that are params as they are
     *("positions", "require_correct", "exclude_shallow"),
-    *("source", "source_run", "direction", "layer_window", "method"),
+    *("source", "source_run", "direction", "layer_window", "method", "random_draws", "match_attention"),
 )
 SHARD = 64  # pairs in one file of causal maps, or of activations
 

@@ -587,6 +587,7 @@ class MeanOverPairs:
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
         self._raw: dict[str, list[np.ndarray]] = {}  # target -> per pair [layer]: logit differences
+        self._draws: dict[str, int] = {}  # target -> how many random controls its pairs have
         self._raw_overall: list[float] = []  # per pair: their sum over the interventions
         self._whole: list[float] = []  # per pair: the counterfactual's own effect
         self._at: dict[str, list[frozenset[int]]] = {}  # target -> per pair: token positions
@@ -620,10 +621,15 @@ class MeanOverPairs:
             return causal_map.at_target(target, metric) if known else np.full(causal_map.top.shape[:-1], np.nan)
 
         parts, raw_sum = [], 0.0
+        draws: dict[str, list[np.ndarray]] = {}  # of random edges: a pair's value is the mean over them
         for target, at in causal_map.targets.items():
             column = causal_map.target_columns[target]
             both = np.stack([grids[m][..., column] if m in grids else control(target, m) for m in self._metrics])
             raw = grids["logit_diff"][..., column] if "logit_diff" in grids else np.full(both.shape[1:], np.nan)
+            if (control_of := random_of(target)) is not None:
+                draws.setdefault(control_of, []).append(both)
+                if control_of != target:
+                    continue
             curves = {
                 f"{target}/{head_name(heads)}": (both[:, :, i], raw[:, i], heads)
                 for i, heads in enumerate(causal_map.heads)
@@ -635,9 +641,12 @@ class MeanOverPairs:
                 self._at.setdefault(name, []).append(frozenset(at))
                 self._held |= {name} if held_by_construction(causal_map, target, heads) else set()
                 self._with_last |= {name} if len(causal_map.tokens) - 1 in at else set()
-                if not target.endswith(RANDOM):
+                if random_of(target) is None:
                     parts.append(values[:, below_top])
                     raw_sum += float(raws[below_top].sum())
+        for name, each in draws.items():
+            self._rows[name][-1] = np.mean(each, axis=0)
+            self._draws[name] = len(each)
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
@@ -725,15 +734,30 @@ class MeanOverPairs:
         return any(at[0][number] & at[1][number] for number in at[0].keys() & at[1].keys())
 
     def _against_random(self) -> dict[str, list[Comparison]]:
-        """Hypotheses of a knockout against their own controls, on the same pairs."""
+        """Hypotheses of a knockout against their own controls, on the same pairs; draws are clustered by pair."""
         if "answer_kept" not in self._metrics:
             return {}
-        kept = {name: np.stack(rows)[:, self._metrics.index("answer_kept")] == 1 for name, rows in self._rows.items()}
+        kept = {name: np.stack(rows)[:, self._metrics.index("answer_kept")] for name, rows in self._rows.items()}
+
+        def compared(own: Float[np.ndarray, " pair"], random: Float[np.ndarray, " pair"], draws: int) -> Comparison:
+            each = np.arange(draws) < np.rint(random * draws)[:, None]
+            pairs = np.repeat(np.arange(len(own)), draws)
+            return mcnemar(np.repeat(own == 1, draws), each.ravel(), seeds=pairs)
+
         return {
-            name: [mcnemar(own[:, row], kept[name + RANDOM][:, row]) for row in range(own.shape[1])]
+            name: [
+                compared(own[:, row], kept[name + RANDOM][:, row], self._draws[name + RANDOM])
+                for row in range(own.shape[1])
+            ]
             for name, own in kept.items()
             if name + RANDOM in kept
         }
+
+
+def random_of(target: str) -> str | None:
+    """Of a column of random edges the name of its control, which all draws share; None of any other."""
+    found = re.fullmatch(rf"(.+{RANDOM})(_\d+)?", target)
+    return found and found[1]
 
 
 def peaks(

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 
 from debug import models
 from debug.attention_knockout import HYPOTHESES, edges_of, random_control
+from debug.attention_patterns import attention_pattern
 from debug.causal_map import (
     DIRECTIONS,
     PAIR_SOURCES,
@@ -194,6 +195,10 @@ class Plan:
     knockout: the heads whose edges are cut, None for all."""
     control: bool = True
     """Patch the targets from a program of the same answer too; of a knockout, cut as many random edges too."""
+    random_draws: int = 5
+    """Of a knockout: how often random edges are drawn for each pair and hypothesis."""
+    match_attention: bool = False
+    """Of a knockout: random edges are matched by what the clean run's heads attend to them too, on the mean."""
     logit_lens: bool = True
     """Read the clean run's residual stream through the unembedding, at the single positions."""
     method: str = "patching"
@@ -229,6 +234,8 @@ class Plan:
             object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
             if not self.layers:
                 raise ValueError("layers is an empty list; expected layer numbers, or None for all")
+        if self.random_draws < 1:
+            raise ValueError(f"random_draws is {self.random_draws}; expected 1 or more, or control=False for none")
         if self.layer_window is not None and self.layer_window < 1:
             raise ValueError(f"layer_window is {self.layer_window}; expected 1 layer or more")
         if self.targets is not None and not isinstance(self.positions, str):
@@ -317,11 +324,11 @@ class Plan:
             raise ValueError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
         return [sorted({head for heads in sets for head in heads})] if self.knockout else sets
 
-    def columns_of(self, tokenized: TokenizedPair) -> Columns:
+    def columns_of(self, model: LoadedModel, tokenized: TokenizedPair) -> Columns:
         """Raises PairError where the program has not every target, or not every edge, that is asked for."""
         original = tokenized.original
         if self.knockout:
-            return self._hypotheses_of(original)
+            return self._hypotheses_of(model, original)
         if not isinstance(self.positions, str):
             targets = original.targets(self.positions)
         elif self.targets == "roles":
@@ -337,12 +344,16 @@ class Plan:
         columns = [*([p] for p in positions), *joint]
         return Columns(positions, columns, targets, {t: columns.index(at) for t, at in targets.items()}, [])
 
-    def _hypotheses_of(self, program: TokenizedProgram) -> Columns:
-        edges = {}
+    def _hypotheses_of(self, model: LoadedModel, program: TokenizedProgram) -> Columns:
+        edges, mass = {}, None
+        if self.control and self.match_attention:
+            mass = attention_pattern(model, torch.tensor(program.token_ids)).mean((0, 1))
         for name in HYPOTHESES if isinstance(self.positions, str) else map(str, self.positions):
             edges[name] = edges_of(program, name)
             if self.control:
-                edges[f"{name}{RANDOM}"] = random_control(program, edges[name])
+                for draw in range(self.random_draws):
+                    draw_name = f"{name}{RANDOM}" + (f"_{draw + 1}" if draw else "")
+                    edges[draw_name] = random_control(program, edges[name], draw, mass)
         targets = {name: sorted({p for edge in of for p in edge}) for name, of in edges.items()}
         numbers = {name: number for number, name in enumerate(targets)}
         return Columns([], list(targets.values()), targets, numbers, [tuple(sorted(of)) for of in edges.values()])
@@ -440,7 +451,7 @@ def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stor
     control = None
     if plan.control and plan.patches_pairs and plan.method == "patching":
         control = _control(model, tokenized, plan)
-    columns = plan.columns_of(tokenized)
+    columns = plan.columns_of(model, tokenized)
     source = _stored_source(tokenized, columns, plan, stored) if stored and plan.source == "stored" else None
     return _Given(index, pair, tokenized, columns, control, stored=source)
 
