@@ -7,11 +7,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from debug import causal_experiment_runner, models, tracking
+from debug import causal_experiment_runner, models, self_checks, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import COMPONENTS, SelfCheckError, run_causal_tracing_experiment
+from debug.causal_tracing import COMPONENTS, REFERENCE, SelfCheckError, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.generators import make_variable_binding_program, search
+from debug.rerun import rerun
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +47,10 @@ def test_metrics_are_those_of_the_maps(study):
     assert run.metrics["pairs_used"] == n == len(run.pairs) == 12
     rates = [np.mean([m.at_target(t)[:-1] for t in m.targets]) for m in run.maps]
     assert run.metrics["patch_success_rate"] == pytest.approx(np.mean(rates))
-    normalized = [np.mean([m.at_target(t, "normalized_logit_diff")[:-1] for t in m.targets]) for m in run.maps]
-    assert run.metrics["normalized_logit_diff"] == pytest.approx(np.mean(normalized))
+    moved = [np.sum([m.at_target(t, "logit_diff")[:-1] for t in m.targets]) for m in run.maps]
+    whole = [(m.z_counterfactual[0] - m.z_clean[0]) * len(m.targets) * m.n_layers for m in run.maps]
+    assert run.metrics["normalized_logit_diff"] == pytest.approx(np.sum(moved) / np.sum(whole))
+    assert run.metrics["normalized_logit_diff_too_small"] == run.metrics["counterfactual_effect_negative"] == 0
     by_layer = run.curves("patch_success_rate_by_layer/final").filter(
         pl.col("metric") == "patch_success_rate_by_layer/final"
     )
@@ -133,7 +136,25 @@ def test_every_kind_logs_its_own_metrics_and_params(uri, case):
         assert run.metrics["answer_kept_rate/chain_following"] == pytest.approx(np.mean(kept))
     if case == "attribution":
         assert run.metrics["rank_agreement"] > 0.3
+        assert run.metrics["rank_agreement_where_it_matters"] < 1
+        assert 0 < run.metrics["attribution_slope"] < 1.5
+        assert 0 <= run.metrics["attribution_missed_ci_low"] <= run.metrics["attribution_missed"] < 1
         assert all(np.isnan(one.grid("logit_diff")).sum() == 0 for one in run.maps)
+
+
+def test_joint_targets_and_own_hypotheses_are_logged_by_names_that_mlflow_has(uri):
+    programs, runner = ["a = 1\nb = a\nc = b\n#c: ", "z = 4\ny = z\nx = y\n#x: "], CausalExperimentRunner(uri)
+    joint = runner.run_intervention_experiment(
+        "tiny", programs, positions=["ref_depth_1_rhs+final", "ref_depth_2_line"]
+    )
+    assert joint.logged().metrics["peak_patch_success_rate/ref_depth_1_rhs_and_final"] == 1
+    assert (
+        "peak_patch_success_rate" not in joint.logged().metrics or joint.cells[0].mean.peak()[0] == "ref_depth_2_line"
+    )
+    cut = runner.run_intervention_experiment(
+        "tiny", programs, "attention_knockout", positions=["final->ref_depth_1_rhs"]
+    )
+    assert "answer_kept_rate/final_to_ref_depth_1_rhs_random" in cut.logged().metrics
 
 
 def test_skipped_pairs_are_recorded_with_their_reason(uri):
@@ -156,13 +177,37 @@ def test_a_filter_that_leaves_nothing_fails_loudly(uri):
     assert_nothing_runs(uri, "FAILED")
 
 
+@pytest.mark.parametrize("source", ["mean", "resample"])
+def test_all_pairs_asked_for_find_partners_in_one_logged_set(uri, source):
+    """Also those that replace filtered ones; and a repetition draws on the same set, bit for bit."""
+    config = CausalConfig(
+        models=["tiny"],
+        hops=[1],
+        seq_lens=[6],
+        num_seqs=12,
+        source=source,
+        positions="targets",
+        exclude_shallow=True,
+    )
+    cell = CausalExperimentRunner(uri).run(config).cells[0]
+    assert (cell.pairs_used, cell.skipped.total() > 0) == (12, True)
+    logged = tracking.load_run(cell.run_id, uri)
+    assert 12 <= len(logged.reference) == logged.metrics["reference_size"] <= REFERENCE
+    assert not any(reason.startswith("source") for reason in cell.skipped)
+    verdict = rerun(logged)[0].verdict
+    assert verdict.outcome == "identical", verdict.findings
+
+
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    rounding = self_checks.rounding
+    monkeypatch.setattr(self_checks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
     with pytest.raises(SelfCheckError):
         CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["a = 1\nb = a\n#b: "])
     assert_nothing_runs(uri, "FAILED")
     runs = tracking.find_runs(role="cell", tracking_uri=uri)
-    assert runs["metrics.check_identity_max_abs"][0] > 1e-12
+    assert runs["metrics.check_identity_max_abs"][0] > 1e-12 == runs["metrics.check_tolerance"][0]
+    assert runs["metrics.check_localized_max_abs"][0] > 1e-12
+    assert 0 <= runs["metrics.check_read_back_max_rel"][0] < 3e-5
 
 
 def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):

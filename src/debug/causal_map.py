@@ -7,23 +7,31 @@ no store and no picture. Maps keep logits of both answer tokens, so that any oth
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
+from scipy import stats
 
 from debug.statistics import Comparison, Interval, bootstrap_mean, bootstrap_means, mcnemar, wilson
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
-HELD_BY_CONSTRUCTION = ("ref_depth_1_rhs", "final")
-"""Targets of the residual stream left out of its peak: the root's tokens are the counterfactual's input, `final`
-becomes its output."""
+ROOT, FINAL = "ref_depth_1_rhs", "final"
+LEADS = 0.25
+"""The value is handed over to a target that succeeds in this share of the pairs or more: 1 in 200 is noise."""
+SUPPORT = 0.95
+"""A hand-over is reported where this share of the resamples of pairs has it."""
+RESAMPLES = 1000
+SMALLEST_HALF = 5
+"""Pairs that measure a hand-over which others chose: of fewer, not even all would tell it from chance (1 in 2^5)."""
 _PARTS = ("lhs", "equals", "rhs", "newline", "hash", "var", "colon")
 
 
@@ -46,7 +54,8 @@ METRICS = {
 """What maps can say of a cell, with its name on screen; see :meth:`CausalMap.metrics` for which map has which.
 
 - success: the patched run's top token is c. answer_kept: it is o.
-- logit_diff: z_patched[c] - z_clean[c]; normalized: as a share of z_cf[c] - z_clean[c].
+- logit_diff: z_patched[c] - z_clean[c]; normalized: as a share of z_cf[c] - z_clean[c]; over pairs the ratio of the two
+  means (:func:`ratio_of_means`).
 - answer_logit_drop: z_clean[o] - z_patched[o].
 - control_*: the same cell patched from another program with the original's own answer, at the targets.
 - legacy_*: what results of the older format call so; no scale of this project. The logit difference is that of the
@@ -440,6 +449,46 @@ class TargetCurve:
         return max((value.n for values in self.values.values() for value in values if value), default=0)
 
 
+class Peak(NamedTuple):
+    """The layer at which a target succeeds most often: chosen on one half of the pairs, measured on the other.
+
+    A maximum over many cells that is measured on the pairs that chose it is too high: of a flat truth of 0.30 over 30
+    layers its interval covers 0.30 in 1 of 20 experiments.
+    """
+
+    target: str
+    layer: int
+    """The first of equals."""
+    rate: Interval | None
+    """Of the pairs of odd number; None where there is one pair alone."""
+    chosen: Interval
+    """Of those of even number (0, 2, ...), on which target and layer were chosen. Where none of these succeeds there is
+    no place to report: the first of equals is not one."""
+
+
+class HandOver(NamedTuple):
+    """The value's move from a target to the next, as pairs of odd number show it, which those of even number named.
+
+    :func:`hand_overs` says what counts.
+    """
+
+    before: str
+    after: str
+    layer: int
+    """The first at which the next target's success rate passes the previous one's."""
+    low: int
+    high: int
+    """Ends of the layer's 95% bootstrap interval over pairs."""
+    support: float
+    """Share of the resamples of pairs that have this hand-over."""
+    n: int
+    """Pairs that it was measured on."""
+
+    def __str__(self) -> str:
+        layers = f"[{self.low}, {self.high}], in {self.support:.1%} of resamples"
+        return f"{self.before} -> {self.after} at layer {self.layer} {layers} (n={self.n})"
+
+
 @dataclass(frozen=True)
 class MeanCausalMap:
     """Causal maps of many pairs, aligned by target: layers x targets, with n for each.
@@ -462,42 +511,28 @@ class MeanCausalMap:
     """Of a knockout: hypothesis -> by layer, whether the answer is kept with its edges cut, against the same pairs with
     as many random edges cut."""
     layer_window: int = 1
+    peaks: dict[str, Peak] = field(default_factory=dict)
+    """By target; rows that reach the top of the residual stream left out."""
+    held: frozenset[str] = frozenset()
+    """Targets that succeed by construction: :func:`held_by_construction`."""
+    moves: list[HandOver] = field(default_factory=list)
+    """In the order of the layers."""
+    too_small: Interval | None = None
+    """Share of the pairs whose own effect z_cf[c] - z_clean[c] is below ``min_effect``; None where it is not asked."""
+    negative: Interval | None = None
+    """Share of the pairs whose counterfactual makes its own answer less likely: their effect counts with its sign."""
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)
 
-    def peaks(self) -> dict[str, tuple[int, Interval]]:
-        """Target -> the layer with the highest success rate, and that rate; row n_layers left out, first of equals."""
-        return {
-            curve.target: max(self._below_top(curve), key=lambda item: (item[1].estimate, -item[0]))
-            for curve in self.curves
-            if "success" in self.metrics and self._below_top(curve)
-        }
-
-    def peak(self) -> tuple[str, int, Interval] | None:
+    def peak(self) -> Peak | None:
         """The best layer and target, leaving out the targets that hold by construction; None where nothing is left."""
-        held = HELD_BY_CONSTRUCTION if self.intervention_type == "residual_stream" else ()
-        peaks = [(t, *peak) for t, peak in self.peaks().items() if t not in held]
-        return max(peaks, key=lambda item: item[2].estimate) if peaks else None
+        free = [peak for target, peak in self.peaks.items() if target not in self.held]
+        return max(free, key=lambda peak: peak.chosen.low or 0.0, default=None)
 
     def hand_overs(self) -> list[tuple[str, str, int]]:
-        """(target, next target, the first layer at which the next one's success rate passes the previous one's).
-
-        Targets are those that lead, that is, have the highest rate of all at some layer; in the order of their leads.
-        """
-        found = []
-        leader = None
-        for row, layer in enumerate(self.layers if "success" in self.metrics else ()):
-            known = [curve for curve in self.curves if curve.success[row] is not None]
-            if not known or (leader and leader not in known):
-                continue  # of an imported map
-            best = max(known, key=lambda curve: curve.success[row].estimate)
-            rate = best.success[row].estimate
-            if rate > (leader.success[row].estimate if leader else 0):
-                if leader:
-                    found.append((leader.target, best.target, layer))
-                leader = best
-        return found
+        """(target, next target, the first layer at which the next one's success rate passes the previous one's)."""
+        return [(move.before, move.after, move.layer) for move in self.moves]
 
     def to_metrics(self) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
         """The mean as metrics of the tracking contract: scalars, and by layer what is a curve over several."""
@@ -505,31 +540,40 @@ class MeanCausalMap:
         for metric, value in self.overall.items():
             if value is not None and metric not in LEGACY:
                 scalars |= value.metrics(LOGGED.get(metric, metric))
-        if (peak := self.peak()) is not None:
-            scalars |= peak[2].metrics("peak_patch_success_rate")
-        for target, (layer, rate) in self.peaks().items():
-            scalars |= {f"peak_layer/{target}": layer, **rate.metrics(f"peak_patch_success_rate/{target}")}
+        shares = {"normalized_logit_diff_too_small": self.too_small, "counterfactual_effect_negative": self.negative}
+        for name, share in shares.items():
+            scalars |= share.metrics(name) if share else {}
+        if (peak := self.peak()) is not None and peak.rate is not None and peak.chosen.estimate > 0:
+            scalars |= {"peak_layer": peak.layer, "peak_patch_success_rate_n": peak.rate.n}
+            scalars |= peak.rate.metrics("peak_patch_success_rate")
+        for target, (_, layer, rate, chosen) in self.peaks.items():
+            if chosen.estimate > 0:
+                scalars |= {f"peak_layer/{logged_name(target)}": layer}
+                scalars |= rate.metrics(f"peak_patch_success_rate/{logged_name(target)}") if rate else {}
+        for move in self.moves:
+            name = logged_name(f"{move.before}->{move.after}")
+            layers = {"": move.layer, "_ci_low": move.low, "_ci_high": move.high}
+            scalars |= {f"hand_over_layer/{name}{end}": layer for end, layer in layers.items()}
+            scalars |= {f"hand_over_support/{name}": move.support}
         curves: dict[int, dict[str, float | None]] = {layer: {} for layer in self.layers}
         single = len(self.layers) == 1 and "success" not in self.metrics
         for curve in self.curves:
             for metric in (metric for metric in self.metrics if single or metric in LOGGED):
                 for layer, value in zip(self.layers, curve[metric], strict=True):
                     if value is not None and single:
-                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{curve.target}")
+                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{logged_name(curve.target)}")
                     elif value is not None:
-                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{curve.target}")
+                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{logged_name(curve.target)}")
         for hypothesis, by_layer in self.against_random.items():
             for layer, compared in zip(self.layers, by_layer, strict=True):
                 if single:
-                    scalars |= compared.difference.metrics(f"answer_kept_against_random/{hypothesis}")
-                    scalars |= {f"answer_kept_against_random_p/{hypothesis}": compared.p_value}
+                    scalars |= compared.difference.metrics(f"answer_kept_against_random/{logged_name(hypothesis)}")
+                    scalars |= {f"answer_kept_against_random_p/{logged_name(hypothesis)}": compared.p_value}
                 else:
-                    curves[layer] |= compared.difference.metrics(f"answer_kept_against_random_by_layer/{hypothesis}")
+                    curves[layer] |= compared.difference.metrics(
+                        f"answer_kept_against_random_by_layer/{logged_name(hypothesis)}"
+                    )
         return scalars, {layer: values for layer, values in curves.items() if values}
-
-    def _below_top(self, curve: TargetCurve) -> list[tuple[int, Interval]]:
-        rates = zip(self.layers, curve.success, strict=True)
-        return [(layer, rate) for layer, rate in rates if layer < self.n_layers and rate is not None]
 
 
 class MeanOverPairs:
@@ -542,6 +586,16 @@ class MeanOverPairs:
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
+        self._raw: dict[str, list[np.ndarray]] = {}  # target -> per pair [layer]: logit differences
+        self._raw_overall: list[float] = []  # per pair: their sum over the interventions
+        self._whole: list[float] = []  # per pair: the counterfactual's own effect
+        self._at: dict[str, list[frozenset[int]]] = {}  # target -> per pair: token positions
+        self._held: set[str] = set()
+        self._with_last: set[str] = set()  # targets with the last token: at the top row they hold by construction
+
+    @property
+    def n_pairs(self) -> int:
+        return self._n
 
     def add(self, causal_map: CausalMap) -> None:
         if self._first is None:
@@ -556,46 +610,65 @@ class MeanOverPairs:
                 f"{causal_map.layers} with {', '.join(causal_map.metrics)} cannot be averaged"
             )
         self._n += 1
-        below_top = [layer < causal_map.n_layers for layer in causal_map.layers]
+        below_top = _below_top(causal_map)
         grids = {metric: causal_map.values(metric) for metric in causal_map.metrics}
+        c_clean, c_counterfactual = causal_map.z_clean[0], causal_map.z_counterfactual[0]
+        self._whole.append(float(c_counterfactual - c_clean))
 
         def control(target: str, metric: str) -> np.ndarray:
             known = metric in causal_map.target_metrics
             return causal_map.at_target(target, metric) if known else np.full(causal_map.top.shape[:-1], np.nan)
 
-        parts = []
-        for target in causal_map.targets:
+        parts, raw_sum = [], 0.0
+        for target, at in causal_map.targets.items():
             column = causal_map.target_columns[target]
             both = np.stack([grids[m][..., column] if m in grids else control(target, m) for m in self._metrics])
-            curves = {f"{target}/{head_name(h)}": both[:, :, i] for i, h in enumerate(causal_map.heads)}
-            for name, values in (curves or {target: both}).items():
+            raw = grids["logit_diff"][..., column] if "logit_diff" in grids else np.full(both.shape[1:], np.nan)
+            curves = {
+                f"{target}/{head_name(heads)}": (both[:, :, i], raw[:, i], heads)
+                for i, heads in enumerate(causal_map.heads)
+            }
+            for name, (values, raws, heads) in (curves or {target: (both, raw, None)}).items():
                 self._rows.setdefault(name, []).append(values)
+                self._raw.setdefault(name, []).append(raws)
                 self._numbers.setdefault(name, []).append(self._n - 1)
+                self._at.setdefault(name, []).append(frozenset(at))
+                self._held |= {name} if held_by_construction(causal_map, target, heads) else set()
+                self._with_last |= {name} if len(causal_map.tokens) - 1 in at else set()
                 if not target.endswith(RANDOM):
                     parts.append(values[:, below_top])
+                    raw_sum += float(raws[below_top].sum())
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
+            self._raw_overall.append(raw_sum)
 
     def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
         """What the mean at a target and layer is made of: which of the maps, counted from 0, and each one's metrics.
+
+        The mean's normalized difference is the sum of "logit_diff" over that of "whole_effect", not the mean of ratios.
 
         Raises:
             CausalMapError: no map has this target, or this layer.
         """
         if self._first is None or target not in self._rows or layer not in self._first.layers:
             raise CausalMapError(f"no map has a target {target!r} at layer {layer}")
-        values = np.stack(self._rows[target])[:, :, self._first.layers.index(layer)]
-        return self._numbers[target], dict(zip(self._metrics, values.T, strict=True))
+        row, numbers = self._first.layers.index(layer), self._numbers[target]
+        values = np.stack(self._rows[target])[:, :, row]
+        effects = {"logit_diff": np.stack(self._raw[target])[:, row], "whole_effect": np.array(self._whole)[numbers]}
+        return numbers, dict(zip(self._metrics, values.T, strict=True)) | effects
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
         if self._first is None or not self._rows:
             raise CausalMapError("no causal map with a target to average over")
-        curves = []
+        curves, whole = [], np.array(self._whole)
         for target in sorted(self._rows, key=_text_order):
             values = np.stack(self._rows[target])  # pair, metric, layer
             by_metric = {metric: _means(metric, values[:, i]) for i, metric in enumerate(self._metrics)}
+            if "normalized_logit_diff" in by_metric:
+                wholes, raw = whole[self._numbers[target]][:, None], np.stack(self._raw[target])
+                by_metric["normalized_logit_diff"] = ratio_of_means(raw, wholes, self._first.min_effect)
             curves.append(TargetCurve(target, by_metric))
         metrics = tuple(
             metric
@@ -608,6 +681,19 @@ class MeanOverPairs:
             for i, metric in enumerate(self._metrics)
             if metric in metrics
         }
+        too_small = negative = None
+        if "normalized_logit_diff" in metrics:
+            smallest = self._first.min_effect
+            too_small = wilson(int((np.abs(whole) < smallest).sum()), len(whole))
+            negative = wilson(int((whole <= -smallest).sum()), len(whole))
+            if self._overall:
+                sums, wholes = np.array(self._raw_overall) / weights.mean(), whole * weights / weights.mean()
+                [overall["normalized_logit_diff"]] = ratio_of_means(sums[:, None], wholes[:, None], smallest)
+        success, below_top = self._success(), _below_top(self._first)
+        by_no_construction = {
+            target: np.where(below_top, rows, np.nan) if target in self._with_last else rows
+            for target, rows in success.items()
+        }
         return MeanCausalMap(
             self._first.intervention_type,
             self._first.layers,
@@ -618,7 +704,25 @@ class MeanOverPairs:
             overall,
             self._against_random(),
             self._first.layer_window,
+            peaks(success, self._first.layers, below_top),
+            frozenset(self._held),
+            hand_overs(by_no_construction, self._first.layers, self._share_a_token),
+            too_small,
+            negative,
         )
+
+    def _success(self) -> dict[str, Float[np.ndarray, "pair layer"]]:
+        """Target -> whether each pair's patch succeeds; NaN where a pair has not this target."""
+        success = {}
+        for target in sorted(self._rows, key=_text_order) if "success" in self._metrics else ():
+            rows = np.stack(self._rows[target])[:, self._metrics.index("success")]
+            success[target] = np.full((self._n, rows.shape[1]), np.nan)
+            success[target][self._numbers[target]] = rows
+        return success
+
+    def _share_a_token(self, one: str, other: str) -> bool:
+        at = [dict(zip(self._numbers[target], self._at[target], strict=True)) for target in (one, other)]
+        return any(at[0][number] & at[1][number] for number in at[0].keys() & at[1].keys())
 
     def _against_random(self) -> dict[str, list[Comparison]]:
         """Hypotheses of a knockout against their own controls, on the same pairs."""
@@ -630,6 +734,159 @@ class MeanOverPairs:
             for name, own in kept.items()
             if name + RANDOM in kept
         }
+
+
+def peaks(
+    success: dict[str, Float[np.ndarray, "pair layer"]], layers: Sequence[int], below_top: Bool[np.ndarray, " layer"]
+) -> dict[str, Peak]:
+    """The best layer of every target that has a value in some pair of even number; see :class:`Peak`."""
+    found = {}
+    for target, rows in success.items():
+        chosen = {row: rate for row in np.flatnonzero(below_top).tolist() if (rate := _mean("success", rows[::2, row]))}
+        if chosen:
+            row = max(chosen, key=lambda row: chosen[row].low or 0.0)  # the first of equals
+            found[target] = Peak(target, layers[row], _mean("success", rows[1::2, row]), chosen[row])
+    return found
+
+
+def hand_overs(
+    success: dict[str, Float[np.ndarray, "pair layer"]], layers: Sequence[int], share: Callable[[str, str], bool]
+) -> list[HandOver]:
+    """How the lead goes from target to target, as layers go up.
+
+    A target leads at a layer where its success rate is the highest and ``LEADS`` or more. Pairs of even number say
+    which targets lead one after the other, and at which layers each is farthest ahead of the other. Pairs of odd
+    number, resampled, say whether that is so: in a share ``SUPPORT`` of the resamples the first must be ahead at the
+    one layer and the second at the other. A target between two that is not confirmed is left out. Fewer than twice
+    ``SMALLEST_HALF`` pairs are not halved, and all of their resamples must agree; nothing is told of fewer than 3.
+
+    Args:
+        success: target -> 0 or 1; NaN where a pair, or an imported map, has no value, and what is so by construction.
+        share: whether two targets share a token in some pair; these hand nothing over to each other.
+    """
+    n = max((len(rows) for rows in success.values()), default=0)
+    few = n < 2 * SMALLEST_HALF
+    if n < 3:
+        return []
+    chosen = success if few else {target: rows[::2] for target, rows in success.items()}
+    measured = success if few else {target: rows[1::2] for target, rows in success.items()}
+    known: dict[str, Any] = {target: ~np.isnan(rows).all(axis=0) for target, rows in chosen.items()}
+    rates = {target: np.where(known[target], _nanmean(rows), -1.0) for target, rows in chosen.items()}
+    route: list[str] = []
+    for row in range(len(layers)):
+        best = max(rates, key=lambda target: rates[target][row])
+        passes = not route or (known[route[-1]][row] and rates[best][row] > rates[route[-1]][row])
+        if passes and rates[best][row] >= LEADS:
+            route.append(best)
+    found: list[HandOver] = []
+    for number, after in enumerate(route[1:], 1):
+        for before in [found[-1].after] if found else dict.fromkeys(route[:number]):
+            move = None if before == after or share(before, after) else _hand_over(before, after, rates, measured)
+            if move is not None and move.support >= (1 if few else SUPPORT):
+                at, low, high = (layers[row] for row in (move.layer, move.low, move.high))
+                found.append(move._replace(layer=at, low=low, high=high))
+                break
+    return found
+
+
+def _hand_over(
+    before: str, after: str, rates: dict[str, np.ndarray], success: dict[str, np.ndarray]
+) -> HandOver | None:
+    """Whatever its support, and by row, not by layer; None where these two can have none. ``rates`` are those of the
+    pairs that choose."""
+    ahead = rates[before] - rates[after]
+    passed = len(ahead) - 1 - int(np.argmin(ahead[::-1]))
+    led = int(np.argmax(ahead[: passed + 1]))
+    both = np.stack([success[before], success[after]])[..., led : passed + 1]  # target, pair, row
+    both = both[:, ~np.isnan(both[..., [0, -1]]).any(axis=(0, 2))]
+    n = both.shape[1]
+    if led == passed or n < 3:
+        return None
+    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    first, second = (np.vstack([np.ones(n), times]) @ np.nan_to_num(values) / n for values in both)
+    passes = (second >= LEADS) & (second > first)
+    moved = passes[:, -1] & (first[:, 0] >= LEADS) & (first[:, 0] > second[:, 0])
+    if not moved[1:].any():
+        return None
+    rows = led + passes.argmax(axis=1)
+    low, high = np.percentile(rows[1:][moved[1:]], [2.5, 97.5], method="closest_observation").tolist()
+    return HandOver(before, after, int(rows[0]), int(low), int(high), float(moved[1:].mean()), n)
+
+
+def held_by_construction(causal_map: CausalMap, target: str, heads: Sequence[int] | None = None) -> bool:
+    """Whether patching a target succeeds at some layer in any model that answers: no finding, and left out of peaks.
+
+    Of the residual stream: where it has a token of the root, or of another role on that token, for these are the
+    counterfactual's input; or the last token, which becomes its output. Of attention, or of several heads together
+    (maps do not say how many heads there are): where all layers are patched at the last token, whose embedding is the
+    same in both programs.
+    """
+    at = {*causal_map.targets[target]}
+    last = len(causal_map.tokens) - 1
+    if causal_map.intervention_type == "residual_stream":
+        root = {*causal_map.targets.get(ROOT, ())}
+        root |= set() if causal_map.method == "imported" else {causal_map.first_difference}
+        parts = target.split("+")
+        return bool(at & (root | {last})) or bool({ROOT, ROOT.replace("rhs", "line"), FINAL} & {*parts})
+    whole = causal_map.intervention_type == "attention" or len(heads or ()) > 1
+    return whole and last in at and causal_map.layer_window >= causal_map.n_layers > 1
+
+
+def _below_top(causal_map: CausalMap) -> Bool[np.ndarray, " layer"]:
+    """Of each row, whether it leaves what the final norm reads as it is."""
+    return np.array([layer + causal_map.layer_window - 1 < causal_map.n_layers for layer in causal_map.layers], bool)
+
+
+def _nanmean(values: Float[np.ndarray, "pair layer"]) -> Float[np.ndarray, " layer"]:
+    """The mean over the pairs that have a value; 0 where none has."""
+    known = ~np.isnan(values)
+    return np.where(known, values, 0).sum(axis=0) / np.maximum(1, known.sum(axis=0))
+
+
+def ratio_of_means(
+    effects: Float[np.ndarray, "pair column"],
+    wholes: Float[np.ndarray, "pair #column"],
+    smallest: float,
+    confidence: float = 0.95,
+) -> list[Interval | None]:
+    """The mean effect as a share of the mean whole effect, by column, with Fieller's interval over pairs.
+
+    The mean of the pairs' own ratios is ruled by those whose whole effect is next to nothing; here a pair weighs what
+    its whole effect is, and none is left out. An effect counts with its sign: a pair whose counterfactual makes its
+    answer less likely takes from both sums. The interval holds every r at which effect - r whole may have mean zero, by
+    Student's t (Fieller 1954): on few pairs it covers where bootstraps of the ratio do not, as a test shows.
+
+    Returns:
+        None where the mean whole effect is below ``smallest``, or is of pairs of both signs and may be zero: a share of
+        nothing can be any number. No ends where pairs are too few to bound it, or all give the same.
+    """
+    n, wholes = len(effects), np.broadcast_to(wholes, effects.shape).astype(float)
+    effect, whole = effects.mean(axis=0, dtype=float), wholes.mean(axis=0)
+    t = float(stats.t.ppf((1 + confidence) / 2, n - 1)) if n > 1 else np.inf
+    spread = t**2 / (n * (n - 1)) if n > 1 else 0.0
+    x, w = effects - effect, wholes - whole
+    a, b, c = (
+        u * v - spread * (du * dv).sum(axis=0)
+        for u, v, du, dv in ((whole, whole, w, w), (effect, whole, x, w), (effect, effect, x, x))
+    )
+    mixed: np.ndarray = (wholes.min(axis=0) < 0) & (wholes.max(axis=0) > 0)
+    found: list[Interval | None] = []
+    for column in range(effects.shape[1]):
+        if abs(whole[column]) < max(smallest, np.finfo(float).tiny) or (mixed[column] and a[column] <= 0):
+            found.append(None)
+            continue
+        ratio = float(effect[column] / whole[column])
+        low = high = None
+        if n > 1 and a[column] > 0 and float(np.ptp(effects[:, column] - ratio * wholes[:, column])) > 0:
+            half = math.sqrt(max(0.0, b[column] ** 2 - a[column] * c[column]))
+            low, high = float((b[column] - half) / a[column]), float((b[column] + half) / a[column])
+        found.append(Interval(ratio, low, high, n))
+    return found
+
+
+def logged_name(target: str) -> str:
+    """A target, or a hypothesis, as a part of a metric's name: MLflow has no ``+`` and no ``>`` in these."""
+    return re.sub(r"[^\w./: -]", "_", target.replace("->", "_to_").replace("+", "_and_"))
 
 
 def head_name(heads: Sequence[int]) -> str:

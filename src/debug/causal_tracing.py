@@ -14,42 +14,49 @@ import re
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice, product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
-from scipy import stats
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from debug import models
 from debug.attention_knockout import HYPOTHESES, edges_of, random_control
-from debug.causal_map import DIRECTIONS, PAIR_SOURCES, RANDOM, SOURCES, CausalMap, MeanCausalMap, mean_over_pairs
+from debug.causal_map import (
+    DIRECTIONS,
+    PAIR_SOURCES,
+    RANDOM,
+    SOURCES,
+    CausalMap,
+    MeanCausalMap,
+    mean_over_pairs,
+    ratio_of_means,
+)
 from debug.counterfactual import as_pair, same_answer_program
 from debug.engine import (
     COMPONENTS,
     Cell,
-    Check,
     Cut,
     Runs,
     SelfCheckError,
-    SelfChecks,
     Site,
-    checks_of,
     default_batch_tokens,
     gradients,
-    measured,
     patched_logits,
     record,
     unembedded,
 )
 from debug.models import LoadedModel, VocabularyError
-from debug.programs import ProgramError, ProgramPair
+from debug.programs import Program, ProgramError, ProgramPair
 from debug.prompts import get_prompt
+from debug.self_checks import Asked, Check, ReadBack, SelfChecks, checks_of, measured, plain_logits, rounding, telling
+from debug.statistics import Interval, bootstrap_mean
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
 
 logger = logging.getLogger(__name__)
@@ -59,9 +66,49 @@ R = TypeVar("R")
 KNOCKOUT = "attention_knockout"
 INTERVENTION_TYPES = (*COMPONENTS, KNOCKOUT)
 METHODS = ("patching", "attribution")
-WINDOW = 64  # pairs that are looked at together: those of one length share forward passes, means and partners
+WINDOW = 64  # pairs that are looked at together: those of one length share forward passes
+REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
 ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
-AGREEMENT_CELLS = 64  # of a pair, patched exactly to compare an attribution with
+LOCALIZED_CELLS = 4  # of an attribution's exact sample, run once more the plain way
+AGREEMENT_CELLS = 64  # of a pair, drawn to be patched exactly, to compare an attribution with
+LARGEST_CELLS = 32  # and those beside them that the attribution calls the largest: few of those drawn matter
+MATTERS = 0.1  # share of the counterfactual's whole effect from which on a cell does
+
+
+class Agreement(NamedTuple):
+    """An attribution beside exact patching, at cells of one pair.
+
+    The cells are ``AGREEMENT_CELLS`` drawn from all that were estimated, each alike, and the ``LARGEST_CELLS`` with the
+    largest estimates. One of the latter stands for itself, one of the others for as many as were not drawn.
+    """
+
+    exact: Float[np.ndarray, " cell"]
+    """Effects on the logit of c as shares of the counterfactual's whole effect."""
+    estimated: Float[np.ndarray, " cell"]
+    weights: Float[np.ndarray, " cell"]
+    """For how many cells each stands."""
+
+    @property
+    def matters(self) -> Bool[np.ndarray, " cell"]:
+        """Whether the exact effect is at least the share ``MATTERS`` of the whole one."""
+        return np.abs(self.exact) >= MATTERS
+
+    @property
+    def rank(self) -> float | None:
+        """Spearman's correlation among the cells that matter; None of fewer than 3, or where all are equal."""
+        return _spearman(self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters], 3)
+
+    @property
+    def slope(self) -> tuple[float, float]:
+        """Of the estimate on the exact effect, through zero, among the cells that matter: numerator and denominator."""
+        exact, estimated, weights = self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters]
+        return float((weights * exact * estimated).sum()), float((weights * exact**2).sum())
+
+    @property
+    def missed(self) -> tuple[float, float]:
+        """How many cells matter that the estimate says do not, or turn the other way; how many matter."""
+        seen = self.estimated * np.sign(self.exact) >= MATTERS
+        return float(self.weights[self.matters & ~seen].sum()), float(self.weights[self.matters].sum())
 
 
 @dataclass(frozen=True)
@@ -83,7 +130,10 @@ class PairResult:
     interventions: int = 0
     """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
     rank_agreement: float | None = None
-    """Of an attribution: Spearman's correlation with exact patching over some cells; None where all are equal."""
+    """Of an attribution: Spearman's correlation with exact patching over cells drawn alike from all, most of which do
+    nothing; None where all are equal."""
+    agreement: Agreement | None = None
+    """Of an attribution: where it matters; None where the pair's whole effect is too small for a share of it."""
 
 
 class StoredRun(NamedTuple):
@@ -230,6 +280,11 @@ class Plan:
         return KNOCKOUT if self.knockout else "attribution" if self.method == "attribution" else "causal_tracing"
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether activations come from other pairs' programs."""
+        return not self.knockout and self.source in ("mean", "resample")
+
+    @property
     def patches_pairs(self) -> bool:
         """Whether the counterfactual's activations are moved: only then a cell can succeed."""
         return not self.knockout and self.source in PAIR_SOURCES
@@ -306,7 +361,7 @@ class _Given(NamedTuple):
     columns: Columns
     control: TokenizedProgram | None
     partner: TokenizedProgram | None = None
-    """The other pair's program whose run is the source, where the plan resamples."""
+    """The program of the reference set whose run is the source, where the plan resamples."""
     stored: StoredRun | None = None
     """The counterfactual's run, where it is the source as stored."""
 
@@ -317,11 +372,13 @@ def trace_pairs(
     plan: Plan,
     batch_tokens: int | None = None,
     stored: StoredRuns | None = None,
+    reference: Reference | None = None,
 ) -> Iterator[PairResult]:
     """Run a plan on pair after pair and yield what became of each, in order. Pairs of one length share forward passes.
 
     A pair that cannot be used is yielded with its reason, and the rest go on. Memory does not grow with their number.
-    ``stored`` gives the counterfactuals' runs of a plan whose source they are.
+    ``stored`` gives the counterfactuals' runs of a plan whose source they are, ``reference`` the programs that means
+    are over and partners are drawn from; without it these are the first usable ones of the pairs.
 
     Raises:
         ValueError: the plan does not fit the model.
@@ -332,6 +389,9 @@ def trace_pairs(
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
+    if plan.needs_reference and reference is None:
+        pairs = list(pairs)
+        reference = Reference.found(model, pairs, plan, batch_tokens)
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
@@ -341,24 +401,14 @@ def trace_pairs(
             try:
                 pair = as_pair(given)
                 ready = _prepare(model, index, pair, plan, stored)
+                if reference is not None:
+                    ready = ready._replace(partner=reference.partner(ready, plan))
             except (ProgramError, PairError, VocabularyError) as error:
                 done[index] = PairResult(index, pair, skipped=str(error))
             else:
                 by_length[len(ready.tokenized.original.token_ids)].append(ready)
         pending = [index for index, _ in window]
         for length, group in by_length.items():
-            mean = None
-            if plan.source in ("mean", "resample") and not plan.knockout:
-                if len(group) == 1:
-                    reason = (
-                        f"source {plan.source!r} needs another pair of {length} tokens among the {WINDOW} around it"
-                    )
-                    done[group[0].index] = PairResult(group[0].index, group[0].pair, skipped=reason)
-                    continue
-                partners = [*group[1:], group[0]]
-                group = [g._replace(partner=p.tokenized.original) for g, p in zip(group, partners, strict=True)]
-                if plan.source == "mean":
-                    mean = _mean_activations(model, [g.tokenized.original for g in group], plan, batch_tokens)
             work = (
                 len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2
             )  # tokens that a pair's cells run
@@ -367,8 +417,8 @@ def trace_pairs(
             # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
             size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, work)))
 
-            def traced(part: Sequence[_Given], mean: dict[str, list[Tensor]] | None = mean) -> list[PairResult]:
-                return list(_Group(model, part, plan, mean, batch_tokens).results())
+            def traced(part: Sequence[_Given]) -> list[PairResult]:
+                return list(_Group(model, part, plan, reference, batch_tokens).results())
 
             for results in _in_parts(group, size, traced):
                 done |= {result.index: result for result in results}
@@ -434,21 +484,144 @@ def _recorded(plan: Plan) -> tuple[str, ...]:
     return () if plan.knockout else (plan.intervention_type, *COMPONENTS[plan.intervention_type].full_patch)
 
 
-def _mean_activations(
-    model: LoadedModel, programs: Sequence[TokenizedProgram], plan: Plan, batch_tokens: int
-) -> dict[str, list[Float[Tensor, "1 token width"]]]:
-    """Mean over the runs of programs of one length, position by position; memory holds some runs at a time."""
-    size = max(1, batch_tokens // len(programs[0].token_ids))
-    sums: dict[str, list[Tensor]] = {}
+class Reference:
+    """The programs that means are over and partners are drawn from: one fixed set for all pairs of a cell.
 
-    def run(part: Sequence[TokenizedProgram]) -> Runs:
-        return record(model, torch.tensor([program.token_ids for program in part]), _recorded(plan))
+    A pair's own program is in neither: its mean is over the others of its length (leave-one-out), its partner another
+    one, whose answer is that of neither of its two programs.
+    """
 
-    for runs in _in_parts(programs, size, run):
-        for name, layers in runs.activations.items():
-            parts = [layer.float().sum(0, keepdim=True) / len(programs) for layer in layers]
-            sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
-    return sums
+    def __init__(
+        self,
+        model: LoadedModel,
+        programs: Iterable[tuple[Program, TokenizedProgram]],
+        plan: Plan,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.model, self.plan, self.programs = model, plan, list(programs)
+        self.batch_tokens = batch_tokens or default_batch_tokens(model)
+        self._sums: dict[int, dict[str, list[Tensor]]] = {}
+
+    @classmethod
+    def found(
+        cls, model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
+    ) -> Reference:
+        """The originals of the first REFERENCE pairs that a plan's filters let through."""
+        stream, programs = iter(pairs), []
+        while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
+            by_length: dict[int, list[tuple[int, _Given]]] = defaultdict(list)
+            for number, given in enumerate(window):
+                with suppress(ProgramError, PairError, VocabularyError):
+                    one = _prepare(model, number, as_pair(given), replace(plan, control=False))
+                    by_length[len(one.tokenized.original.token_ids)].append((number, one))
+            usable: dict[int, tuple[Program, TokenizedProgram]] = {}
+            for length, group in by_length.items():
+
+                def asked(part: Sequence[tuple[int, _Given]]) -> list[tuple[int, int]]:
+                    both = [(one.tokenized.original, one.tokenized.counterfactual) for _, one in part]
+                    token_ids = torch.tensor([program.token_ids for pair in both for program in pair])
+                    tops = record(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
+                    return [(top, other) for top, other in tops]
+
+                tops = [t for part in _in_parts(group, max(1, batch_tokens // (2 * length)), asked) for t in part]
+                for (number, one), top in zip(group, tops, strict=True):
+                    if _reason_to_skip(one, plan, top) is None:
+                        usable[number] = (one.pair.original, _own(one, plan))
+            programs += [usable[number] for number in sorted(usable)]
+        return cls(model, programs[:REFERENCE], plan, batch_tokens)
+
+    @classmethod
+    def of_texts(cls, model: LoadedModel, texts: Iterable[str], plan: Plan, batch_tokens: int) -> Reference:
+        """The set of a logged run, from its programs' texts.
+
+        Raises:
+            ProgramError, VocabularyError: a text is no program, or the model has no token for part of it.
+        """
+        programs = []
+        for program in map(Program.parse, texts):
+            model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
+            programs.append((program, analyze(model.tokenizer, program, plan.prompt_template)))
+        return cls(model, programs, plan, batch_tokens)
+
+    @property
+    def texts(self) -> list[str]:
+        return [program.text for program, _ in self.programs]
+
+    def others(self, one: _Given) -> list[tuple[Program, TokenizedProgram]]:
+        """Those of as many tokens that are not the pair's own."""
+        own = _own(one, self.plan).token_ids
+        return [each for each in self.programs if len(each[1].token_ids) == len(own) and each[1].token_ids != own]
+
+    def partner(self, one: _Given, plan: Plan) -> TokenizedProgram | None:
+        """Of a resampling plan, another program; drawn by the prompt's text.
+
+        Raises:
+            PairError: there is none, or none to take a mean over.
+        """
+        answers = {one.pair.expected_original, one.pair.expected_counterfactual}
+        others = self.others(one)
+        if plan.source == "resample":
+            others = [each for each in others if each[0].answer not in answers]
+        if not others:
+            length, which = len(one.tokenized.original.token_ids), " with another answer" * (plan.source == "resample")
+            raise PairError(
+                f"source {plan.source!r} needs another program of {length} tokens{which}; the reference set of "
+                f"{len(self.programs)} has none"
+            )
+        rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
+        return others[rng.randint(len(others))][1] if plan.source == "resample" else None
+
+    def mean_without(
+        self, one: _Given, own: dict[str, list[Float[Tensor, "token width"]]]
+    ) -> dict[str, list[Float[Tensor, "token width"]]]:
+        """Means over the others, given the activations of the pair's own program; float64, position by position."""
+        program = _own(one, self.plan)
+        length, others = len(program.token_ids), self.others(one)
+        every = [other for _, other in self.programs if len(other.token_ids) == length]
+        if length not in self._sums:
+            self._sums[length] = self._sum(every)
+        times = len(every) - len(others)
+        return {
+            name: [(total - times * at.double()) / len(others) for total, at in zip(layers, own[name], strict=True)]
+            for name, layers in self._sums[length].items()
+        }
+
+    def _sum(self, programs: Sequence[TokenizedProgram]) -> dict[str, list[Float[Tensor, "token width"]]]:
+        """Over the runs of programs of one length; memory holds some runs at a time."""
+        sums: dict[str, list[Tensor]] = {}
+
+        def run(part: Sequence[TokenizedProgram]) -> Runs:
+            return record(self.model, torch.tensor([program.token_ids for program in part]), _recorded(self.plan))
+
+        for runs in _in_parts(programs, max(1, self.batch_tokens // len(programs[0].token_ids)), run):
+            for name, layers in runs.activations.items():
+                parts = [layer.double().sum(0) for layer in layers]
+                sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
+        return sums
+
+
+def _own(one: _Given, plan: Plan) -> TokenizedProgram:
+    """The pair's original, whichever of its programs is patched."""
+    return one.tokenized.original if plan.direction == "into_original" else one.tokenized.counterfactual
+
+
+def _reason_to_skip(one: _Given, plan: Plan, tops: tuple[int, int]) -> str | None:
+    """What the plan's filters say, given the top tokens of the patched program's run and of its counterfactual's."""
+    root_line = one.pair.variable_chain.root.line
+    if plan.exclude_shallow and root_line < 2:
+        return f"shallow: the root value is assigned on line {root_line + 1}"
+    correct = _correct(one, plan, tops)
+    if plan.require_correct and not all(correct):
+        wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
+        return f"the model does not answer the {' and the '.join(wrong)} program"
+    return None
+
+
+def _correct(one: _Given, plan: Plan, tops: tuple[int, int]) -> tuple[bool, bool]:
+    """Whether the pair's original, and its counterfactual, are answered, whichever of them is patched."""
+    c, o = one.tokenized.answer_tokens
+    patched, source = tops[0] == o, tops[1] == c
+    return (patched, source) if plan.direction == "into_original" else (source, patched)
 
 
 def _in_parts(items: Sequence[T], size: int, run: Callable[[Sequence[T]], R]) -> Iterator[R]:
@@ -476,7 +649,7 @@ class _Group:
         model: LoadedModel,
         given: Sequence[_Given],
         plan: Plan,
-        mean: dict[str, list[Tensor]] | None,
+        reference: Reference | None,
         batch_tokens: int,
     ) -> None:
         self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
@@ -497,20 +670,34 @@ class _Group:
             raise SelfCheckError(
                 f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken"
             )
-        if not plan.knockout and plan.source in ("zero", "mean"):
-            zeros = {
-                name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()
-            }
-            extra = zeros if plan.source == "zero" or mean is None else mean
-            self.source_row = dict.fromkeys(range(len(given)), len(self.runs))
-            dtype = self.runs.activations["residual_stream"][0].dtype
-            self.runs = self.runs.with_sources(
-                {name: [at.to(dtype) for at in layers] for name, layers in extra.items()}
+        if not plan.knockout and plan.source == "zero":
+            self._add_sources(
+                {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
+            )
+        if plan.source == "mean" and reference is not None:
+            means = [reference.mean_without(one, self._own_activations(number)) for number, one in enumerate(given)]
+            self._add_sources(
+                {
+                    name: [torch.stack([mean[name][layer] for mean in means]) for layer in range(len(layers))]
+                    for name, layers in self.runs.activations.items()
+                }
             )
         if plan.source == "stored":
-            self.source_row = {number: len(self.runs) + number for number in range(len(given))}
-            self.runs = self.runs.with_sources(self._stored_activations())
+            self._add_sources(self._stored_activations())
         self.tops = self.runs.logits.argmax(-1).tolist()
+
+    def _add_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> None:
+        """Patch every pair from these, which are no run's: a source for each, or one for all."""
+        count = len(next(iter(activations.values()))[0])
+        self.source_row = {number: len(self.runs) + number % count for number in range(len(self.given))}
+        dtype = self.runs.activations["residual_stream"][0].dtype
+        self.runs = self.runs.with_sources(
+            {name: [at.to(dtype) for at in layers] for name, layers in activations.items()}
+        )
+
+    def _own_activations(self, number: int) -> dict[str, list[Float[Tensor, "token width"]]]:
+        row = self._rows(number)[self.plan.direction != "into_original"]
+        return {name: [at[row] for at in layers] for name, layers in self.runs.activations.items()}
 
     def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
         """The stored runs in the places of runs; what is not stored is NaN, which no logits survive."""
@@ -561,7 +748,8 @@ class _Group:
                 checks=measurements,
                 activations=self._kept_activations(number),
                 interventions=ran[number],
-                rank_agreement=agreement.get(number),
+                rank_agreement=agreement[number][0] if number in agreement else None,
+                agreement=agreement[number][1] if number in agreement else None,
             )
 
     def _rows(self, number: int) -> tuple[int, int]:
@@ -571,23 +759,15 @@ class _Group:
     def _said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
         one, tops = self.given[number], (self.tops[number], self._counterfactual(number)[1])
-        c, o = one.tokenized.answer_tokens
-        correct = (tops[0] == o, tops[1] == c)
         answers = tuple(self.model.tokenizer.decode([top]) for top in tops)
         prompts = (one.tokenized.original.prompt, one.tokenized.counterfactual.prompt)
         if self.plan.direction == "into_counterfactual":
-            correct, answers, prompts = correct[::-1], answers[::-1], prompts[::-1]
-        return {"correct": correct, "answers": answers, "prompt": prompts[0]}
+            answers, prompts = answers[::-1], prompts[::-1]
+        return {"correct": _correct(one, self.plan, tops), "answers": answers, "prompt": prompts[0]}
 
     def _reason_to_skip(self, number: int) -> str | None:
-        root_line = self.given[number].pair.variable_chain.root.line
-        if self.plan.exclude_shallow and root_line < 2:
-            return f"shallow: the root value is assigned on line {root_line + 1}"
-        correct = self._said(number)["correct"]
-        if self.plan.require_correct and not all(correct):
-            wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
-            return f"the model does not answer the {' and the '.join(wrong)} program"
-        return None
+        tops = (self.tops[number], self._counterfactual(number)[1])
+        return _reason_to_skip(self.given[number], self.plan, tops)
 
     def _first(self, number: int) -> int:
         """The first position at which the patched run and its source can differ."""
@@ -599,8 +779,15 @@ class _Group:
         differing = [self.given[number].tokenized.differing for number in used]
         return checks_of(self.model, self.runs, self.plan.intervention_type, pairs, differing)
 
-    def _cells(self, number: int) -> Iterator[tuple[tuple[int, ...], Cell]]:
-        """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect."""
+    def _cells(
+        self, number: int, source: int | None = None, first: int | None = None
+    ) -> Iterator[tuple[tuple[int, ...], Cell]]:
+        """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect.
+
+        Patched from the plan's source, or from another row of ``runs`` that differs from position ``first`` on.
+        """
+        source = self.source_row.get(number) if source is None else source
+        first = self._first(number) if first is None else first
         model, plan, columns = self.model, self.plan, self.given[number].columns
         window = plan._window(model.n_layers)
         for (i, layer), (k, column) in product(enumerate(plan.layers_of(model)), enumerate(columns.columns)):
@@ -608,13 +795,11 @@ class _Group:
             if plan.knockout:
                 heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
                 yield (i, k), Cell(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
-            elif any(
-                _can_matter(plan, at, column, self._first(number), self.runs.length, model.n_layers) for at in layers
-            ):
+            elif any(_can_matter(plan, at, column, first, self.runs.length, model.n_layers) for at in layers):
                 for j, heads in enumerate(self._head_sets()):
                     sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
                     at = (i, k) if heads is None else (i, j, k)
-                    yield at, Cell(number, sites, self.source_row[number])
+                    yield at, Cell(number, sites, source)
 
     def _head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
@@ -628,7 +813,7 @@ class _Group:
 
     def _patch(
         self, used: list[int], checks: list[Check]
-    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
         """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
         runs = self.runs
         cells: list[Cell] = []
@@ -647,15 +832,21 @@ class _Group:
             for at, cell in self._cells(number):
                 cells.append(cell)
                 where.append((number, False, at))
-                if number in self.control_row and at[-1] in at_target:
-                    cells.append(Cell(number, cell.sites, self.control_row[number]))
+            if one.control is None:
+                continue
+            both = zip(one.tokenized.original.token_ids, one.control.token_ids, strict=True)
+            first = next(position for position, (own, other) in enumerate(both) if own != other)
+            for at, cell in self._cells(number, self.control_row[number], first):
+                if at[-1] in at_target:
+                    cells.append(cell)
                     where.append((number, True, (*at[:-1], at_target[at[-1]])))
         n_cells = len(cells)
         checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         cells += checked
         logits_of: dict[Cell, Tensor] = {}
+        read_back = ReadBack(self.model, runs)
         with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
-            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens):
+            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens, read_back):
                 of_maps = [i for i, index in enumerate(indices) if index < n_cells]
                 logits_of |= {
                     cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells
@@ -676,11 +867,33 @@ class _Group:
             number: self._map(number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
             for number in used
         }
-        return maps, measured(self.model, runs, checks, logits_of), ran, {}
+        ran_at: dict[int, dict[tuple[int, ...], Cell]] = {number: {} for number in (used[0], used[-1])}
+        for cell, (number, is_control, at) in zip(cells, where, strict=False):
+            if number in ran_at and not is_control:
+                ran_at[number][at] = cell
+        asked = {
+            (number, at): cells_at[at]
+            for number, cells_at in ran_at.items()
+            for at in telling(z_patched[number].numpy(), cells_at, 3 if number == used[0] else 1)
+        }
+        tolerance, localized = self._localized(asked, {at: z_patched[at[0]][at[1]] for at in asked})
+        return maps, measured(self.model, runs, checks, logits_of, Asked(tolerance, localized, read_back)), ran, {}
+
+    def _localized(
+        self, asked: dict[tuple[int, tuple[int, ...]], Cell], found: dict[tuple[int, tuple[int, ...]], Tensor]
+    ) -> tuple[float, float | None]:
+        """What rounding may do, and how far cells of the maps are from the same cells run the plain way: the largest
+        difference of an answer's logit."""
+        if not asked:
+            return rounding(self.model, self.runs, [0])[0], None
+        logits, tolerance = plain_logits(self.model, self.runs, list(asked.values()))
+        tokens = torch.tensor([self.given[number].tokenized.answer_tokens for number, _ in asked])
+        plain = logits.cpu().gather(1, tokens)
+        return tolerance, (plain - torch.stack(list(found.values()))).abs().max().item()
 
     def _estimate(
         self, used: list[int], checks: list[Check]
-    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, float | None]]:
+    ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
         """Estimate every cell by its gradient, and patch some exactly to compare with."""
         model, plan, runs = self.model, self.plan, self.runs
         component, heads = plan.intervention_type, self._head_sets()
@@ -707,25 +920,43 @@ class _Group:
                 z_patched[(*at, 0)] += (effect[list(chosen)].sum() if chosen is not None else effect).item()
             every = list(self._cells(number))
             rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
-            for i in rng.permutation(len(every))[:AGREEMENT_CELLS]:
-                sampled[len(cells)] = (number, every[i][0])
+            size = np.array([abs(float(z_patched[(*at, 0)] - z_clean[0])) for at, _ in every])
+            drawn = rng.permutation(len(every))[:AGREEMENT_CELLS].tolist()
+            largest = np.argsort(-size, kind="stable")[:LARGEST_CELLS].tolist()
+            others = len({*drawn} - {*largest})
+            for i in dict.fromkeys([*drawn, *largest]):
+                weight = 1.0 if i in largest else (len(every) - len(largest)) / others
+                sampled[len(cells)] = (number, every[i][0], i in drawn, weight)
                 cells.append(every[i][1])
             maps[number] = self._map(number, z_patched.numpy(), np.full(shape, -1), None)
         n_cells = len(cells)
         cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
-        exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
+        exact: dict[int, list[tuple[float, float, bool, float]]] = defaultdict(list)
         logits_of: dict[Cell, Tensor] = {}
-        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens):
+        read_back, found = ReadBack(model, runs), {}
+        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens, read_back):
             for index, row_logits in zip(indices, logits, strict=True):
                 if index >= n_cells:
                     logits_of[cells[index]] = row_logits.clone()
                     continue
-                number, at = sampled[index]
+                number, at, is_drawn, weight = sampled[index]
+                found[number, at] = row_logits[list(self.given[number].tokenized.answer_tokens)].cpu()
                 c = self.given[number].tokenized.answer_tokens[0]
-                exact[number].append((row_logits[c].item(), float(maps[number].z_patched[(*at, 0)])))
-        agreement = {number: _spearman(both) for number, both in exact.items()}
+                estimate = float(maps[number].z_patched[(*at, 0)])
+                exact[number].append((row_logits[c].item(), estimate, is_drawn, weight))
+        agreement = {number: _agreement(maps[number], compared) for number, compared in exact.items()}
         ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
-        return maps, measured(model, runs, checks, logits_of), ran, agreement
+        clean, cell_at = runs.logits.cpu(), {of[:2]: cells[index] for index, of in sampled.items()}
+
+        def moved(at: tuple[int, tuple[int, ...]]) -> float:
+            return (found[at] - clean[at[0], list(self.given[at[0]].tokenized.answer_tokens)]).abs().max().item()
+
+        strongest = sorted(found, key=moved, reverse=True)[:LOCALIZED_CELLS]
+        tolerance, localized = self._localized(
+            {at: cell_at[at] for at in strongest}, {at: found[at] for at in strongest}
+        )
+        asked = Asked(tolerance, localized, read_back)
+        return maps, measured(model, runs, checks, logits_of, asked), ran, agreement
 
     def _map(self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
         model, plan, one = self.model, self.plan, self.given[number]
@@ -795,12 +1026,54 @@ def _numpy(tensor: Tensor | None) -> np.ndarray | None:
     return None if tensor is None else tensor.numpy()
 
 
-def _spearman(both: list[tuple[float, float]]) -> float | None:
-    exact, estimated = (np.array(values) for values in zip(*both, strict=True))
-    if len(both) < 2 or (exact == exact[0]).all() or (estimated == estimated[0]).all():
+def _agreement(
+    causal_map: CausalMap, compared: list[tuple[float, float, bool, float]]
+) -> tuple[float | None, Agreement | None]:
+    """Of (exact logit, estimated logit, whether it was drawn, weight): the rank agreement of those that were drawn, and
+    all as shares of the pair's whole effect."""
+    exact, estimated, drawn, weights = (np.array(values) for values in zip(*compared, strict=True))
+    rank = _spearman(exact[drawn], estimated[drawn], np.ones(int(drawn.sum())))
+    whole = float(causal_map.z_counterfactual[0] - causal_map.z_clean[0])
+    if abs(whole) < causal_map.min_effect:
+        return rank, None
+    exact, estimated = ((values - causal_map.z_clean[0]) / whole for values in (exact, estimated))
+    return rank, Agreement(exact, estimated, weights)
+
+
+def agreement_metrics(pairs: Sequence[Agreement]) -> dict[str, Interval]:
+    """Attribution beside exact patching, over pairs: of the cells that matter the mean rank agreement, the slope of the
+    estimate on the exact effect, and the share that the estimate misses. What no pair has is left out."""
+    found: dict[str, Interval | None] = {}
+    if ranks := [pair.rank for pair in pairs if pair.rank is not None]:
+        found["rank_agreement_where_it_matters"] = bootstrap_mean(ranks)
+    for name, parts in (
+        ("attribution_slope", [pair.slope for pair in pairs]),
+        ("attribution_missed", [pair.missed for pair in pairs]),
+    ):
+        if sums := [(part, whole) for part, whole in parts if whole > 0]:
+            part, whole = np.array(sums).T[..., None]
+            [found[name]] = ratio_of_means(part, whole, 0.0)
+    if (missed := found.get("attribution_missed")) is not None:
+        low, high = (None if end is None else min(1.0, max(0.0, end)) for end in (missed.low, missed.high))
+        found["attribution_missed"] = Interval(missed.estimate, low, high, missed.n, is_rate=True)
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _spearman(
+    exact: Float[np.ndarray, " cell"],
+    estimated: Float[np.ndarray, " cell"],
+    weights: Float[np.ndarray, " cell"],
+    fewest: int = 2,
+) -> float | None:
+    """Spearman's correlation, each cell counted as often as its weight says; scipy's has none."""
+    if len(exact) < fewest or (exact == exact[0]).all() or (estimated == estimated[0]).all():
         return None
-    result: Any = stats.spearmanr(exact, estimated)
-    return float(result.statistic)
+    ranks = []
+    for values in (exact, estimated):
+        below, equal = values[:, None] > values, values[:, None] == values
+        ranks.append((below + equal / 2) @ weights)
+    covariance = np.cov(*ranks, aweights=weights)
+    return float(covariance[0, 1] / np.sqrt(covariance[0, 0] * covariance[1, 1]))
 
 
 def _can_matter(
@@ -841,8 +1114,14 @@ class CausalTracingResult:
 
     @property
     def rank_agreement(self) -> list[float]:
-        """Of an attribution: Spearman's correlation with exact patching, pair by pair."""
+        """Of an attribution: Spearman's correlation with exact patching, pair by pair, over cells most of which do
+        nothing; see :attr:`agreement`."""
         return [result.rank_agreement for result in self.results if result.rank_agreement is not None]
+
+    @property
+    def agreement(self) -> list[Agreement]:
+        """Of an attribution: beside exact patching, pair by pair, where it matters."""
+        return [result.agreement for result in self.results if result.agreement is not None]
 
     @cached_property
     def mean(self) -> MeanCausalMap:

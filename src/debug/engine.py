@@ -24,9 +24,9 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +41,6 @@ from debug.models import LoadedModel
 logger = logging.getLogger(__name__)
 
 ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells are short
-CHECK_STRIDE = 4  # a pair is checked at every so many layers, the next pair at the layers behind them
 FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it cost, however few it has
 MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
 
@@ -227,12 +226,17 @@ def gradients(
 
 @torch.no_grad()
 def patched_logits(
-    model: LoadedModel, runs: Runs, cells: Sequence[Cell], batch_tokens: int | None = None
+    model: LoadedModel,
+    runs: Runs,
+    cells: Sequence[Cell],
+    batch_tokens: int | None = None,
+    listen: Listen = lambda *_: nullcontext(),
 ) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
     """Run every cell's run with its sites replaced by its source's activations; the logits that predict the answer.
 
     Cells come back in batches, in an order of the engine's own: (indices into ``cells``, their logits at the last
-    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out.
+    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. Each runs within what
+    ``listen`` makes of it, which may hear what the model is given (see ``self_checks.ReadBack``).
 
     Raises:
         SelfCheckError: logits are not finite.
@@ -242,8 +246,11 @@ def patched_logits(
         rows = _pack(cells, indices, runs.length)
         while rows:
             batch = _next_batch(rows, cells, runs, batch_tokens)
+            packed = Packed.of(batch, cells, runs)
+            tail = Tail.of(packed, layer) if parts_first else None
             try:
-                logits = _run_batch(model, runs, _Packed.of(batch, cells, runs), layer, parts_first)
+                with listen(packed, tail):
+                    logits = _run_batch(model, runs, packed, layer, tail)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if len(batch) == 1 or "memory" not in str(error):
                     raise
@@ -350,10 +357,12 @@ def _next_batch(rows: list[list[int]], cells: Sequence[Cell], runs: Runs, batch_
 
 
 @dataclass(frozen=True)
-class _Packed:
+class Packed:
     """Cells packed into the rows of a batch: where the tokens of each lie, and what they may see."""
 
     cells: list[Cell]
+    numbers: list[int]
+    """Of each cell: what ``segments`` call it."""
     offsets: list[tuple[int, int]]
     """Of each cell: its row, and the token of the row at which it begins."""
     length: int
@@ -365,7 +374,7 @@ class _Packed:
     """Of each row: the run whose cells it has."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], cells: Sequence[Cell], runs: Runs) -> _Packed:
+    def of(cls, rows: Sequence[Sequence[int]], cells: Sequence[Cell], runs: Runs) -> Packed:
         shape = (len(rows), max(_row_length(row, cells, runs.length) for row in rows))
         positions, starts = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         segments = np.full(shape, -1)
@@ -380,8 +389,11 @@ class _Packed:
                 segments[r, offset:end] = index
                 offsets.append((r, offset))
                 offset = end
-        packed = [cells[index] for row in rows for index in row]
-        return cls(packed, offsets, runs.length, positions, starts, segments, [cells[row[0]].run for row in rows])
+        numbers = [index for row in rows for index in row]
+        packed = [cells[index] for index in numbers]
+        return cls(
+            packed, numbers, offsets, runs.length, positions, starts, segments, [cells[row[0]].run for row in rows]
+        )
 
     def token(self, cell: int, position: int) -> tuple[int, int]:
         """Row and token at which a cell has a position of its run."""
@@ -406,6 +418,10 @@ class _Packed:
         key_positions = np.concatenate([np.broadcast_to(prefix, (len(self.runs), len(prefix))), self.positions], axis=1)
         distance = self.positions[:, :, None] - key_positions[:, None, :]
         return model.attention_mask(torch.from_numpy(allowed).to(device), torch.from_numpy(distance).to(device))
+
+
+Listen = Callable[[Packed, "Tail | None"], AbstractContextManager[None]]
+"""What a batch is run within: given its cells as they are packed, and those positions that run alone at first."""
 
 
 class _Hit(NamedTuple):
@@ -434,22 +450,19 @@ def _overwrite(model: LoadedModel, runs: Runs, component: str, layer: int, value
 
 
 def _run_batch(
-    model: LoadedModel, runs: Runs, packed: _Packed, layer: int, parts_first: bool
+    model: LoadedModel, runs: Runs, packed: Packed, layer: int, tail: Tail | None
 ) -> Float[Tensor, "cell vocabulary"]:
     """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
     device, shape, n_layers = runs.token_ids.device, packed.shape, model.n_layers
     hits: dict[tuple[str, int], list[_Hit]] = defaultdict(list)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
-    tail = _Tail() if parts_first else None
     for index, cell in enumerate(packed.cells):
         for site in cell.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((index, site))
             elif cell.source is None:
                 raise ValueError(f"{site} is patched, but its cell has no source")
-            elif tail is not None and site.layer == layer:
-                tail.add(packed, index, site)
-            else:
+            elif tail is None or site.layer != layer:
                 hits[site.component, site.layer].extend(
                     _Hit(*packed.token(index, p), cell.source, p, site.heads) for p in site.positions
                 )
@@ -461,9 +474,9 @@ def _run_batch(
         cache = DynamicCache(
             [(keys[row_runs, :, :prefix], values[row_runs, :, :prefix]) for keys, values in runs.keys_values]
         )
-    entry = layer + parts_first  # the first layer that runs at all tokens, going into which they are:
+    entry = layer + (tail is not None)  # the first layer that runs at all tokens, going into which they are:
     hidden = runs.activations["residual_stream"][entry][row_runs[:, None], positions]
-    if ("residual_stream", entry) in hits and not parts_first:
+    if ("residual_stream", entry) in hits and tail is None:
         _overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
 
     def patch(component: str, at: int) -> None:
@@ -529,10 +542,11 @@ def _run_batch(
     return logits[0].float()
 
 
-class _Tail:
+class Tail:
     """The patched positions of layer ``layer``, where only parts of it are patched: they alone run there."""
 
-    def __init__(self) -> None:
+    def __init__(self, layer: int) -> None:
+        self.layer = layer
         self._index: dict[tuple[int, int], int] = {}  # (row, token) of the batch -> which of the tail's tokens
         self.runs: list[int] = []
         self.positions: list[int] = []
@@ -541,9 +555,19 @@ class _Tail:
     def __len__(self) -> int:
         return len(self._index)
 
-    def add(self, packed: _Packed, index: int, site: Site) -> None:
+    @classmethod
+    def of(cls, packed: Packed, layer: int) -> Tail:
+        tail = cls(layer)
+        for index, cell in enumerate(packed.cells):
+            for site in cell.sites:
+                if isinstance(site, Site) and site.layer == layer:
+                    tail.add(packed, index, site)
+        return tail
+
+    def add(self, packed: Packed, index: int, site: Site) -> None:
         cell = packed.cells[index]
-        assert cell.source is not None
+        if cell.source is None:
+            raise ValueError(f"{site} is patched, but its cell has no source")
         for position in site.positions:
             at = packed.token(index, position)
             if at not in self._index:
@@ -577,7 +601,7 @@ class _Tail:
 
 
 def _without_edges(
-    model: LoadedModel, packed: _Packed, mask: Tensor, cuts: list[tuple[int, Cut]], prefix: int
+    model: LoadedModel, packed: Packed, mask: Tensor, cuts: list[tuple[int, Cut]], prefix: int
 ) -> Float[Tensor, "row head query key"]:
     """A layer's mask less the edges that are cut in it."""
     lowest = torch.finfo(mask.dtype).min
@@ -597,138 +621,3 @@ def _without_edges(
         if (mask[row, heads[:, None], query] == lowest).all(-1).any():
             raise ValueError(f"cutting these edges of layer {cut.layer} leaves a query without any key: {cut}")
     return mask
-
-
-# --- Self-checks: a patch that silently does nothing is the classic bug of this field ---------------------------------
-
-
-@dataclass(frozen=True)
-class SelfChecks:
-    """What the engine measured of itself, as largest differences of a logit, through the code path of the component."""
-
-    identity_max_abs: float
-    """A run patched with its own activations, layer by layer, against the same run unpatched."""
-    full_patch_max_abs: float
-    """A run patched with so much that nothing of its own is left, against the counterfactual's."""
-    full_patch_without: float
-    """The same comparison with the patch left out: it must exceed the tolerance, or the second check proves nothing."""
-    tolerance: float
-
-    def __or__(self, other: SelfChecks) -> SelfChecks:
-        """The worst of both; what is not a number stays so."""
-        worst = {
-            name: float(np.maximum(getattr(self, name), getattr(other, name)))  # NaN is the worst
-            for name in ("identity_max_abs", "full_patch_max_abs", "full_patch_without")
-        }
-        return replace(self, **worst)
-
-    def metrics(self) -> dict[str, float]:
-        return {
-            "check_identity_max_abs": self.identity_max_abs,
-            "check_full_patch_max_abs": self.full_patch_max_abs,
-            "check_full_patch_without": self.full_patch_without,
-        }
-
-    def require(self) -> None:
-        """Raises SelfCheckError where a check fails."""
-        if not (self.identity_max_abs <= self.tolerance and self.full_patch_max_abs <= self.tolerance):
-            raise SelfCheckError(
-                f"patching a run with its own activations changed a logit by {self.identity_max_abs:.3g}, and a full "
-                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; {self.tolerance:g} is "
-                "what rounding may do. The numbers of this run would not mean what they say"
-            )
-        if not self.full_patch_without > self.tolerance:
-            raise SelfCheckError(
-                f"with no patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, within "
-                f"the tolerance of {self.tolerance:g}: a patch that does nothing would pass for one that works"
-            )
-
-
-@dataclass(frozen=True)
-class Check:
-    """A cell whose logits must be those of a run, of another cell, or these; and its field of SelfChecks."""
-
-    field: str
-    cell: Cell
-    expected: int | Cell | Float[Tensor, "vocabulary"]
-
-
-def checks_of(
-    model: LoadedModel, runs: Runs, component: str, pairs: Sequence[tuple[int, int]], changed: Sequence[tuple[int, ...]]
-) -> list[Check]:
-    """The cells that check the engine on these runs: at every CHECK_STRIDE-th layer, the first and the last.
-
-    A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
-    at one layer. One of the other components is, at the last token, whatever layers l and up add to the residual stream
-    there: from layer 0 on that gives the counterfactual's logits, from a later one those of the run's own stream going
-    into l plus what the counterfactual's gains from there on. The first pair is patched fully at all these layers, the
-    others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut
-    in all layers the two programs must give the same logits.
-
-    Args:
-        pairs: rows of a program's run and of its counterfactual's.
-        changed: for each pair the positions of the tokens that differ.
-    """
-    layers, last = range(model.n_layers), runs.length - 1
-    checks = []
-    for number, ((clean, counterfactual), differing) in enumerate(zip(pairs, changed, strict=True)):
-        first = differing[0]
-        if component == "attention_knockout":
-            later = [p for p in range(first + 1, last + 1) if p not in differing]  # one between them sees them too
-            edges = tuple((query, key) for query, key in product(later, differing) if key < query)
-            blind = [Cell(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)]
-            no_edge = tuple(Cut(layer, ((last, last),), heads=()) for layer in layers)
-            checks += [
-                Check("identity_max_abs", Cell(clean, no_edge), clean),
-                Check("full_patch_max_abs", blind[0], blind[1]),
-                Check("full_patch_without", Cell(clean, no_edge), counterfactual),
-            ]
-            continue
-        rows = range(model.n_layers + (component == "residual_stream"))
-        some = sorted({*rows[number % CHECK_STRIDE :: CHECK_STRIDE], rows[0], rows[-1]})
-        chosen = some if number == 0 else [number % len(rows)]
-        for layer in some:
-            position = first + (number + 7 * layer) % (runs.length - first)
-            heads = (layer % model.n_heads,) if COMPONENTS[component].per_head else None
-            own = Cell(clean, (Site(component, layer, (position,), heads),), source=clean)
-            checks.append(Check("identity_max_abs", own, clean))
-        if component == "residual_stream":
-            everything = tuple(range(first, runs.length))
-            full = [Cell(clean, (Site(component, layer, everything),), counterfactual) for layer in chosen]
-            expected: Sequence[int | Tensor] = [counterfactual] * len(full)
-        else:
-            stream = torch.stack([at[[clean, counterfactual], last] for at in runs.activations["residual_stream"]])
-            dtype, stream = stream.dtype, stream.float()
-            full, gains = [], []
-            for layer in chosen:
-                parts = product(range(layer, model.n_layers), COMPONENTS[component].full_patch)
-                sites = tuple(Site(part, at, (last,)) for at, part in parts)
-                full.append(Cell(clean, sites, counterfactual))
-                gains.append((stream[layer, 0] + (stream[-1, 1] - stream[layer, 1])).to(dtype))
-            expected = list(unembedded(model, torch.stack(gains)))
-        checks += [Check("full_patch_max_abs", *both) for both in zip(full, expected, strict=True)]
-        checks.append(Check("full_patch_without", replace(full[0], source=clean), expected[0]))
-    return checks
-
-
-def measured(
-    model: LoadedModel, runs: Runs, checks: Sequence[Check], logits: dict[Cell, Float[Tensor, "vocabulary"]]
-) -> SelfChecks:
-    """What the checks say, given the logits of their cells."""
-    worst: dict[str, float] = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
-    for check in checks:
-        expected = check.expected
-        if not isinstance(expected, Tensor):
-            expected = runs.logits[expected] if isinstance(expected, int) else logits[expected]
-        distance = (logits[check.cell] - expected).abs().max().item()
-        worst[check.field] = float(np.maximum(worst[check.field], distance))
-    return SelfChecks(**worst, tolerance=model.tolerance)
-
-
-def self_checks(model: LoadedModel, runs: Runs, checks: Sequence[Check]) -> SelfChecks:
-    """Run the cells of the checks and measure them."""
-    cells = list(dict.fromkeys(cell for c in checks for cell in (c.cell, c.expected) if isinstance(cell, Cell)))
-    logits = {}
-    for indices, batch in patched_logits(model, runs, cells):
-        logits |= {cells[index]: row for index, row in zip(indices, batch, strict=True)}
-    return measured(model, runs, checks, logits)

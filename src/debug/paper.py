@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from itertools import islice, pairwise
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,9 +25,10 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
+from debug.attention_knockout import HYPOTHESES
 from debug.attention_patterns import attention_pattern, attention_shares
 from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
-from debug.causal_map import METRICS, RANDOM, MeanCausalMap
+from debug.causal_map import LEADS, METRICS, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, ratio_of_means
 from debug.causal_tracing import Plan
 from debug.causal_visualization import Metric
 from debug.core import ExperimentConfig
@@ -39,13 +40,17 @@ from debug.programs import Program, ProgramPair
 from debug.prompts import get_prompt
 from debug.runner import ExperimentResult, ExperimentRunner
 from debug.statistics import Interval, bootstrap_mean, wilson
-from debug.strategies import SHALLOW, drawn, explained, explanations, misleads, wrong_answers
+from debug.strategies import EARLY, SHALLOW, drawn, explained, explanations, misleads, wrong_answers
 from debug.token_analyzer import analyze
 from debug.tracking import LoggedRun, RunWriter, Store
 
 EXPERIMENT = "reproduce_paper"
-SOLVED = 0.99  # accuracy from which on a depth counts as solved
+SMALLEST = 10  # programs or pairs below which no interval decides a claim
+SOLVED = 0.95  # accuracy that a solved depth is surely above
+ANSWERS = 0.5  # what goes on inside is asked where accuracy is surely above this: else right answers are luck
 MOVES = 0.1  # a head moves the value where its normalized logit difference is surely above this
+QUERY_LINE = "query_hash+query_var+query_colon+final"
+NOTHING = 0.05  # a difference of rates that is surely smaller counts as none
 SHOWN = 0.05  # targets that reach less success than this at every layer are not listed one by one
 
 
@@ -70,7 +75,7 @@ class Reproduction:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim of the paper on this model; ``holds`` is None where the runs cannot tell."""
+    """A claim on this model; ``holds`` is None where the runs cannot tell."""
 
     name: str
     text: str
@@ -81,7 +86,26 @@ class Claim:
 
     @property
     def verdict(self) -> str:
-        return {True: "holds", False: "does not hold", None: "not decided"}[self.holds]
+        return {True: "holds", False: "does not", None: "undecided"}[self.holds]
+
+
+def surely_above(value: Interval | None, bound: float) -> bool | None:
+    """Whether the whole interval is above a bound (True), or below it (False); None where it is on both sides, or of
+    fewer than ``SMALLEST``."""
+    if value is None or value.low is None or value.high is None or value.n < SMALLEST:
+        return None
+    return True if value.low > bound else False if value.high < bound else None
+
+
+def surely_below(value: Interval | None, bound: float) -> bool | None:
+    above = surely_above(value, bound)
+    return None if above is None else not above
+
+
+def every(verdicts: Iterable[bool | None]) -> bool | None:
+    """One that does not decides; else one that is undecided leaves all undecided, as none at all does."""
+    known = list(verdicts)
+    return False if False in known else True if known and None not in known else None
 
 
 class Page:
@@ -91,6 +115,8 @@ class Page:
         self.what, self.store, self.run, self.dtype, self.device = what, store, run, dtype, device
         self.lines: list[str] = []
         self.claims: list[Claim] = []
+        self.answered: dict[int, bool] = {}
+        """By hops: whether the model surely answers more than ``ANSWERS`` of the pairs, wrong ones among them."""
 
     def write(self, *lines: str) -> None:
         """Paragraphs."""
@@ -148,7 +174,13 @@ class Page:
                 continue
             self.run.adopt(result.run_id)
             cells[depth] = result.cells[0]
+            self.answered[depth] = bool(surely_above(result.cells[0].accuracy, ANSWERS))
         return cells
+
+    def inside(self, verdicts: Mapping[int, bool | None], fewest_hops: int = 1) -> bool | None:
+        """A claim of what goes on inside, at every number of hops: undecided where the model does not answer."""
+        asked = [hops for hops in self.what.hops if hops >= fewest_hops]
+        return every(verdicts.get(hops) if self.answered.get(hops) else None for hops in asked)
 
     @cached_property
     def pairs(self) -> dict[int, list[ProgramPair]]:
@@ -231,7 +263,8 @@ def _head(page: Page, model: LoadedModel) -> None:
         "The findings of Wu, Geiger and Millière, *How Do Transformers Learn Variable Binding in Symbolic Programs?* "
         f"(ICML 2025, arXiv 2505.20896), measured anew on this model. Summary run `{page.run.run_id}`; every number "
         "below is a metric of the run that is named with it, or of the summary run where none is. Rates of one yes or "
-        "no a program or pair have 95% Wilson intervals, means 95% bootstrap intervals over pairs.",
+        "no a program or pair have 95% Wilson intervals, means 95% intervals over pairs, and normalized logit "
+        "differences are ratios of means.",
         f"**This model.** {plain(config.model_type)}: {model.n_layers} layers, {model.n_heads} heads a layer, width "
         f"{config.hidden_size}, {parameters:,} parameters, {config.vocab_size:,} words, {positions}, "
         f"{model.dtype}. Numbers of layers and heads below are this model's; they cannot be compared with the paper's "
@@ -283,16 +316,16 @@ def _accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     page.claim(
         "dereferences",
         f"Queries of {min(what.hops)} to {max(what.hops)} hops are answered.",
-        f"accuracy of {SOLVED:.0%} or more at each",
-        len(own) == len(what.hops) and lowest["accuracy"] >= SOLVED,
+        f"accuracy surely above {SOLVED:.0%} at each",
+        every(surely_above(_rate(row), SOLVED) for row in own) if len(own) == len(what.hops) else None,
         f"lowest, at {_hops(lowest['hops'])}: {_rate(lowest)}",
         lowest["run_id"],
     )
     page.claim(
         "beyond_heuristics",
         "What it does is not one of the shallow heuristics.",
-        f"accuracy of {SOLVED:.0%} or more where line 1 and 2 and the largest chain mislead",
-        None if beyond is None else beyond.estimate >= SOLVED,
+        f"accuracy surely above {SOLVED:.0%} where line 1 and 2 and the largest chain mislead",
+        surely_above(beyond, SOLVED),
         str(beyond or "no such program"),
         page.run.run_id,
     )
@@ -359,10 +392,11 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
     claim = (
         "three_phases",
         "Training goes through three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
-        "a checkpoint that answers with digits, right no oftener than numbers drawn from the program; a later one "
-        "whose wrong answers are surely oftener of line 1 or 2 than the value of a line drawn; the last one right in "
-        f"{SOLVED:.0%} or more where the heuristics mislead. Not decided where no checkpoint shows a phase, which may "
-        "lie between two",
+        f"a checkpoint that answers with digits (surely above {SOLVED:.0%}), right surely less than {NOTHING:.0%} "
+        "oftener than numbers drawn from the program; a later one whose wrong answers are surely oftener of line 1 or "
+        "2 than the value of a line drawn; both chosen on one half of the programs and measured on the other; the last "
+        f"one surely right above {SOLVED:.0%} where the heuristics mislead. Undecided where no checkpoint shows a "
+        "phase, which may lie between two",
     )
     folders = checkpoints(training) if training else {}
     if training is None or not folders:
@@ -418,24 +452,37 @@ def _trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, aske
     wrong = {step: by for step, found in misled.items() if (by := wrong_answers(found))}
     _wrong_table(page, "step", wrong)
     chance = draws["any number"]["dereferencing"]
-    random = [
-        step
-        for step, by in seen.items()
-        if by["a digit"].estimate >= SOLVED and (by["dereferencing"].low or 0) <= chance.estimate
-    ]
-    shallow = [step for step, by in wrong.items() if _early(by)]
+    random = next((step for step, found in answers.items() if _random(found[::2], chance, sure=False)), None)
+    later = {step: found for step, found in misled.items() if step > (random or -1)}
+    shallow = {step: by for step, found in later.items() if (by := wrong_answers(found[::2]))}
+    chosen = max(shallow, key=lambda step: shallow[step][EARLY].low or -1.0, default=None)
+    is_random = None if random is None else _random(answers[random][1::2], chance)
+    early = None if chosen is None else wrong_answers(misled[chosen][1::2]).get(EARLY)
+    page.keep("early_lines_on_the_other_half", early)
     begins = next((step for step, by in seen.items() if by["a digit"].estimate > 0.5), last)
     before = max((step for step in seen if step < begins), default=begins)
     right = where_wrong[last]["dereferencing"]
+    solved = surely_above(right, SOLVED)
     page.claim(
         *claim,
-        (bool(random and shallow) and random[0] < shallow[-1]) or None if right.estimate >= SOLVED else False,
-        f"random numbers at steps {random or 'none'} (digits at step {before}: {_short(seen[before]['a digit'])}, at "
-        f"{begins}: {_short(seen[begins]['a digit'])}, right {_short(seen[begins]['dereferencing'])}, drawn "
-        f"{_short(chance)}); early lines at {shallow or 'none'}; right in the end {right}",
+        False if solved is False else every([solved, is_random or None, surely_above(early, 0) or None]),
+        f"random numbers at step {random} (digits at step {before}: {_short(seen[before]['a digit'])}, at {begins}: "
+        f"{_short(seen[begins]['a digit'])}, right {_short(seen[begins]['dereferencing'])}, drawn {_short(chance)}); "
+        f"line 1 or 2 less line drawn, at step {chosen}: {early or 'no wrong answer'}; right in the end {right}",
         page.run.run_id,
         result.run_id,
     )
+
+
+def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: bool = True) -> bool:
+    """Whether answers are digits, and right no oftener than numbers drawn: surely, or as far as their rates say."""
+    if not answers:
+        return False
+    by = explained(answers)
+    digits, right = by["a digit"], by["dereferencing"]
+    if not sure:
+        return digits.estimate >= SOLVED and right.estimate <= chance.estimate + NOTHING
+    return bool(surely_above(digits, SOLVED) and surely_below(right, chance.estimate + NOTHING))
 
 
 def _explained_table(
@@ -459,11 +506,6 @@ def _explained_table(
     return shares, draws
 
 
-def _early(wrong: dict[str, Interval]) -> bool:
-    """Whether wrong answers are surely oftener of line 1 or 2 than the value of a line drawn at random."""
-    return (wrong["line 1 or 2"].low or 0) > wrong["line 1 or 2, line drawn"].estimate
-
-
 # ---------------------------------------------------------------------------------------------------- residual stream
 
 
@@ -478,43 +520,46 @@ def _residual_stream(page: Page) -> None:
         "information flows upwards; the top row is what the final norm reads.",
     )
     cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")
-    arrivals: dict[int, int] = {}
-    climbs: dict[int, bool] = {}
+    climbs: dict[int, bool | None] = {}
     moves: list[str] = []
     for hops, cell in cells.items():
         said = f"; accuracy on these pairs, before wrong ones are left out, {cell.accuracy}"
         mean = page.maps(hops, cell, said, success="success", normalized_logit_diff="normalized_logit_diff")
         _by_layer(page, mean, hops)
-        handed = mean.hand_overs()
-        for before, after, layer in handed:
-            page.run.log_metrics({f"hand_over_layer/hops_{hops}/{before}_to_{after}": layer})
-        path = ", ".join(f"{before} → {after} at {layer}" for before, after, layer in handed) or "none"
-        page.write(f"Hand-over layers: {path}.")
-        lines = [1, *(_line(after, hops) for _, after, _ in handed)]
-        climbs[hops] = sorted(lines) == lines and set(lines) == set(range(1, hops + 2))
-        path = ", ".join(f"{after} at {layer}" for _, after, layer in handed) or "none"
-        passed_over = [f"line {line} passed over" for line in range(1, hops + 1) if line not in lines]
-        moves.append(f"{_hops(hops)}: {', '.join([path, *passed_over])}")
-        if handed and handed[-1][1] == "final":
-            arrivals[hops] = handed[-1][2]
-    runs = [cell.run_id for cell in cells.values()]
+        page.write(f"Hand-overs: {'; '.join(map(str, mean.moves)).replace('->', '→') or 'none'}.")
+        if hops == 1:
+            continue  # from the root to the last token: both ends hold by construction, and there is no line between
+        lines = {1, *(_line(move.after, hops) for move in mean.moves)}
+        path = ", ".join(f"{move.after} at {move.layer}" for move in mean.moves) or "no hand-over"
+        quiet = [f"line {line} never leads" for line in range(2, hops + 1) if line not in lines]
+        moves.append(f"{_hops(hops)}: {', '.join([path, *quiet])}")
+        climbs[hops] = climbed(mean, hops)
     page.claim(
         "line_by_line",
         "The residual stream is an addressable memory: the value moves along the chain from line to line.",
-        "the target with the highest success rate moves, as layers go up, through every line of the chain in order "
-        "and on to the query line",
-        all(climbs.values()) if climbs else None,
+        "at each number of hops above 1 the value is handed over, as layers go up, from the root through every line of "
+        "the chain in order and on to the query line; it does not where it is handed over past a line at whose tokens "
+        f"success is surely below {LEADS:.0%} at every layer",
+        page.inside(climbs, 2),
         "; ".join(moves) or "no run",
-        *runs,
+        *(cell.run_id for cell in cells.values()),
     )
-    page.claim(
-        "deeper_is_later",
-        "Deeper chains are resolved at later layers.",
-        "the layer at which `final` takes over rises with every hop",
-        None if len(arrivals) < 2 else all(one < other for one, other in pairwise(arrivals.values())),
-        ", ".join(f"{_hops(hops)}: layer {layer}" for hops, layer in arrivals.items()) or "`final` never takes over",
-        *runs,
-    )
+
+
+def climbed(mean: MeanCausalMap, hops: int) -> bool | None:
+    """Whether the value moves through every line of the chain in order; None where that is not sure, or there is no
+    line between the root's and the query's."""
+    moves = [(_line(move.before, hops), _line(move.after, hops)) for move in mean.moves]
+    if hops == 1 or not moves or min(move.n for move in mean.moves) < SMALLEST:
+        return None
+    lines = [moves[0][0], *(after for _, after in moves)]
+    if sorted(lines) == lines and set(lines) == set(range(1, hops + 2)):
+        return True
+    for line in {line for before, after in moves for line in range(before + 1, after)} - {*lines}:
+        cells = [rate for curve in mean.curves if _line(curve.target, hops) == line for rate in curve.success]
+        if every(surely_below(rate, LEADS) for rate in cells):
+            return False
+    return None
 
 
 def _by_layer(page: Page, mean: MeanCausalMap, hops: int) -> None:
@@ -551,55 +596,62 @@ def _attention_heads(page: Page, model: LoadedModel) -> None:
     what = page.what
     page.write(
         "## Attention heads",
-        "One head's output at one target patched at a time, on the same pairs. Listed are the heads that move the "
-        f"value: those whose normalized logit difference lies above {MOVES} with its whole interval. Beside each, what "
-        "the target's tokens attend to through it in the original programs: the three roles with the largest shares.",
+        "One head's output at one target patched at a time, on the same pairs. Every other pair chooses the heads: "
+        f"those whose normalized logit difference lies above {MOVES} with its whole interval. On the rest they are "
+        "measured; listed are those that do so again, intervals corrected for the number chosen (Bonferroni). Beside "
+        "each, what the target's tokens attend to through it in these original programs: the three roles with the "
+        "largest shares.",
     )
     cells = page.patched(what.hops, "attention_heads", positions="targets")
-    most: dict[int, int] = {}  # hops -> the most heads that move the value at one target
+    every_head = model.n_layers * model.n_heads
+    verdicts: dict[int, bool | None] = {}
+    read: dict[int, bool | None] = {}
+    counts: list[str] = []
     previous: dict[str, Interval] = {}  # place -> share of attention that goes to the chain line before
     for hops, cell in cells.items():
-        mean = page.maps(hops, cell, heads="normalized_logit_diff")
-        moving = list(_moving(mean))
-        shares = _attention_of(page, model, cell, {head.target for head in moving})
-        strongest = {head.target: head for head in sorted(moving, key=lambda head: head.value.estimate)}
+        page.maps(hops, cell, heads="normalized_logit_diff")
+        found = moving_heads(page.store.load_run(cell.run_id).maps)
+        verdicts[hops] = found.specialized(every_head)
+        counts.append(f"{_hops(hops)}: {found.counted(every_head)}")
+        shares = _attention_of(page, model, cell, {head.target for head in found.moving})
         rows = []
-        for head in moving:
+        for head in found.moving:
             target, layer, number, value, success = head
             place = f"hops_{hops}/{target}/layer_{layer}_head_{number}"
             page.keep(f"head_normalized_logit_diff/{place}", value)
+            page.keep(f"head_success/{place}", success)
             own = {role: by[:, layer, number] for role, by in shares[target].items()}
             attended = {role: bootstrap_mean(share, is_rate=True) for role, share in own.items()}
             page.keep_all(f"attention_share/{place}", attended)
             top = sorted(attended, key=lambda role: -attended[role].estimate)[:3]
             at = ", ".join(f"{role} {_short(attended[role])}" for role in top)
             rows.append([target, layer, number, _short(success), value, at])
-            if _reads(target) and head == strongest[target]:
+            if (target, layer, number) in found.strongest:
                 before = [by for role, by in own.items() if role.startswith(f"ref_depth_{_line(target, hops) - 1}_")]
                 share = bootstrap_mean(np.sum(before, axis=0), is_rate=True)
                 page.keep(f"attention_to_previous_line/{place}", share)
                 previous[f"{_hops(hops)}, {target}, layer {layer}, head {number}"] = share
+                read[hops] = every([surely_above(share, 0.5), *([read[hops]] if hops in read else [])])
         header = ["target", "layer", "head", "success", "normalized logit difference", "attends to"]
         page.table([f"{_hops(hops)}: {header[0]}", *header[1:]], rows)
-        most[hops] = max(Counter(head.target for head in moving if _reads(head.target)).values(), default=0)
-    every = model.n_layers * model.n_heads
     runs = [cell.run_id for cell in cells.values()]
     page.claim(
         "specialized_heads",
         "Specialized attention heads route the value between token positions.",
-        "at each number of hops some head moves the value into a right-hand side from referential depth 2 on or "
-        f"into `final`, and none of these has more such heads than a quarter of the {every}",
-        all(0 < count <= every / 4 for count in most.values()) if most else None,
-        ", ".join(f"{_hops(hops)}: at most {count} of {every} at a target" for hops, count in most.items()) or "no run",
+        "at each number of hops some head surely moves the value into a right-hand side from referential depth 2 on "
+        f"or into `final`, and at none of these more than a quarter of the {every_head} may do so; it does not where "
+        "none can, or where more than a quarter surely do",
+        page.inside(verdicts),
+        "; ".join(counts) or "no run",
         *runs,
     )
     least = sorted(previous.items(), key=lambda item: item[1].estimate)[:2]
     page.claim(
         "heads_read_previous_line",
         "These heads look at the line of the chain before their own.",
-        "through the head that moves most there, the right-hand sides from referential depth 2 on, and `final`, "
-        "give at least half of their attention to the chain line before",
-        least[0][1].estimate >= 0.5 if least else None,
+        "through the head that moves most there (on the pairs that choose), the right-hand sides from referential "
+        "depth 2 on, and `final`, surely give at least half of their attention to the chain line before",
+        page.inside(read),
         f"least of {len(previous)} places, " + "; then ".join(f"at {place}: {share}" for place, share in least)
         if least
         else "no head moves the value there",
@@ -619,8 +671,79 @@ class Head(NamedTuple):
     success: Interval | None
 
 
-def _moving(mean: MeanCausalMap) -> Iterator[Head]:
-    """The heads that move the value."""
+@dataclass(frozen=True)
+class MovingHeads:
+    """The heads that move the value: chosen on the pairs of even number, measured on those of odd number."""
+
+    moving: list[Head]
+    """Of those chosen the ones that do so again; intervals hold for all chosen at once."""
+    chosen: int
+    strongest: set[tuple[str, int, int]]
+    """At each target that the value gets to, the one that moves most on the pairs that choose."""
+    surely: dict[str, int]
+    """Targets that the value gets to -> how many heads move it there."""
+    perhaps: dict[str, int]
+    """How many may: those whose interval on the measured pairs is not below ``MOVES``."""
+    n: int
+
+    def specialized(self, heads: int) -> bool | None:
+        """Whether some, and few, of a model's heads move the value: see the claim."""
+        if self.n < SMALLEST:
+            return None
+        if max(self.perhaps.values(), default=0) == 0 or max(self.surely.values(), default=0) > heads / 4:
+            return False
+        return True if any(self.surely.values()) and max(self.perhaps.values()) <= heads / 4 else None
+
+    def counted(self, heads: int) -> str:
+        surely, perhaps = (max(count.values(), default=0) for count in (self.surely, self.perhaps))
+        return f"at most {surely} of {heads} at a target surely, {perhaps} perhaps (n={self.n})"
+
+
+def moving_heads(maps: Iterable[CausalMap]) -> MovingHeads:
+    """Choose and measure the heads that move the value, from causal maps of single heads.
+
+    An effect that is no share of anything (:func:`ratio_of_means` gives None) may be above ``MOVES`` as well as below.
+    """
+    halves = MeanOverPairs(), MeanOverPairs()
+    smallest = 0.0
+    for number, causal_map in enumerate(maps):
+        halves[number % 2].add(causal_map)
+        smallest = causal_map.min_effect
+    if halves[1].n_pairs == 0:
+        return MovingHeads([], 0, set(), {}, {}, 0)
+    chosen, measured = (half.result() for half in halves)
+    found = list(_above_moves(chosen))
+    by_strength = sorted(found, key=lambda head: head.value.estimate)
+    strongest = {head.target: head for head in by_strength if _reads(head.target)}
+    moving = []
+    for head in found:
+        name = f"{head.target}/head_{head.head}"
+        _, behind = halves[1].behind(name, head.layer)
+        effects, wholes = (behind[part][:, None] for part in ("logit_diff", "whole_effect"))
+        [value] = ratio_of_means(effects, wholes, smallest, 1 - 0.05 / len(found))
+        if value is not None and value.low is not None and value.low > MOVES:
+            success = measured[name].success[measured.layers.index(head.layer)]
+            moving.append(head._replace(value=value, success=success))
+    targets = {curve.target.rpartition("/head_")[0] for curve in measured.curves}
+    surely = {target: sum(head.target == target for head in moving) for target in targets if _reads(target)}
+    perhaps = dict.fromkeys(surely, 0)
+    for curve in measured.curves:
+        target = curve.target.rpartition("/head_")[0]
+        if target in perhaps:
+            perhaps[target] += sum(map(_may_move, curve["normalized_logit_diff"]))
+    places = {(head.target, head.layer, head.head) for head in strongest.values()}
+    return MovingHeads(moving, len(found), places, surely, perhaps, measured.n_pairs)
+
+
+def _may_move(value: Interval | None) -> bool:
+    """No value, or no ends, can be anything; but zeros are: of cells whose effect is so by construction."""
+    if value is None or value.high is None:
+        return value is None or value.estimate != 0
+    return value.high >= MOVES
+
+
+def _above_moves(mean: MeanCausalMap) -> Iterator[Head]:
+    """The heads whose whole interval is above ``MOVES``."""
     for curve in mean.curves:
         target, _, head = curve.target.rpartition("/head_")
         by_layer = zip(mean.layers, curve["normalized_logit_diff"], curve.success, strict=True)
@@ -632,10 +755,10 @@ def _moving(mean: MeanCausalMap) -> Iterator[Head]:
 def _attention_of(
     page: Page, model: LoadedModel, cell: CellResult, targets: set[str]
 ) -> dict[str, dict[str, Float[np.ndarray, "pair layer head"]]]:
-    """Target -> role -> attention shares, of the original programs of a run's pairs."""
+    """Target -> role -> attention shares, of the original programs of the pairs on which heads are measured."""
     template = get_prompt(page.what.prompt_template)[1]
     found: dict[str, dict[str, list[np.ndarray]]] = {target: {} for target in targets}
-    for pair in page.store.load_run(cell.run_id).pairs:
+    for pair in page.store.load_run(cell.run_id).pairs[1::2]:
         program = analyze(model.tokenizer, pair.original, template)
         pattern = attention_pattern(model, torch.tensor(program.token_ids))
         for target in targets:
@@ -652,18 +775,25 @@ def _knockout(page: Page) -> None:
         "## Knockout",
         "Attention edges cut in all layers. Direct pointer: the query line's tokens cannot look at the root's value. "
         "Chain following: the query line cannot look at the chain's last line, nor any chain line at the one before "
-        "it. Beside each, as many random edges cut in the same pairs, and the paired difference with its exact McNemar "
-        "test.",
+        "it; then each of these alone. Beside each, random edges cut in the same pairs, and the paired difference with "
+        "its exact McNemar test.",
     )
-    cells = page.patched([hops for hops in page.what.hops if hops > 1], "attention_knockout")
-    rows, kept = [], {}
+    cells: dict[int, CellResult] = {}
+    for hops in (hops for hops in page.what.hops if hops > 1):
+        cells |= page.patched([hops], "attention_knockout", positions=[*HYPOTHESES, *_steps(hops)])
+    rows: list[list[object]] = []
+    kept: dict[str, dict[int, tuple[Interval, Interval]]] = {}
+    single: dict[int, dict[str, tuple[Interval, Interval]]] = {}
     for hops, cell in cells.items():
-        mean = _of(cell)
+        mean, steps = _of(cell), _steps(hops)
         for name, [compared, *_] in mean.against_random.items():
             own, random = (mean[target]["answer_kept"][0] for target in (name, name + RANDOM))
+            assert own is not None
+            label = steps.get(name, name.replace("_", " "))
             test = [compared.difference, f"{compared.p_value:.2g}", f"`{cell.run_id}`"]
-            rows.append([hops, name.replace("_", " "), own, random, *test])
-            kept.setdefault(name, {})[hops] = (own, compared.difference)
+            rows.append([hops, label, own, random, *test])
+            into = single.setdefault(hops, {}) if name in steps else kept.setdefault(name, {})
+            into[label if name in steps else hops] = (own, compared.difference)  # type: ignore[index]
     page.table(["hops", "cut", "answer kept", "with random edges cut", "difference", "p", "run"], rows)
     for hops, cell in cells.items():
         page.picture(f"knockout_{hops}_hops", charts.knockout_chart(_of(cell)), f"knockout, {_hops(hops)}")
@@ -674,17 +804,33 @@ def _knockout(page: Page) -> None:
     page.claim(
         "chain_following_needed",
         "The answer is found by following the chain line by line.",
-        "with those edges cut the answer is kept in less than half of the pairs, and in fewer than with random "
-        "edges cut (whole interval of the difference below 0)",
-        most and all(own.estimate < 0.5 and (diff.high or 0) < 0 for own, diff in lost.values()),
+        "with those edges cut the answer is kept surely in less than half of the pairs, and surely in fewer than with "
+        "random edges cut",
+        page.inside(
+            {hops: every([surely_below(own, 0.5), surely_below(diff, 0)]) for hops, (own, diff) in lost.items()}, 2
+        ),
         f"kept most, at {_hops(most[0])}: {most[1][0]}; difference {most[1][1]}" if most else "no run",
+        *runs,
+    )
+    weakest = [
+        (diff.estimate, f"{_hops(hops)}, {label}: {own}, difference {diff}")
+        for hops, by in single.items()
+        for label, (own, diff) in by.items()
+    ]
+    page.claim(
+        "every_line_read",
+        "Each line of the chain reads the one before it (ours, not the paper's: the claim before, edge by edge).",
+        "with one line's edges to the one before it cut, and no others, the answer is kept surely in fewer pairs than "
+        f"with random edges cut; it does not where the difference is surely smaller than {NOTHING:.0%}",
+        page.inside({hops: every(_needed(diff) for _, diff in by.values()) for hops, by in single.items()}, 2),
+        "matters least: " + max(weakest)[1] if weakest else "no run",
         *runs,
     )
     page.claim(
         "no_direct_pointer",
         "The query does not point straight at the root's value.",
-        "with those edges cut the answer is kept in 90% of the pairs or more",
-        least and least[1][0].estimate >= 0.9,
+        "with those edges cut the answer is kept surely in 90% of the pairs or more",
+        page.inside({hops: surely_above(own, 0.9) for hops, (own, _) in direct.items()}, 2),
         f"kept least, at {_hops(least[0])}: {least[1][0]}; difference {least[1][1]}" if least else "no run",
         *runs,
     )
@@ -695,15 +841,14 @@ def _knockout(page: Page) -> None:
     )
     wrong = {hops: wrong_answers(_cut(page.store.load_run(cell.run_id))) for hops, cell in cells.items()}
     _wrong_table(page, "hops", wrong)
-    told = [by for by in wrong.values() if by]
     page.claim(
         "heuristic_kept",
         "The early-line heuristic stays beneath the final mechanism, as what it falls back on.",
         "with the chain-following edges cut, wrong answers at each number of hops are surely oftener of line 1 or 2 "
         "than the value of a line drawn (chosen after such runs were seen; not tested: whether random cuts do so too)",
-        (all(map(_early, told)) or None) if told else None,
+        page.inside({hops: surely_above(by.get(EARLY), 0) for hops, by in wrong.items()}, 2),
         "; ".join(
-            f"{_hops(hops)}: {by['line 1 or 2']}, line drawn {_short(by['line 1 or 2, line drawn'])}"
+            f"{_hops(hops)}: {by['line 1 or 2']}, less line drawn {_short(by[EARLY])}"
             for hops, by in wrong.items()
             if by
         )
@@ -711,6 +856,19 @@ def _knockout(page: Page) -> None:
         page.run.run_id,
         *runs,
     )
+
+
+def _steps(hops: int) -> dict[str, str]:
+    """The edges of chain following one line at a time: hypothesis -> what it cuts, in words."""
+    steps = {f"{QUERY_LINE}->ref_depth_{hops}_line": f"query → line {hops}"}
+    for line in range(hops, 1, -1):
+        steps[f"ref_depth_{line}_line->ref_depth_{line - 1}_line"] = f"line {line} → line {line - 1}"
+    return steps
+
+
+def _needed(difference: Interval) -> bool | None:
+    """Whether cutting surely costs answers (True), or surely next to none (False)."""
+    return False if surely_above(difference, -NOTHING) else surely_below(difference, 0) or None
 
 
 def _cut(run: LoggedRun) -> Iterator[tuple[int | None, str]]:
@@ -726,9 +884,17 @@ def _cut(run: LoggedRun) -> Iterator[tuple[int | None, str]]:
 
 
 def _claims(page: Page) -> None:
-    page.write("## The paper's claims on this model")
+    page.write(
+        "## The paper's claims on this model",
+        "A number is *surely* above or below another where its whole interval is, and it is of "
+        f"{SMALLEST} programs or pairs or more. A claim *holds* where its criterion is surely met, *does not* where it "
+        "is surely not, and is *undecided* else: on more pairs it may be decided. Claims of what goes on inside are "
+        f"decided where the model surely answers more than {ANSWERS:.0%} of the pairs: the right answers of another "
+        "are luck, and what moves them is no mechanism. Whatever is chosen (heads, checkpoints, hand-overs) is chosen "
+        "on one half of the pairs or programs and measured on the other.",
+    )
     page.table(
-        ["claim", "what counts as holding", "on this model", "its number", "runs"],
+        ["claim", "what counts as holding", "on this model it", "its number", "runs"],
         [
             [c.text, c.criterion, f"**{c.verdict}**", c.number, " ".join(f"`{run[:8]}`" for run in c.runs)]
             for c in page.claims

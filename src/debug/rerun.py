@@ -188,7 +188,16 @@ def _repeat_causal(
         programs = [_given(record) for record in cell.sample_records()]
         wanted = config["wanted"]
     runner = CausalExperimentRunner(cell.store.uri, batch_tokens=config["batch_tokens"], **where)
-    result = runner.run_plan(model, programs, plan, name=cell.experiment, wanted=wanted, params=params, tags=tags)
+    result = runner.run_plan(
+        model,
+        programs,
+        plan,
+        name=cell.experiment,
+        wanted=wanted,
+        params=params,
+        tags=tags,
+        reference=cell.reference if plan.needs_reference else None,
+    )
     return result.cells[0].run_id
 
 

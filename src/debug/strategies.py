@@ -16,6 +16,8 @@ from debug.statistics import Interval, bootstrap_mean, wilson
 
 SHALLOW = ("line 1 or 2", "largest chain")
 """The heuristics that a transformer in training may take for the rule."""
+EARLY = "line 1 or 2, less line drawn"
+"""Of wrong answers: how much oftener they are of line 1 or 2 than the value of a line drawn, answer by answer."""
 
 
 def explanations(program: str) -> dict[str, set[int]]:
@@ -75,7 +77,11 @@ def wrong_answers(answers: Iterable[tuple[int | None, str]]) -> dict[str, Interv
             columns.setdefault(name, []).append(answer in found)
             columns.setdefault(f"{name}, number drawn", []).append(len(found) / len(others))
             columns.setdefault(f"{name}, line drawn", []).append(sum(value in found for value in values) / len(values))
-    return {
+    found = {
         name: wilson(int(sum(column)), len(column)) if name in SHALLOW else bootstrap_mean(column, is_rate=True)
         for name, column in columns.items()
     }
+    if found:
+        line_drawn = np.subtract(columns["line 1 or 2"], columns["line 1 or 2, line drawn"])
+        found[EARLY] = bootstrap_mean(line_drawn)
+    return found

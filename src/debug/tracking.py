@@ -1077,6 +1077,20 @@ class LoggedRun:
                 raise self._broken("samples.jsonl", f"line {number} has no program to patch: {error}") from error
         return pairs
 
+    @property
+    def reference(self) -> list[str]:
+        """The programs that a mean was over, or partners were drawn from; those of its pairs where it had no such set.
+
+        Raises:
+            TrackingError: the file of them is not what it should be.
+        """
+        if "reference.json" not in self.artifacts():
+            return [pair.original.text for pair in self.pairs]
+        programs = self._json_object("reference.json").get("programs")
+        if not isinstance(programs, list) or not all(isinstance(text, str) for text in programs):
+            raise self._broken("reference.json", f"field 'programs' is {programs!r:.80}; expected a list of texts")
+        return programs
+
     @cached_property
     def maps(self) -> Sequence[CausalMap]:
         """The causal maps, one a pair. Lazy: one shard is in memory at a time; ``len`` reads the headers."""
