@@ -196,9 +196,10 @@ def test_intervals_of_other_means_hold_the_truth(name):
         assert 0.925 < coverage.of_means(coverage.MEANS[name], n, SAMPLES) < 0.98
 
 
-def test_intervals_of_ratios_of_means_hold_the_truth():
-    for n in FEW:
-        assert 0.93 < coverage.of_ratios(n, 1000) < 0.975
+@pytest.mark.parametrize("share", [None, 0.3, 0.5])
+def test_intervals_of_shares_of_the_whole_effect_hold_the_truth(share):
+    for n in FEW + MANY:
+        assert 0.91 < coverage.of_effects(n, share, SAMPLES) < 0.98
 
 
 def test_wilson_intervals_hold_the_truth_as_far_as_counts_permit():
@@ -256,7 +257,8 @@ def test_weights_move_the_mean_and_its_interval():
     assert uneven.high - uneven.low > 2 * (even.high - even.low)
 
 
-def test_with_denominators_as_weights_the_mean_of_ratios_is_the_ratio_of_means():
+def test_a_weighted_mean_is_as_uncertain_as_the_jackknife_has_it():
+    """With denominators as weights the mean of ratios is the ratio of means."""
     rng = np.random.default_rng(0)
     numerator, denominator = rng.normal(1, 1, 50), rng.normal(2, 1, 50)
     found = bootstrap_mean(numerator / denominator, weights=denominator)

@@ -1,6 +1,6 @@
 """What explains an answer, and what chance would explain: counted by hand on small programs."""
 
-from debug.strategies import SHALLOW, drawn, explained, explanations, wrong_answers
+from debug.strategies import EARLY, SHALLOW, drawn, explained, explanations, wrong_answers
 
 # the value of the queried chain, 1, stands on line 1, and most lines lead to it
 SHALLOW_IS_RIGHT = "a = 1\nb = 2\nc = 3\nd = a\ne = a\n#e: "
@@ -18,6 +18,7 @@ def test_chance_of_a_wrong_answer_leaves_the_right_one_out_of_the_draw_and_of_wh
         "largest chain": 0,
         "largest chain, number drawn": 0,
         "largest chain, line drawn": 0,
+        EARLY: 1 / 2,
     }
     found = {name: value.estimate for name, value in wrong_answers([(2, DEEP), (1, DEEP)]).items()}
     assert found["line 1 or 2, number drawn"] == found["line 1 or 2, line drawn"] == 1  # of 1 and 2
@@ -43,3 +44,9 @@ def test_chance_of_any_answer_keeps_the_right_one():
     assert [by[name].estimate for name in SHALLOW] == [2 / 3, 1 / 3]
     assert by["dereferencing"].estimate == 1 / 3
     assert explained([(3, DEEP), (1, DEEP)])["dereferencing"].estimate == 1 / 2
+
+
+def test_the_excess_over_a_line_drawn_has_an_interval_also_where_it_is_the_same_in_all_answers():
+    early = wrong_answers([(2, SHALLOW_IS_RIGHT)] * 10)[EARLY]
+    assert (early.estimate, early.n) == (1 / 2, 10)
+    assert -1 < early.low < early.estimate < early.high < 1
