@@ -252,6 +252,9 @@ def test_weights_move_the_mean_and_its_interval():
     for options in ({"is_rate": True}, {}):
         even, uneven = (bootstrap_mean(values, weights=w, **options) for w in ([1] * 11, [1] * 5 + [500] + [1] * 5))
         assert even.estimate == pytest.approx(uneven.estimate)
+    for same in ([1.0] * 11, [0.4] * 11):
+        even, uneven = (bootstrap_mean(same, is_rate=True, weights=w) for w in ([1] * 11, [500] + [1] * 10))
+        assert uneven.high - uneven.low > 2 * (even.high - even.low)
     even, uneven = (bootstrap_mean(values, is_rate=True, weights=w) for w in ([1] * 11, [500] + [1] * 10))
     assert uneven.estimate < 0.31
     assert uneven.high - uneven.low > 2 * (even.high - even.low)
