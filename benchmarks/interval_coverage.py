@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
+from debug.causal_map import ratio_of_means
 from debug.statistics import Interval, _paired, bootstrap_means, mcnemar, rate_until, wilson
 
 SIZES = (10, 20, 50, 200)
@@ -115,22 +116,22 @@ MEANS: dict[str, Draw] = {
     **{f"near 0 or 1, noise 0.3, share {p}": near_two_points(p, 0.3) for p in (0.03, 0.1, 0.3, 0.5)},
     **{f"near 0 or 1, noise 0.05, share {p}": near_two_points(p, 0.05) for p in (0.3, 0.5)},
 }
-"""Values without bounds whose means the intervals can hold."""
+"""Values without bounds whose means the intervals hold."""
 RARE: dict[str, Draw] = {f"near 0 or 1, noise 0.05, share {p}": near_two_points(p, 0.05) for p in (0.03, 0.1)} | {
     "log-normal, skewness 6.2": lambda rng, n, samples: (rng.lognormal(0, 1, (n, samples)), np.exp(0.5))
 }
 """What no interval can know: samples that lack the rare values do not differ from those of a world without them."""
 
 
-def of_ratios(n: int, samples: int = SAMPLES) -> float:
-    """Ratio of means: the mean of ratios with the denominators as weights."""
-    rng, kept = np.random.default_rng([1, n]), 0
-    for _ in range(samples):
-        denominator = rng.gamma(4, 1, n)
-        ratio = 0.6 + rng.standard_normal(n) / denominator
-        [found] = bootstrap_means(ratio[:, None], weights=denominator)
-        kept += holds(found, 0.6)
-    return kept / samples
+def of_effects(n: int, share: float | None = None, samples: int = SAMPLES) -> float:
+    """Normalized logit differences: Fieller's interval of the mean effect over the mean whole effect. Of each pair the
+    patch brings 0.6 of it, or all of it in a ``share`` of pairs."""
+    rng = np.random.default_rng([1, n])
+    whole = rng.gamma(9, 1, (n, samples))
+    works = np.full((n, samples), 0.6) if share is None else rng.random((n, samples)) < share
+    effect = works * whole + rng.standard_normal((n, samples))
+    truth = 0.6 if share is None else share
+    return float(np.mean([found is not None and holds(found, truth) for found in ratio_of_means(effect, whole, 0.0)]))
 
 
 def of_weighted(n: int, share: float, samples: int = SAMPLES) -> float:
@@ -184,7 +185,10 @@ def table(samples: int) -> Iterator[str]:
         )
     for name, draw in (MEANS | RARE).items():
         yield row(f"mean: {name}", lambda n, draw=draw: [of_means(draw, n, samples)])
-    yield row("ratio of means", lambda n: [of_ratios(n, samples)])
+    yield row("share of the whole effect, 0.6 of each pair's", lambda n: [of_effects(n, None, samples)])
+    for share in (0.03, 0.1, 0.3, 0.5):
+        name = f"share of the whole effect, all of it in {share} of pairs"
+        yield row(name, lambda n, s=share: [of_effects(n, s, samples)])
     for first in (0.5, 0.75, 1):
         yield row(
             f"paired difference, {first:.0%} of those apart for the first",

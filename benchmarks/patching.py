@@ -49,6 +49,7 @@ from debug.counterfactual import make_pair
 from debug.engine import default_batch_tokens
 from debug.models import LoadedModel
 from debug.programs import ProgramPair
+from debug.statistics import bootstrap_mean
 from debug.token_analyzer import TokenizedPair, analyze_pair
 
 CACHE = Path(__file__).parent.parent / "build" / "benchmarks"
@@ -373,10 +374,12 @@ def residual_stream(report: Report, workload: Workload, sections: set[str], lens
         difference = max(np.abs(ours[cell] - z).max() for cell, z in zip(cells, sample.logits, strict=True))
         if not difference <= AGREEMENT:
             raise RuntimeError(f"{section}: its logits are {difference:.3g} away from the engine's on the same cells")
-        mean, error = np.mean(sample.seconds), np.std(sample.seconds, ddof=1) / len(cells) ** 0.5
-        low, ratio, high = ((mean + z * error) * len(every) / grid.typical for z in (-1.96, 0, 1.96))
+        mean = bootstrap_mean(sample.seconds)
+        low, ratio, high = (
+            (np.nan if end is None else end) * len(every) / grid.typical for end in (mean.low, mean.estimate, mean.high)
+        )
         how = (
-            f"95% interval {low:.4g} to {high:.4g}; {mean:.3f} s a cell (mean of {len(cells)} random cells, "
+            f"95% interval {low:.4g} to {high:.4g}; {mean.estimate:.3f} s a cell (mean of {len(cells)} random cells, "
             f"{min(sample.seconds):.3f} to {max(sample.seconds):.3f}) x {len(every)} cells, over {grid.typical:.3g} s; "
             f"logits differ by at most {difference:.1g}; {sample.name}"
         )

@@ -1,11 +1,13 @@
 """Robust seeds: only seeds that every model answers, on both programs, and an end to every search."""
 
+import numpy as np
 import pytest
 
 import families
-from debug import ExperimentRunner, models
+from debug import ExperimentRunner, models, robust_seeds
 from debug.counterfactual import make_pair
 from debug.generators import generate, make_variable_binding_program
+from debug.programs import Program
 from debug.robust_seeds import RobustSearch, find_robust_seeds
 from debug.runner import NothingScored
 from debug.tracking import Store
@@ -115,3 +117,83 @@ def test_programs_that_cannot_be_asked_are_errors_not_failures(uri):
         )
     with pytest.raises(ValueError, match="max_tried is 0"):
         RobustSearch(["tiny"], max_tried=0)
+
+
+@pytest.mark.parametrize("right", [(True, False), (False, True)])
+@pytest.mark.parametrize("all_incorrect", [False, True])
+def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkeypatch, right, all_incorrect):
+    """A model that answers originals alone, or counterfactuals alone, has no robust seed of either kind."""
+
+    class Half:
+        id, backend, dtype, device = "half", "transformers", "float32", "cpu"
+
+        def generate(self, programs, **_):
+            for place, program in enumerate(programs):
+                answer = Program.parse(program).answer
+                yield place, models.Completion(str(answer if right[place % 2] else (answer + 1) % 10))
+
+    runner = ExperimentRunner(uri)
+    monkeypatch.setattr(runner, "load", lambda _: Half())
+    monkeypatch.setattr(models, "locate", lambda _: ("half", {}))
+    monkeypatch.setattr("debug.robust_seeds.given", lambda model, template, programs: programs)
+    search = RobustSearch(["half"], [2], [5], count=2, max_tried=20, all_incorrect=all_incorrect)
+    [found] = find_robust_seeds(search, runner)
+    assert (found.seeds, found.tried) == ([], 20)
+    rows = list(Store(uri).load_run(found.run_id).sample_records())
+    assert {(row["correct"], row["correct_counterfactual"]) for row in rows} == {right}
+    assert {row["failed_at"] for row in rows} == {"half"}
+    assert found.rate.estimate == 0
+
+
+class Cell:
+    """In the place of a run: keeps the metrics."""
+
+    name, run_id = "cell", "0"
+
+    def append_jsonl(self, name, records): ...
+
+    def log_json(self, name, content): ...
+
+    def log_metrics(self, metrics):
+        self.metrics = metrics
+
+
+def searched(monkeypatch, robust, count, batch_size, max_tried, errors=()):
+    """The metrics of a search in which it is given, by seed, which programs are robust, and which cannot be asked."""
+
+    def ask(search, loaded, batch, template, batch_size):
+        return [
+            {"seed": seed, "error": "none" if seed in errors else None, "robust": bool(robust[seed])} for seed in batch
+        ]
+
+    monkeypatch.setattr(robust_seeds, "_pairs", lambda *_: iter(range(len(robust))))
+    monkeypatch.setattr(robust_seeds, "_ask", ask)
+    cell = Cell()
+    search = RobustSearch(["heuristic:any-number"], [3], [5], count=count, max_tried=max_tried)
+    found = robust_seeds._search_cell(search, [], 3, 5, batch_size, cell)
+    assert found.seeds == np.flatnonzero(robust)[: len(found.seeds)].tolist()
+    return cell.metrics
+
+
+@pytest.mark.parametrize(("count", "max_tried"), [(1, 200), (5, 200), (5, 12)])
+def test_the_robust_rate_is_right_on_average_and_the_same_for_every_batch_size(monkeypatch, count, max_tried):
+    """Found over tried read 0.52 for 0.30 where one seed was looked for, one program at a time."""
+    rng = np.random.default_rng(0)
+    rates, held = [], []
+    for _ in range(1500 if count == 1 else 800):
+        robust = rng.random(200) < 0.3
+        metrics = [searched(monkeypatch, robust, count, size, max_tried) for size in (1, 8, 64)]
+        names = ("robust_rate", "robust_rate_ci_low", "robust_rate_ci_high", "robust_rate_n", "seeds_found")
+        assert len({tuple(each[name] for name in names) for each in metrics}) == 1
+        rates.append(metrics[0]["robust_rate"])
+        held.append(metrics[0]["robust_rate_ci_low"] <= 0.3 <= metrics[0]["robust_rate_ci_high"])
+    assert np.mean(rates) == pytest.approx(0.3, abs=3 * np.std(rates) / len(rates) ** 0.5)
+    assert np.mean(held) > 0.94
+
+
+def test_programs_that_could_not_be_asked_are_no_trials(monkeypatch):
+    robust = np.array([False, True, False, True, True, True])
+    metrics = searched(monkeypatch, robust, 3, 2, 100, errors={0, 2})
+    assert (metrics["robust_rate"], metrics["robust_rate_n"], metrics["num_errors"]) == (1.0, 3, 2)
+    assert metrics["num_samples"] == 4  # one more was asked, in the batch of the last that was wanted
+    assert "robust_rate" not in searched(monkeypatch, np.zeros(3, bool), 1, 8, 100, errors={0, 1, 2})

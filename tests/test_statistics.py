@@ -196,9 +196,10 @@ def test_intervals_of_other_means_hold_the_truth(name):
         assert 0.925 < coverage.of_means(coverage.MEANS[name], n, SAMPLES) < 0.98
 
 
-def test_intervals_of_ratios_of_means_hold_the_truth():
-    for n in FEW:
-        assert 0.93 < coverage.of_ratios(n, 1000) < 0.975
+@pytest.mark.parametrize("share", [None, 0.3, 0.5])
+def test_intervals_of_shares_of_the_whole_effect_hold_the_truth(share):
+    for n in FEW + MANY:
+        assert 0.91 < coverage.of_effects(n, share, SAMPLES) < 0.98
 
 
 def test_wilson_intervals_hold_the_truth_as_far_as_counts_permit():
@@ -251,12 +252,16 @@ def test_weights_move_the_mean_and_its_interval():
     for options in ({"is_rate": True}, {}):
         even, uneven = (bootstrap_mean(values, weights=w, **options) for w in ([1] * 11, [1] * 5 + [500] + [1] * 5))
         assert even.estimate == pytest.approx(uneven.estimate)
+    for same in ([1.0] * 11, [0.4] * 11):
+        even, uneven = (bootstrap_mean(same, is_rate=True, weights=w) for w in ([1] * 11, [500] + [1] * 10))
+        assert uneven.high - uneven.low > 2 * (even.high - even.low)
     even, uneven = (bootstrap_mean(values, is_rate=True, weights=w) for w in ([1] * 11, [500] + [1] * 10))
     assert uneven.estimate < 0.31
     assert uneven.high - uneven.low > 2 * (even.high - even.low)
 
 
-def test_with_denominators_as_weights_the_mean_of_ratios_is_the_ratio_of_means():
+def test_a_weighted_mean_is_as_uncertain_as_the_jackknife_has_it():
+    """With denominators as weights the mean of ratios is the ratio of means."""
     rng = np.random.default_rng(0)
     numerator, denominator = rng.normal(1, 1, 50), rng.normal(2, 1, 50)
     found = bootstrap_mean(numerator / denominator, weights=denominator)
@@ -328,7 +333,7 @@ def printed(comparison):
     return low, high, p, adjusted and float(adjusted[1]), re.search(r"too few for p < 0.05( after)?", text)
 
 
-@pytest.mark.parametrize("n", [*range(1, 16), 33, 60])
+@pytest.mark.parametrize("n", [*range(2, 16), 33, 60])
 def test_an_interval_leaves_out_zero_exactly_where_p_is_below_5_percent(n):
     """Today's bootstrap said [-45, -10] beside p = 0.062."""
     for only_first in range(n + 1):
@@ -340,7 +345,7 @@ def test_an_interval_leaves_out_zero_exactly_where_p_is_below_5_percent(n):
             assert (p, interval.low) == (p_mirrored, pytest.approx(-mirrored.high))
 
 
-@given(st.integers(0, 400), st.integers(0, 400), st.integers(1, 3000))
+@given(st.integers(0, 400), st.integers(0, 400), st.integers(2, 3000))
 def test_an_interval_leaves_out_zero_exactly_where_p_is_below_5_percent_of_many(only_first, only_second, others):
     interval, p = _paired(only_first, only_second, only_first + only_second + others)
     assert leaves_out_zero(interval) == (p < 0.05)
@@ -352,7 +357,7 @@ counts = st.tuples(st.integers(0, 25), st.integers(0, 25), st.integers(0, 400))
 @given(st.lists(counts, min_size=1, max_size=12))
 def test_no_line_contradicts_itself(several):
     """Today: "p = 0.047 (Holm); 7 of 40 programs tell them apart, too few for p < 0.05"."""
-    alone = [mcnemar(*answers(both + 1, b, c, 0)) for b, c, both in several]
+    alone = [mcnemar(*answers(both + 2, b, c, 0)) for b, c, both in several]
     for comparison in (*alone, *holm(alone)):
         low, high, p, adjusted, remark = printed(comparison)
         assert (low > 0 or high < 0) == (p < 0.05) == (comparison.p_value < 0.05)
@@ -365,17 +370,22 @@ def test_no_line_contradicts_itself(several):
 
 @given(st.lists(counts, min_size=1, max_size=6))
 def test_the_remark_is_there_exactly_where_no_outcome_of_these_programs_would_do(several):
-    alone = [mcnemar(*answers(both + 1, b, c, 0)) for b, c, both in several]
+    alone = [mcnemar(*answers(both + 2, b, c, 0)) for b, c, both in several]
     for index, comparison in enumerate(holm(alone)):
         apart = comparison.told_apart
         best = list(alone)
-        best[index] = mcnemar(*answers(several[index][2] + 1, apart, 0, 0))
+        best[index] = mcnemar(*answers(several[index][2] + 2, apart, 0, 0))
         assert (comparison.warning is None) == (holm(best)[index].p_adjusted < 0.05)
         if comparison.warning:
             needed = int(re.search(r"(\d+) are needed", comparison.warning)[1])
             for more in (needed - 1, needed):
-                best[index] = mcnemar(*answers(several[index][2] + 1, more, 0, 0))
+                best[index] = mcnemar(*answers(several[index][2] + 2, more, 0, 0))
                 assert (holm(best)[index].p_adjusted < 0.05) == (more == needed)
+
+
+def test_a_single_program_or_seed_gives_no_interval():
+    assert str(mcnemar([True], [False])).startswith("100.0% no interval (n=1), 1 : 0, p = 1; 1 of 1 programs")
+    assert mcnemar([True, True], [False, False], seeds=[3, 3]).difference == Interval(1.0, None, None, 1, True)
 
 
 def test_a_line_with_holms_correction_says_which_p_the_interval_is_of():

@@ -188,7 +188,9 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
         .encode(y=alt.Y("ci_low:Q", **shared), y2="ci_high:Q")
     )
     chart = alt.layer(intervals, points).properties(width=alt.Step(26), height=64)
-    title = f"difference of accuracies on the same programs (first − second), 95% intervals{_programs(frame)}"
+    title = (
+        f"difference of accuracies on the same programs (first − second), 95% intervals of each alone{_programs(frame)}"
+    )
     return chart.facet(
         column=alt.Column("hops:N").title(None),
         row=alt.Row("pair:N", sort=pairs, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=0)).title(None),

@@ -687,7 +687,8 @@ def _score(records: list[dict[str, Any]], seconds: float) -> dict[str, float | N
     for name in ("answer_probability", "answer_rank"):
         values = [record[name] for record in read if name in record]
         if values:
-            metrics |= _with_ends(name, bootstrap_mean(values))
+            bounds = (0.0, 1.0) if name == "answer_probability" else None
+            metrics |= _with_ends(name, bootstrap_mean(values, bounds=bounds))
     return metrics | {
         "num_samples": len(read),
         "num_errors": len(records) - len(read),

@@ -83,5 +83,5 @@ def wrong_answers(answers: Iterable[tuple[int | None, str]]) -> dict[str, Interv
     }
     if found:
         line_drawn = np.subtract(columns["line 1 or 2"], columns["line 1 or 2, line drawn"])
-        found[EARLY] = bootstrap_mean(line_drawn)
+        found[EARLY] = bootstrap_mean(line_drawn, bounds=(-1, 1))
     return found
