@@ -149,6 +149,12 @@ def what_made_it(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str
     return {name: known[name] for name in names}
 
 
+def of_code() -> dict[str, str | None]:
+    """The part of :func:`what_made_it` that is this process's, whatever it loads."""
+    made = what_made_it({}, of_process())
+    return {name: value for name, value in made.items() if name not in (*ENVIRONMENT, *_OF_MODEL)}
+
+
 def differences(one: Mapping[str, str | None], other: Mapping[str, str | None]) -> dict[str, tuple[str | None, ...]]:
     """Name -> what it was in one environment and in the other, for all that differ."""
     names = [*one, *(name for name in other if name not in one)]
