@@ -384,17 +384,17 @@ class ExperimentRunner:
         to come. Raises StillRunning and StudyDiffers where it may not."""
         if study.owner is not None and not take_over:
             raise tracking.StillRunning(
-                f"study {study.run_id} of experiment {study.experiment!r} is being carried out: {study.owner}. Wait for "
-                "it, or stop it; --fresh (resume=False) starts another one, --take-over (take_over=True) goes on with "
-                "it all the same, and that process stops at its next cell"
+                f"study {study.run_id} of experiment {study.experiment!r} is being carried out: {study.owner}. Wait "
+                "for it, or stop it; --fresh (resume=False) starts another one, --take-over (take_over=True) goes on "
+                "with it all the same, and that process stops at its next cell"
             )
         cells = [cell for cell in study.children if cell.status == "FINISHED"]
         finished = {cell.tags[tracking.PLACE]: cell for cell in cells if tracking.PLACE in cell.tags}
         mixed = self._differences(plan, finished, no_cache)
         if mixed and not mix:
             raise StudyDiffers(
-                f"the {len(finished)} finished cells of study {study.run_id} were made otherwise: {'; '.join(mixed)}. Go "
-                "back to what made them, start anew with --fresh (resume=False), or go on all the same with --mix "
+                f"the {len(finished)} finished cells of study {study.run_id} were made otherwise: {'; '.join(mixed)}. "
+                "Go back to what made them, start anew with --fresh (resume=False), or go on all the same with --mix "
                 "(mix=True), which tags the study and its new cells"
             )
         logger.info(
@@ -409,7 +409,7 @@ class ExperimentRunner:
         no_cache: bool,
     ) -> list[str]:
         """In what the finished cells differ from those to come, in words: code and libraries, and of each model that
-        has cells of both kinds its weights, tokenizer, dtype and device. What a cell did not record is no difference."""
+        has cells of both kinds its weights, tokenizer, dtype and device. What a cell did not record does not differ."""
         places: dict[str, list[str]] = {}
         for c, model_id, cell in plan:
             places.setdefault(model_id, []).append(_place(c, model_id, cell))
