@@ -158,7 +158,7 @@ _RATES = (
 
 
 def _measured(asked: Mapping[str, Any], old: LoggedRun, new: LoggedRun, pairs: Sequence[int] | None) -> list[str]:
-    """What was changed, and each number before and after: of the same pairs, where the repetition is limited to some."""
+    """What was changed, and each number before and after: of the same pairs where the repetition is limited to some."""
     lines = []
     for name, value in asked.items():
         was = old.params.get({"program_generator": "generator"}.get(name, name))
@@ -166,6 +166,7 @@ def _measured(asked: Mapping[str, Any], old: LoggedRun, new: LoggedRun, pairs: S
     then, now = old.metrics, new.metrics
     if pairs is not None:
         then = _metrics_of(old, pairs)
+        now = {name: value for name, value in now.items() if name in then or name not in old.metrics}
     names = [name for rate in _RATES for name in sorted({*then, *now}) if name == rate or name.startswith(f"{rate}/")]
     names = [name for name in names if not name.endswith(("_ci_low", "_ci_high")) and "_by_layer/" not in name]
     # By target only where there is no number over all of them: what a knockout cut.
