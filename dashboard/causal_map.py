@@ -81,7 +81,8 @@ def page() -> None:
 
 def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
     """Component -> run id, of the same model on programs of the same shape: the newest, and of its own this one."""
-    same = [pl.col(f"params.{name}").eq_missing(row[f"params.{name}"]) for name in ("model", "hops", "seq_len")]
+    names = ("params.model", "params.hops", "params.seq_len", "weights_digest")
+    same = [pl.col(name).eq_missing(row[name]) for name in names]
     there = runs.filter(CAUSAL, *same).unique("params.intervention_type", keep="first", maintain_order=True)
     found = dict(there.select("params.intervention_type", "run_id").iter_rows())
     return found | {row["params.intervention_type"]: row["run_id"]}

@@ -91,7 +91,7 @@ def newest_study(runs: pl.DataFrame) -> list[str]:
 def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
     """A row a run that has the measure: its coordinates as text, value, interval, n."""
     n = "metrics.num_samples" if measure == "accuracy" else "metrics.pairs_used"
-    return chosen.filter(pl.col(f"metrics.{measure}").is_not_null()).select(
+    frame = chosen.filter(pl.col(f"metrics.{measure}").is_not_null()).select(
         "run_id",
         pl.coalesce("params.label", "params.model", pl.lit("(no model)")).alias("model"),
         pl.col("params.hops").fill_null("any").alias("hops"),
@@ -103,7 +103,12 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
         pl.col(f"metrics.{measure}_ci_low").alias("ci_low"),
         pl.col(f"metrics.{measure}_ci_high").alias("ci_high"),
         pl.coalesce(n, "metrics.num_samples").alias("n"),
+        pl.col("weights_digest"),
     )
+    weights = pl.col("weights_digest")
+    several = weights.drop_nulls().n_unique().over("model") > 1  # two folders of one name are two models
+    own = pl.format("{} ({})", "model", weights.str.slice(0, 6))
+    return frame.with_columns(model=pl.when(several & weights.is_not_null()).then(own).otherwise("model")).drop(weights)
 
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:

@@ -50,6 +50,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--name", default="accuracy", help="MLflow experiment")
     parser.add_argument("--study", help="a YAML or JSON file of experiments; the options of one are then not read")
     parser.add_argument("--fresh", action="store_true", help="with --study: start anew where it was not finished")
+    parser.add_argument(
+        "--mix", action="store_true", help="with --study: go on though code, versions or weights are others than before"
+    )
+    parser.add_argument(
+        "--take-over", action="store_true", help="with --study: go on though another process seems to be at it"
+    )
     return parser.parse_args()
 
 
@@ -80,7 +86,9 @@ def main(options: argparse.Namespace) -> None:
 
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     resume = bool(options.study) and not options.fresh
-    result = runner.run_study(name, configs, no_cache=options.no_cache, resume=resume)
+    result = runner.run_study(
+        name, configs, no_cache=options.no_cache, resume=resume, mix=options.mix, take_over=options.take_over
+    )
     print(f"\n{result}")
     print(f"\nstudy run {result.run_id} in {result.tracking_uri}; look: make dashboard, or make mlflow")
 

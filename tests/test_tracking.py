@@ -703,13 +703,17 @@ def test_answers_are_numbers_or_booleans_where_all_are(logged, expected, parsed,
     assert samples.schema["expected"] == samples.schema["parsed"] == dtype
 
 
-def test_a_line_that_a_running_run_is_writing_is_left_for_later(sqlite: Store):
+def test_a_line_that_a_running_run_is_writing_or_could_not_write_whole_is_left_out(sqlite: Store, caplog):
     with sqlite.start("e", "r", kind="accuracy") as run:
         run.append_jsonl("samples.jsonl", [SAMPLE])
         with (run.folder / "samples.jsonl").open("a") as file:
             file.write('{"seed": 12, "seq')
         assert sqlite.load_run(run.run_id).samples.height == 1
-    with pytest.raises(TrackingError, match="line 2 is no JSON"):
+    assert sqlite.load_run(run.run_id).samples.height == 1
+    assert "samples.jsonl: the last line was cut off: 17 bytes, after 1 whole samples, are not read" in caplog.text
+    with (run.folder / "samples.jsonl").open("a") as file:
+        file.write("\n")  # whole, and no JSON
+    with pytest.raises(TrackingError, match=r"samples\.jsonl: line 2 is no JSON"):
         _ = sqlite.load_run(run.run_id).samples
 
 

@@ -216,12 +216,15 @@ class CausalExperimentRunner:
         (name, generator), (prompt_name, template) = programs.generator, programs.prompt
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
-        title = f"{', '.join(map(models.name_of, config.models))} · {config.intervention_type}"
+        names = models.names_of(config.models)
+        title = f"{', '.join(names.values())} · {config.intervention_type}"
         with self.store.start(programs.name, title, kind=config.kind) as study:
             study.log_json("config.json", programs.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
             for model_id, (hops, seq_len) in product(config.models, programs.cells):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
+                if model.id != names[model_id]:
+                    model = replace(model, id=names[model_id])
                 seed = programs.first_seed(hops, seq_len)
                 made = search(generator, seq_len, seed, hops, template)
                 pairs = (make_pair(program.program, program.seed) for program in made)

@@ -1,7 +1,7 @@
 """What every script in runs/ does alike: options of store and model, and an end without a traceback.
 
-A mistake of the caller's prints one message and exits 2; Ctrl-C (and a terminate signal) leaves a valid store and exits
-130. Anything else is a bug and keeps its traceback.
+A mistake of the caller's prints one message and exits 2; Ctrl-C, a terminate signal and a terminal that is closed leave
+a valid store and exit 130. Anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -72,6 +73,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     logging.getLogger("debug").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, _stop)  # also where it is ignored, as in a shell script's `command &`
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
+        on_terminal = [stream.fileno() for stream in (sys.__stdout__, sys.__stderr__) if stream and stream.isatty()]
+        signal.signal(signal.SIGHUP, lambda *_: _hang_up(on_terminal))
     signal.signal(signal.SIGALRM, _stop_unless_heard)
     try:
         main(arguments)
@@ -94,6 +98,14 @@ def _stop(*_: object) -> None:
     """Ctrl-C, said again until it is heard: numpy's ``RandomState.choice`` and callbacks of weak references drop it."""
     signal.setitimer(signal.ITIMER_REAL, 0.2)
     raise KeyboardInterrupt
+
+
+def _hang_up(on_terminal: Sequence[int]) -> None:
+    """The terminal is gone: what is written there would raise an error where the run is being ended."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in on_terminal:
+        os.dup2(nowhere, descriptor)
+    signal.raise_signal(signal.SIGINT)
 
 
 def _stop_unless_heard(*_: object) -> None:

@@ -28,7 +28,7 @@ import polars as pl
 from debug import checks
 from debug.causal_map import CausalMap
 from debug.provenance import file_digest, text_digest
-from debug.tracking import SCHEMA, LoggedRun, Store
+from debug.tracking import LATEST, SCHEMA, LoggedRun, Store
 
 FORMAT = "debug-run"
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
@@ -262,6 +262,12 @@ def _matching(pattern: str, what: str) -> checks.Check:
     return check
 
 
+def _moment(value: Any) -> None:
+    checks.integer(value)
+    if not 0 <= value <= LATEST:
+        raise ValueError("expected milliseconds since 1970, up to the year 9999")
+
+
 def _short(value: Any) -> None:
     checks.text(value)
     if not 0 < len(value) <= 500:
@@ -288,8 +294,8 @@ def _points(value: Any) -> None:
             raise ValueError("expected points of name, value, time and step")
         _short(point[0])
         checks.number(point[1])
-        for number in point[2:]:
-            checks.integer(number)
+        _moment(point[2])
+        checks.integer(point[3])
 
 
 def _records_of(fields: Mapping[str, checks.Check]) -> checks.Check:
@@ -336,8 +342,8 @@ _RUN: dict[str, checks.Check] = {
     "name": _short,
     "experiment": _short,
     "status": _matching("|".join(_STATUSES), f"one of {', '.join(_STATUSES)}"),
-    "start_time": checks.integer,
-    "end_time": _or_null(checks.integer),
+    "start_time": _moment,
+    "end_time": _or_null(_moment),
     "params": _texts(6000),
     "tags": _texts(8000),
     "metrics": _points,

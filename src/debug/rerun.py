@@ -20,12 +20,13 @@ import torch
 
 from debug import models
 from debug.causal_experiment_runner import CausalExperimentRunner
-from debug.causal_map import CausalMap
+from debug.causal_map import CausalMap, MeanOverPairs
 from debug.causal_tracing import Plan
 from debug.core import ExperimentConfig
 from debug.generators import GENERATORS, GeneratedProgram
 from debug.provenance import differences
 from debug.runner import ExperimentRunner
+from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
@@ -57,14 +58,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A repetition: the cell that it repeats, its own, and the verdict, None where something was changed."""
+    """A repetition: the cell that it repeats, its own, and the verdict; where something was changed, which is no
+    repetition, what was measured then and now instead."""
 
     of: str
     run_id: str
     verdict: Verdict | None
+    measured: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"run {self.run_id} repeats {self.of}: {self.verdict or 'with changes, so there is nothing to compare'}"
+        if self.verdict is not None:
+            return f"run {self.run_id} repeats {self.of}: {self.verdict}"
+        return "\n".join([f"run {self.run_id} repeats {self.of} with changes:", *(f"  {s}" for s in self.measured)])
 
 
 def rerun(
@@ -136,12 +141,62 @@ def _rerun_cell(
     same = {name for name, param in own.items() if name in changes and _name(changes[name]) == cell.params.get(param)}
     question = changes.keys() - _RUNNER.keys() - same
     if question or pairs is not None or (model is not None and len(weights) > 1):
-        return Rerun(cell.run_id, run_id, None)
+        return Rerun(cell.run_id, run_id, None, tuple(_measured(asked, cell, new, pairs)))
     compare = _compare_samples if cell.kind == "accuracy" else _compare_maps
     outcome, findings = compare(cell, new)
     verdict = Verdict(outcome, findings, differences(cell.environment, new.environment))
     new.store.set_tags(run_id, {"debug.rerun_verdict": str(verdict)[:8000]})
     return Rerun(cell.run_id, run_id, verdict)
+
+
+_RATES = (
+    *("accuracy", "accuracy_counterfactual", "answer_probability", "answer_rank", "num_no_answer", "num_errors"),
+    *("patch_success_rate", "peak_patch_success_rate", "control_success_rate", "normalized_logit_diff"),
+    *("answer_kept_rate", "answer_logit_drop", "rank_agreement", "pairs_used", "pairs_skipped", "num_samples"),
+)
+"""Metrics that say in a line what a run found, in this order; knockouts have theirs by hypothesis, behind a slash."""
+
+
+def _measured(asked: Mapping[str, Any], old: LoggedRun, new: LoggedRun, pairs: Sequence[int] | None) -> list[str]:
+    """What was changed, and each number before and after: of the same pairs where the repetition is limited to some."""
+    lines = []
+    for name, value in asked.items():
+        was = old.params.get({"program_generator": "generator"}.get(name, name))
+        lines.append(f"{name}: {'' if was is None or name == 'pairs' else f'{was} -> '}{_name(value)}")
+    then, now = old.metrics, new.metrics
+    if pairs is not None:
+        then = _metrics_of(old, pairs)
+        now = {name: value for name, value in now.items() if name in then or name not in old.metrics}
+    names = [name for rate in _RATES for name in sorted({*then, *now}) if name == rate or name.startswith(f"{rate}/")]
+    names = [name for name in names if not name.endswith(("_ci_low", "_ci_high")) and "_by_layer/" not in name]
+    # By target only where there is no number over all of them: what a knockout cut.
+    names = [name for name in names if "/" not in name or name.partition("/")[0] not in {*then, *now}]
+    rows = [("", "before", "after"), *((name, _shown(then, name), _shown(now, name)) for name in names)]
+    wide = [max(len(row[column]) for row in rows) for column in range(2)]
+    return lines + [f"{a.ljust(wide[0])}  {b.ljust(wide[1])}  {c}".rstrip() for a, b, c in rows]
+
+
+def _shown(metrics: Mapping[str, float], name: str) -> str:
+    if name not in metrics:
+        return "none"
+    ends = [metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high")]
+    interval = "" if None in ends else f" [{ends[0]:.3g}, {ends[1]:.3g}]"
+    return f"{metrics[name]:.3g}{interval}"
+
+
+def _metrics_of(run: LoggedRun, numbers: Sequence[int]) -> dict[str, float]:
+    """A run's metrics, of some of its pairs alone (of its samples, in an accuracy run), numbered as :func:`rerun` has
+    it: those that can be had from what it kept of them."""
+    if run.kind == "accuracy":
+        records = [record for record in run.sample_records() if record["program"] is not None]
+        read = [records[n]["correct"] for n in numbers if records[n]["correct"] is not None]
+        found = wilson(sum(read), len(read)).metrics("accuracy") if read else {}
+        return {name: value for name, value in found.items() if value is not None} | {"num_samples": len(read)}
+    mean = MeanOverPairs()
+    for number in numbers:
+        mean.add(run.maps[number])
+    found = mean.result().to_metrics()[0] if run.maps[numbers[0]].targets else {}
+    return {name: value for name, value in found.items() if value is not None} | {"pairs_used": len(numbers)}
 
 
 def _name(value: Any) -> str:
@@ -240,6 +295,7 @@ def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
         where = "" if first is None else f"; the first that differs is pair {first}"
         return DIFFERENT, [f"{len(old.pairs)} pairs were used then, {len(new.pairs)} now{where}"]
     worst, cell_of_worst, flipped, first_flip, identical, cells = -1.0, "", 0, "", True, 0
+    controls = answers = 0
     for one, other in zip(old.maps, new.maps, strict=True):
         for name in ("tokens", "layers", "columns", "targets"):
             if getattr(one, name) != getattr(other, name):
@@ -247,7 +303,9 @@ def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
         if one.top.shape != other.top.shape:
             return DIFFERENT, [f"the map of pair {one.pair} was {one.top.shape}, now {other.top.shape}"]
         (arrays, _), (others, _) = one.to_tensors(), other.to_tensors()
-        identical &= arrays.keys() == others.keys()
+        if one.answer_tokens != other.answer_tokens:
+            return DIFFERENT, [f"answer tokens of pair {one.pair} were {one.answer_tokens}, now {other.answer_tokens}"]
+        identical &= one.top_tokens == other.top_tokens and arrays.keys() == others.keys()
         identical &= all(array.tobytes() == others[name].tobytes() for name, array in arrays.items() if name in others)
         moved = np.nan_to_num(np.abs(one.z_patched - other.z_patched), nan=np.inf)
         moved[np.isnan(one.z_patched) & np.isnan(other.z_patched)] = 0  # what an attribution does not estimate
@@ -255,11 +313,14 @@ def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
         place = np.unravel_index(int(moved.argmax()), moved.shape)
         if moved[place] > worst:
             worst, cell_of_worst = float(moved[place]), _cell(one, place)
-        succeeds = [each.top == each.answer_tokens[0] for each in (one, other)]
-        changed = succeeds[0] != succeeds[1]
+        # Success is the top token c, or o where the answer is to be kept: neither may be reached now and not then.
+        changed = _flipped(one.top, other.top, one, other)
         if changed.any() and not flipped:
             first_flip = _cell(one, tuple(np.argwhere(changed)[0]))
         flipped, cells = flipped + int(changed.sum()), cells + changed.size
+        if one.control_top is not None and other.control_top is not None:
+            controls += int(_flipped(one.control_top, other.control_top, one, other).sum())
+        answers += int(_flipped(np.array(one.top_tokens), np.array(other.top_tokens), one, other).sum())
     if identical:
         return IDENTICAL, [f"every logit of {len(old.maps)} maps, {cells} cells, is the same to the last bit"]
     dtypes = [run.params.get("dtype", "") for run in (old, new)]
@@ -267,7 +328,17 @@ def _compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
     findings = [f"largest difference of an answer's logit: {worst:.3g} ({cell_of_worst}); tolerance {tolerance:g}"]
     if flipped:
         findings.append(f"success differs in {flipped} of {cells} cells, first in {first_flip}")
-    return (DIFFERENT if flipped or not worst <= tolerance else WITHIN), findings
+    if controls:
+        findings.append(f"success of the same-answer control differs in {controls} cells")
+    if answers:
+        findings.append(f"{answers} answers of clean or counterfactual runs are right in one run and not in the other")
+    return (DIFFERENT if flipped or controls or answers or not worst <= tolerance else WITHIN), findings
+
+
+def _flipped(then: np.ndarray, now: np.ndarray, one: CausalMap, other: CausalMap) -> np.ndarray:
+    """Where one of the two answers is the top token in one map and not in the other."""
+    pairs = zip(one.answer_tokens, other.answer_tokens, strict=True)
+    return np.any([(then == was) != (now == became) for was, became in pairs], axis=0)
 
 
 def _cell(causal_map: CausalMap, place: Sequence[Any]) -> str:

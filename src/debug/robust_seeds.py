@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -120,7 +120,11 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
     for model_id in search.models:
         if heuristics.find(model_id) is None:
             models.locate(model_id)
+    own = models.names_of(search.models)
     loaded = [runner.load(model_id) for model_id in search.models]
+    loaded = [
+        model if model.id == name else replace(model, id=name) for model, name in zip(loaded, own.values(), strict=True)
+    ]
     names = ", ".join(model.id for model in loaded)
     store = tracking.Store(runner.tracking_uri)
     found = []

@@ -10,23 +10,28 @@ answer not read, and the sample counts in no rate. Knows no causal run.
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import json
 import logging
+import os
+import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import altair as alt
 import numpy as np
 import polars as pl
+from filelock import FileLock
 from tqdm.auto import tqdm
 
-from debug import heuristics, models, tracking
+from debug import heuristics, models, provenance, tracking
 from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
 from debug.core import ExperimentConfig, cut_off, parse_answer, shared_programs
 from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
@@ -50,6 +55,10 @@ logger = logging.getLogger(__name__)
 
 class TooFewPrograms(ValueError):
     """The search for programs of the hops asked for ended before there were enough."""
+
+
+class StudyDiffers(ValueError):
+    """A study whose finished cells were made by other code, libraries or weights than those that are here now."""
 
 
 class NothingScored(ValueError):
@@ -94,6 +103,7 @@ class ExperimentResult:
         lines += [f"{count} errors: {message}" for message, count in errors.most_common(5)]
         unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
         lines += [f"{count} without an answer: {message}" for message, count in unanswered.most_common(5)]
+        lines += [f"finished cells were made otherwise: {line}" for line in self.summary.get("mixed", ())]
         for backend, reason in dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells):
             lines.append(f"backend {backend}: {reason}")
         comparisons = self.summary["comparisons"]
@@ -242,6 +252,8 @@ class ExperimentRunner:
         *,
         no_cache: bool = False,
         resume: bool = True,
+        mix: bool = False,
+        take_over: bool = False,
         programs: Mapping[tuple[int | None, int], Sequence[GeneratedProgram]] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> ExperimentResult:
@@ -251,15 +263,21 @@ class ExperimentRunner:
             name: the MLflow experiment; those of the configs are not used.
             resume: go on with the latest study of these very configs that did not end well, if there is one; its
                 finished cells stay. A function of one's own is known by its name alone.
+            mix: go on also where the finished cells were made by other code, libraries, weights or tokenizer than those
+                that are here now, or in another dtype or on another device; the tag ``debug.mixed`` then says so.
+            take_over: go on also where there is a sign of life of another process that carries out the study.
             no_cache, programs, tags: as :meth:`run`; the programs are the first config's.
 
         Raises:
+            StudyDiffers: without ``mix``; before anything is written.
+            debug.tracking.StillRunning: without ``take_over``; before anything is written.
             As :meth:`run`.
         """
         for model_id in dict.fromkeys(model_id for config in configs for model_id in config.models):
             if heuristics.find(model_id) is None:
                 models.locate(model_id)
-        labels = _labels(configs)
+        names = models.names_of(model_id for config in configs for model_id in config.models)
+        labels = _labels(configs, names)
         plan = [
             (c, model_id, cell)
             for c, config in enumerate(configs)
@@ -276,7 +294,17 @@ class ExperimentRunner:
         rows: list[dict[str, Any]] = []
         samples: list[dict[str, Any]] = []
         with (
-            self._study(store, name, _title(configs), digest, resume, tags or {}) as (study, finished),
+            self._study(
+                store,
+                name,
+                _title(configs, names),
+                digest,
+                plan if resume else None,
+                no_cache,
+                mix,
+                take_over,
+                tags or {},
+            ) as (study, finished, mixed),
             tqdm(total=sum(configs[c].num_seqs for c, _, _ in plan), unit="sample") as bar,
         ):
             study.log_params(_params(configs))
@@ -284,15 +312,17 @@ class ExperimentRunner:
             shared = experiments[0] if len(configs) == 1 else {"name": name, "experiments": experiments}
             study.log_json("config.json", shared | self._how)
             for number, (c, model_id, (hops, seq_len)) in enumerate(plan):
-                config, place = configs[c], _digest([c, model_id, hops, seq_len])
+                config, place, label = configs[c], _place(c, model_id, (hops, seq_len)), labels[c, model_id]
                 if place in finished:
-                    row, records = finished[place].summary, list(finished[place].samples.iter_rows(named=True))
+                    row = finished[place].summary | {"model": names[model_id], "label": label}
+                    records = list(finished[place].samples.iter_rows(named=True))
                     bar.update(len(records))
                 else:
                     model = self.load(model_id)
+                    if model.id != names[model_id]:
+                        model = replace(model, id=names[model_id])
                     if (c, hops, seq_len) not in drawn:
                         drawn[c, hops, seq_len] = _draw(config, hops, seq_len)
-                    label = labels[c, model_id]
                     row, records = self._run_cell(
                         study, model, config, hops, seq_len, drawn[c, hops, seq_len], label, place, bar
                     )
@@ -304,7 +334,7 @@ class ExperimentRunner:
                     "cell_hops": hops,
                 }
                 samples += [of_cell | record for record in records]
-                summary = {"experiment": name, "cells": rows, "comparisons": []}
+                summary = {"experiment": name, "cells": rows, "comparisons": [], "mixed": mixed}
                 study.log_json("summary.json", summary)
                 study.flush()
                 if no_cache and all(later != model_id for _, later, _ in plan[number + 1 :]):
@@ -325,27 +355,93 @@ class ExperimentRunner:
 
     @contextmanager
     def _study(
-        self, store: tracking.Store, name: str, title: str, digest: str, resume: bool, tags: Mapping[str, str]
-    ) -> Iterator[tuple[tracking.RunWriter, dict[str, tracking.LoggedRun]]]:
-        """A new study, or the unfinished one of this digest with its finished cells, by their places."""
-        found = store.find_runs(experiment=name, kind=KIND, role="study") if resume else None
-        for run_id in [] if found is None else found.filter(pl.col("status") != "FINISHED")["run_id"]:
-            earlier = store.load_run(run_id)
-            if earlier.tags.get(_STUDY) != digest:
-                continue
-            finished = {
-                cell.tags[_PLACE]: cell
-                for cell in earlier.children
-                if cell.status == "FINISHED" and _PLACE in cell.tags
-            }
-            logger.info(
-                "going on with study %s (%s), of which %d cells are done", run_id, earlier.status, len(finished)
+        self,
+        store: tracking.Store,
+        name: str,
+        title: str,
+        digest: str,
+        plan: Sequence[tuple[int, str, tuple[int | None, int]]] | None,
+        no_cache: bool,
+        mix: bool,
+        take_over: bool,
+        tags: Mapping[str, str],
+    ) -> Iterator[tuple[tracking.RunWriter, dict[str, tracking.LoggedRun], list[str]]]:
+        """A new study; or, with a plan, the unfinished one of this digest, its finished cells by their places, and in
+        what they differ from those to come."""
+        finished: dict[str, tracking.LoggedRun] = {}
+        mixed: list[str] = []
+        with ExitStack() as stack:
+            with _one_at_a_time(store, digest):
+                found = store.find_runs(experiment=name, kind=KIND, role="study", tags={_STUDY: digest}, limit=None)
+                unfinished = found.filter(pl.col("status") != "FINISHED")["run_id"]
+                if plan is None or unfinished.is_empty():
+                    study = stack.enter_context(store.start(name, title, kind=KIND, tags={_STUDY: digest, **tags}))
+                else:
+                    earlier = store.load_run(unfinished[0])
+                    finished, mixed = self._unfinished(earlier, plan, no_cache, mix, take_over)
+                    keep, own = {cell.run_id for cell in finished.values()}, {tracking.MIXED: "; ".join(mixed)[:8000]}
+                    going_on = store.resume(earlier.run_id, keep=keep, tags=own if mixed else None, take_over=take_over)
+                    study = stack.enter_context(going_on)
+            yield study, finished, mixed
+
+    def _unfinished(
+        self,
+        study: tracking.LoggedRun,
+        plan: Sequence[tuple[int, str, tuple[int | None, int]]],
+        no_cache: bool,
+        mix: bool,
+        take_over: bool,
+    ) -> tuple[dict[str, tracking.LoggedRun], list[str]]:
+        """The finished cells of a study that may be gone on with, by their places, and in what they differ from those
+        to come. Raises StillRunning and StudyDiffers where it may not."""
+        if study.owner is not None and not take_over:
+            raise tracking.StillRunning(
+                f"study {study.run_id} of experiment {study.experiment!r} is being carried out: {study.owner}. Wait "
+                "for it, or stop it; --fresh (resume=False) starts another one, --take-over (take_over=True) goes on "
+                "with it all the same, and that process stops at its next cell"
             )
-            with store.resume(run_id) as study:
-                yield study, finished
-            return
-        with store.start(name, title, kind=KIND, tags={_STUDY: digest, **tags}) as study:
-            yield study, {}
+        cells = [cell for cell in study.children if cell.status == "FINISHED"]
+        finished = {cell.tags[tracking.PLACE]: cell for cell in cells if tracking.PLACE in cell.tags}
+        mixed = self._differences(plan, finished, no_cache)
+        if mixed and not mix:
+            raise StudyDiffers(
+                f"the {len(finished)} finished cells of study {study.run_id} were made otherwise: {'; '.join(mixed)}. "
+                "Go back to what made them, start anew with --fresh (resume=False), or go on all the same with --mix "
+                "(mix=True), which tags the study and its new cells"
+            )
+        logger.info(
+            "going on with study %s (%s), of which %d cells are done", study.run_id, study.status, len(finished)
+        )
+        return finished, mixed
+
+    def _differences(
+        self,
+        plan: Sequence[tuple[int, str, tuple[int | None, int]]],
+        finished: Mapping[str, tracking.LoggedRun],
+        no_cache: bool,
+    ) -> list[str]:
+        """In what the finished cells differ from those to come, in words: code and libraries, and of each model that
+        has cells of both kinds its weights, tokenizer, dtype and device. What a cell did not record does not differ."""
+        places: dict[str, list[str]] = {}
+        for c, model_id, cell in plan:
+            places.setdefault(model_id, []).append(_place(c, model_id, cell))
+        found: dict[str, None] = {}
+        for model_id, of_model in places.items():
+            done = [finished[place] for place in of_model if place in finished]
+            now: dict[str, str | None] = provenance.of_code()
+            if 0 < len(done) < len(of_model):
+                model = self.load(model_id)
+                params = {**_how_run(model), "device": model.device}
+                now |= provenance.what_made_it(params, provenance.of_process() | model.provenance())
+                if no_cache:
+                    models.unload(model_id)
+            for cell in done:
+                then = provenance.what_made_it(cell.params, cell.tags)
+                for name, (was, became) in provenance.differences(then, now).items():
+                    if was is not None and name in now:
+                        of = "" if name in provenance.of_code() else f" of {models.name_of(model_id)}"
+                        found[f"{name}{of} was {_short(was)}, now {_short(became)}"] = None
+        return list(found)
 
     def _run_cell(
         self,
@@ -368,14 +464,11 @@ class ExperimentRunner:
             "label": label,
             "hops": _hops(hops),
             "seq_len": seq_len,
-            "backend": model.backend,
-            "dtype": model.dtype,
-            "device": model.device,
-            "quantization": model.quantization or "none",
+            **_how_run(model),
             "seed": config.first_seed(hops, seq_len),
         }
-        with study.cell(name, _params([config]) | params) as cell:
-            cell.set_tags(model.provenance() | {_PLACE: place, "debug.backend_reason": reason})
+        own_tags = model.provenance() | {tracking.PLACE: place, "debug.backend_reason": reason}
+        with study.cell(name, _params([config]) | params, own_tags) as cell:
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": params["seed"], "hops": hops, "seq_len": seq_len}
@@ -432,13 +525,12 @@ class ExperimentRunner:
         several = len({cell.params["generator"] for cell in cells}) > 1
         rows = [
             {
-                "label": cell.params.get("label", cell.params["model"])
-                + (f" · {cell.params['generator']}" if several else ""),
+                "label": label + (f" · {cell.params['generator']}" if several else ""),
                 "hops": None if cell.params["hops"] == "any" else int(cell.params["hops"]),
                 "seq_len": int(cell.params["seq_len"]),
                 **{metric: cell.metrics.get(metric) for metric in _CHARTED},
             }
-            for cell in cells
+            for cell, label in zip(cells, told_apart(cells), strict=True)
             if "accuracy" in cell.metrics
         ]
         if not rows:
@@ -456,11 +548,12 @@ class ExperimentRunner:
         Raises:
             ValueError: no accuracy run of that name, or no sample in it.
         """
+        cells = self._latest_cells(name)
         frames = [
             cell.samples.filter(~pl.col("correct").fill_null(False))
             .with_columns(
                 run_id=pl.lit(cell.run_id),
-                model=pl.lit(cell.params["model"]),
+                model=pl.lit(model),
                 outcome=pl.when(pl.col("correct").is_null())
                 .then(pl.lit("error"))
                 .when(pl.col("parsed").is_null())
@@ -469,7 +562,7 @@ class ExperimentRunner:
                 times_given=pl.len().over("parsed"),
             )
             .sort("outcome", "times_given", "parsed", "seed", descending=[True, True, False, False])
-            for cell in self._latest_cells(name)
+            for cell, model in zip(cells, told_apart(cells, "model"), strict=True)
             if "samples.jsonl" in cell.artifacts()
         ]
         if not frames:
@@ -487,24 +580,65 @@ class ExperimentRunner:
         return store.load_run(found["run_id"][0]).children
 
 
-_STUDY, _PLACE = "debug.study", "debug.cell"  # tags: digest of a study's configs; of a cell's place among them
+def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> list[str]:
+    """What the model of each cell is called: its label, or name, and where cells of other weights have the same one (of
+    two folders of one name, in runs of before) the beginning of the weights' digest."""
+    names = [cell.params.get(param, cell.params["model"]) for cell in cells]
+    digests = [cell.tags.get("debug.weights_digest") for cell in cells]
+    weights: dict[str, set[str]] = {}
+    for name, digest in zip(names, digests, strict=True):
+        weights.setdefault(name, set()).update([digest] if digest else [])
+    return [
+        f"{name} ({digest[:6]})" if digest and len(weights[name]) > 1 else name
+        for name, digest in zip(names, digests, strict=True)
+    ]
+
+
+_STUDY = "debug.study"  # tag: digest of a study's configs
+
+
+def _place(config: int, model_id: str, cell: tuple[int | None, int]) -> str:
+    return _digest([config, model_id, *cell])
+
+
+def _how_run(model: Model) -> dict[str, str]:
+    """Params that say how a model was run."""
+    how = {name: getattr(model, name) for name in ("backend", "dtype", "device")}
+    return how | {"quantization": model.quantization or "none"}
+
+
+def _short(value: str | None) -> str:
+    """A digest or a commit by its beginning, as it is told apart by eye."""
+    return "not known" if value is None else value[:12] if len(value) >= 40 else value
+
+
+@contextmanager
+def _one_at_a_time(store: tracking.Store, digest: str) -> Iterator[None]:
+    """Of the processes of this user on this machine that look for one study, or start it, one after the other."""
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
+    name = f"debug-{user}-{_digest([store.uri, digest])}.lock"
+    with FileLock(Path(tempfile.gettempdir()) / name):
+        yield
 
 
 def _digest(values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _title(configs: Sequence[ExperimentConfig]) -> str:
+def _title(configs: Sequence[ExperimentConfig], model_names: Mapping[str, str]) -> str:
     parts = (
-        [models.name_of(model_id) for config in configs for model_id in config.models],
+        [model_names[model_id] for config in configs for model_id in config.models],
         [config.generator[0] for config in configs],
         [config.prompt[0] for config in configs],
     )
     return " · ".join(", ".join(dict.fromkeys(names)) for names in parts)
 
 
-def _labels(configs: Sequence[ExperimentConfig]) -> dict[tuple[int, str], str]:
-    """What each config's model is called in tables and charts: its name, and how it is asked where that differs."""
+def _labels(configs: Sequence[ExperimentConfig], names: Mapping[str, str]) -> dict[tuple[int, str], str]:
+    """What each config's model is called in tables and charts: its name, and how it is asked where that differs.
+
+    Two that are asked alike, and have a cell in common, are told apart by what else differs.
+    """
     prompts: dict[tuple[str, str], set[str]] = {}
     for config in configs:
         for model_id in config.models:
@@ -513,8 +647,24 @@ def _labels(configs: Sequence[ExperimentConfig]) -> dict[tuple[int, str], str]:
     for c, config in enumerate(configs):
         for model_id in config.models:
             several = len(prompts[config.generator[0], model_id]) > 1
-            labels[c, model_id] = models.name_of(model_id) + (f", {_asked(config)}" if several else "")
+            labels[c, model_id] = names[model_id] + (f", {_asked(config)}" if several else "")
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for (c, model_id), label in labels.items():
+        alike.setdefault((configs[c].generator[0], label), []).append((c, model_id))
+    for places in alike.values():
+        cells = [cell for c, _ in places for cell in configs[c].cells]
+        if len(set(cells)) == len(cells):
+            continue
+        records = [configs[c].to_record() for c, _ in places]
+        differ = [name for name in _TOLD_APART if len({str(record[name]) for record in records}) > 1]
+        said = [", ".join(f"{name} {str(record[name])[:40]!r}" for name in differ) for record in records]
+        for (c, model_id), words in zip(places, said, strict=True):
+            own = words if words and said.count(words) == 1 else f"experiment {c + 1}"
+            labels[c, model_id] += f", {own}"
     return labels
+
+
+_TOLD_APART = ("answer_parser", "max_new_tokens", "seed", "num_seqs")
 
 
 def _asked(config: ExperimentConfig) -> str:

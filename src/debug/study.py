@@ -37,11 +37,17 @@ def read_study(path: str | Path) -> tuple[str, list[ExperimentConfig]]:
         StudyError: names the file, the experiment's number (from 1), and what was wrong.
     """
     try:
-        content: Any = yaml.safe_load(Path(path).read_text("utf-8"))  # JSON is YAML
+        with Path(path).open("rb") as file:
+            text = file.read(_LARGEST + 1)
     except OSError as error:
         raise StudyError(f"study {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"study {path} is neither YAML nor JSON: {error}") from error
+    if len(text) > _LARGEST:
+        raise StudyError(f"study {path} has more than {_LARGEST:,} bytes; expected a list of experiments")
+    try:
+        content = _parsed(text.decode("utf-8"))
+    except Exception as error:  # constructors of numbers, dates and keys raise whatever their conversions do
+        said = "it is nested too deep" if isinstance(error, RecursionError) else f"{error}"[:500]
+        raise StudyError(f"study {path} is neither YAML nor JSON that can be used: {said}") from error
     if not isinstance(content, dict) or not content.keys() <= _KEYS or not isinstance(content.get("name"), str):
         raise StudyError(
             f"study {path} has {_shown(content)}; expected name (a text), experiments, and perhaps defaults"
@@ -55,13 +61,50 @@ def read_study(path: str | Path) -> tuple[str, list[ExperimentConfig]]:
     ]
 
 
+_LARGEST = 2**18  # bytes
+_MOST_VALUES = 100_000
+
+
+def _parsed(text: str) -> Any:
+    """YAML as data; JSON is YAML. Aliases are counted for what they stand for, before anything is made of them.
+
+    Raises:
+        ValueError: they stand for too much, or for themselves.
+        Exception: it is no YAML.
+    """
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        if _values(root, {}) > _MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _values(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node holds, an alias as often as it is used. ``known`` has those that were counted, 0 of those
+    that are being counted: a node inside of itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = 0
+        inside = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_values(each, known) for each in inside)
+    elif not known[id(node)]:
+        raise ValueError("an alias stands for itself")
+    return known[id(node)]
+
+
 def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) -> ExperimentConfig:
     if not isinstance(experiment, dict):
         raise StudyError(f"{where} is {experiment!r:.80}; expected fields: {', '.join(sorted(_FIELDS))}")
     values = defaults | experiment
     unknown = sorted(map(str, values.keys() - _FIELDS))
     if unknown:
-        raise StudyError(f"{where} has {', '.join(unknown)}; there are: {', '.join(sorted(_FIELDS))}")
+        raise StudyError(f"{where} has {', '.join(unknown):.500}; there are: {', '.join(sorted(_FIELDS))}")
     values.setdefault("program_generator", "variable_binding")
     values.setdefault("prompt_template", TASKS.get(str(values["program_generator"]), ("MINIMAL",))[0])
     if isinstance(values.get("hops"), list):
@@ -69,8 +112,8 @@ def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) ->
     try:
         return ExperimentConfig(**{"name": name, "num_seqs": 100, "seq_lens": [5], "models": [], **values})
     except (ValueError, TypeError) as error:
-        raise StudyError(f"{where}: {error}") from error
+        raise StudyError(f"{where}: {error}"[:1000]) from error
 
 
 def _shown(content: Any) -> str:
-    return f"the keys {sorted(map(str, content))}" if isinstance(content, dict) else f"{content!r:.80}"
+    return f"the keys {sorted(map(str, content))}"[:500] if isinstance(content, dict) else f"{content!r:.80}"

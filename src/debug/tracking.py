@@ -24,14 +24,14 @@ import tempfile
 import threading
 import time
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from itertools import islice
 from numbers import Real
 from pathlib import Path, PurePosixPath
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 from urllib.parse import unquote, urlsplit
 
 # MLflow reads these when it is imported or asked. Its usage statistics would leave the machine, and its seven retries
@@ -52,7 +52,7 @@ from mlflow.tracking import MlflowClient
 from safetensors import SafetensorError, safe_open
 from sqlalchemy.exc import SQLAlchemyError
 
-from debug import checks, provenance
+from debug import checks, heartbeat, provenance
 from debug.causal_map import CausalMap, CausalMapError, load_maps
 from debug.checks import Check, from_json, read_json
 from debug.counterfactual import make_pair
@@ -78,11 +78,18 @@ KINDS = (
     "imported",
 )
 _PARENT = "mlflow.parentRunId"
+SUPERSEDED = "debug.superseded"
+"""Tag of a cell that was not finished when its study was resumed, and was then done anew: it is listed nowhere."""
+MIXED = "debug.mixed"
+"""Tag of a study that other code, libraries or weights went on with, and of its cells made so: what differs."""
+PLACE = "debug.cell"
+"""Tag of a cell: its place in its study."""
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
 _MAX_PARAM, _MAX_TAG, _MAX_DIGEST = 6000, 8000, 36  # characters; MLflow cuts longer values off without a word
 _BATCH_METRICS, _BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
 _PAGE = 1000  # runs in one answer of the store
 _CONNECT_SECONDS = 10
+LATEST = 253_402_300_799_000  # milliseconds since 1970: the last second of the year 9999
 _PART = ".part"  # ending of a file that is being written
 _RUN_COLUMNS = {
     **dict.fromkeys(("run_id", "name", "experiment", "kind", "role", "status"), pl.String),
@@ -96,6 +103,10 @@ class TrackingError(RuntimeError):
     """The store cannot be opened or written, a run is not found, or an artifact is broken: says what to do."""
 
 
+class StillRunning(TrackingError):
+    """A study that another process carries out; the message says which."""
+
+
 # --- which store -----------------------------------------------------------------------------------------------------
 
 
@@ -103,12 +114,13 @@ def store_uri(tracking_uri: str | None = None) -> str:
     """The URI of the store: the argument, else MLFLOW_TRACKING_URI, else mlflow.db in this project's ``mlruns/``.
 
     ``mlruns/`` is the one in the nearest parent folder that holds this project's pyproject, else in the working
-    directory. Paths of SQLite stores come out absolute.
+    directory. Paths of SQLite stores come out absolute. A percent escape in one (``a%20b``) is what it is in any URI (a
+    space), unless what is there has the percent sign in its name.
 
     Raises:
         TrackingError: the scheme is none that MLflow can open.
     """
-    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{_mlruns() / 'mlflow.db'}"
+    given = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or _sqlite_uri(_mlruns() / "mlflow.db")
     scheme = given.split("://", 1)[0].split("+", 1)[0] if "://" in given else ""
     if scheme not in ("sqlite", "postgresql", "mysql", "mssql", "http", "https"):
         raise TrackingError(
@@ -118,11 +130,11 @@ def store_uri(tracking_uri: str | None = None) -> str:
     if scheme != "sqlite":
         return given
     database = _sqlite_path(given)
-    if database is None or "?" in given:  # what follows a question mark would not be part of the path
+    if database is None or "?" in str(database):  # what follows a question mark would not be part of the path
         raise TrackingError(
             f"the tracking URI is {given!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
         )
-    return f"sqlite:///{database}"
+    return _sqlite_uri(database)
 
 
 def _mlruns() -> Path:
@@ -143,7 +155,21 @@ def _sqlite_path(uri: str) -> Path | None:
     if not uri.startswith("sqlite"):
         return None
     database = uri.partition(":///")[2]
-    return Path(database).absolute() if database not in ("", ":memory:") else None
+    if database in ("", ":memory:"):
+        return None
+    literal, decoded = Path(database).absolute(), Path(unquote(database)).absolute()
+    there = literal.exists() or (literal.parent.exists() and not decoded.parent.exists())
+    return literal if there and "?" not in database else decoded
+
+
+def _sqlite_uri(database: Path) -> str:
+    """SQLAlchemy and MLflow decode percent escapes: what looks like one and is none is escaped itself."""
+    return f"sqlite:///{str(database).replace('%', '%25')}"
+
+
+def _location(folder: Path) -> str:
+    """An artifact location as MLflow records and reads it: a path, or a URI where it would decode the path."""
+    return folder.as_uri() if "%" in str(folder) else str(folder)
 
 
 # --- the store -------------------------------------------------------------------------------------------------------
@@ -209,7 +235,7 @@ class Store:
             logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
-                SqlAlchemyStore(f"sqlite:///{new}", str(database.parent / ARTIFACTS)).engine.dispose()
+                SqlAlchemyStore(_sqlite_uri(new), _location(database.parent / ARTIFACTS)).engine.dispose()
                 os.replace(new, database)
 
     @contextmanager
@@ -247,16 +273,53 @@ class Store:
         own = {"debug.kind": kind, "debug.schema": str(SCHEMA), **_provenance()}
         return self._run(experiment, name, {**(tags or {}), **own}, "study", None)
 
-    def resume(self, run_id: str) -> AbstractContextManager[RunWriter]:
+    def resume(
+        self,
+        run_id: str,
+        *,
+        keep: Collection[str] | None = None,
+        tags: Mapping[str, str] | None = None,
+        take_over: bool = False,
+    ) -> AbstractContextManager[RunWriter]:
         """Go on with a parent run that has ended, or whose process has died: it is RUNNING, and ends as any other.
 
+        Its cells but the finished ones are superseded: ended where they were not, and listed nowhere any more. New
+        cells say which code and command line made them: this process's.
+
+        Args:
+            keep: ids of the cells that are not superseded; None: those that are FINISHED.
+            tags: of the run and of its new cells.
+            take_over: also where there is a sign of life of another process that carries it out.
+
         Raises:
+            StillRunning: there is such a sign; at once, like the others.
             TrackingError: no such run, or the store cannot be written.
         """
         earlier = self.load_run(run_id)
-        tags = {name: value for name, value in earlier.tags.items() if not name.startswith("mlflow.")}
-        tags = {name: value for name, value in tags.items() if name not in ("debug.role", "debug.error")}
-        return self._run(earlier.experiment, earlier.name, tags, "study", None, run_id)
+        owner = earlier.owner
+        if owner is not None and not take_over:
+            raise StillRunning(f"run {run_id} ({earlier.name}) is being carried out: {owner}")
+        own = {name: value for name, value in earlier.tags.items() if not name.startswith("mlflow.")}
+        own = {name: value for name, value in own.items() if name not in _NOT_INHERITED} | _provenance()
+        tags = dict(tags or {})
+        return self._run(earlier.experiment, earlier.name, own | tags, "study", None, (earlier, keep, tags))
+
+    def _take_up(self, earlier: LoggedRun, keep: Collection[str] | None, tags: Mapping[str, str]) -> Run:
+        """The run RUNNING again, with this process's sign of life, without its error, its unfinished cells ended."""
+        run_id = earlier.run_id
+        self.client.update_run(run_id, status="RUNNING")
+        self.client.log_batch(run_id, tags=[RunTag(*tag) for tag in {heartbeat.TAG: heartbeat.sign(), **tags}.items()])
+        if "debug.error" in earlier.tags:
+            self.client.delete_tag(run_id, "debug.error")
+        last = heartbeat.read(earlier.tags.get(heartbeat.TAG))
+        for cell in earlier._all_children():
+            if cell.info.run_id in keep if keep is not None else cell.info.status == "FINISHED":
+                continue
+            if cell.info.status not in ENDED:  # it ended, with its process, when that was last heard of
+                end = max(int(1000 * float(last["at"])), cell.info.start_time) if last else None  # type: ignore[arg-type]
+                self.client.set_terminated(cell.info.run_id, "KILLED", end)
+            self.client.set_tag(cell.info.run_id, SUPERSEDED, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+        return self.client.get_run(run_id)
 
     @contextmanager
     def _run(
@@ -266,23 +329,27 @@ class Store:
         tags: Mapping[str, str],
         role: str,
         parent: str | None,
-        resumed: str | None = None,
+        resumed: tuple[LoggedRun, Collection[str] | None, Mapping[str, str]] | None = None,
     ) -> Iterator[RunWriter]:
         own = {"debug.role": role} | ({_PARENT: parent} if parent else {})
         run: Run | None = None
         writer: RunWriter | None = None
+        heart: _Heart | None = None
         try:
             with self._reported("cannot start a run in"):
                 if role == "study":
                     self.relocate()
                 experiment_id = self._experiment_id(experiment)
                 with _uninterrupted():
+                    if role == "study":
+                        own[heartbeat.TAG] = heartbeat.sign()
                     if resumed is None:
                         run = self.client.create_run(experiment_id, tags={**_checked_tags(tags), **own}, run_name=name)
                     else:
-                        self.client.update_run(resumed, status="RUNNING")
-                        run = self.client.get_run(resumed)
-            writer = RunWriter(self, run, experiment, tags)
+                        run = self._take_up(*resumed)
+            if role == "study":
+                heart = _Heart(self, run.info.run_id)
+            writer = RunWriter(self, run, experiment, tags, heart)
             try:
                 yield writer
             except BaseException:
@@ -292,9 +359,11 @@ class Store:
                     logger.error("%s", problem)
                 raise
             writer.flush()
+            if heart is not None:
+                heart.check()
             self._terminate(run, "FINISHED", {})
         except BaseException as error:
-            if run is not None:
+            if run is not None and not (heart is not None and heart.is_lost()):
                 killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
                 message = _shown(f"{type(error).__name__}: {error}")[:_MAX_TAG]
                 try:
@@ -303,6 +372,8 @@ class Store:
                     logger.error("%s", problem)
             raise
         finally:
+            if heart is not None:
+                heart.stop()
             if writer is not None:
                 writer._remove_folder()
 
@@ -333,8 +404,8 @@ class Store:
     def _artifact_location(self) -> str | None:
         """Beside a SQLite file; in ``mlruns/`` for another database; None where a server decides."""
         if self._database is not None:
-            return str(self._database.parent / ARTIFACTS)
-        return None if self.uri.startswith("http") else str(_mlruns() / ARTIFACTS)
+            return _location(self._database.parent / ARTIFACTS)
+        return None if self.uri.startswith("http") else _location(_mlruns() / ARTIFACTS)
 
     def _root_of(self, run: Run) -> Path | None:
         """The folder of a run's artifacts where it is one of this machine's, else None.
@@ -390,7 +461,7 @@ class Store:
                         elsewhere += not recorded.resolve().is_relative_to(home.resolve())
                     elif (now := home.joinpath(*tail)).resolve() != recorded.resolve():
                         update = f"UPDATE {table} SET {column} = ? WHERE {key} = ?"
-                        connection.exec_driver_sql(update, (str(now), row_id))
+                        connection.exec_driver_sql(update, (_location(now), row_id))
                         changed, before = changed + 1, str(Path(*recorded.parts[: -len(tail)]))
         if changed:
             logger.warning(
@@ -427,7 +498,8 @@ class Store:
             TrackingError: the store cannot be written; a run that was begun is then FAILED.
         """
         old = record["run_id"]
-        own = dict(record["tags"]) | {"debug.exported_from": old} | ({_PARENT: parent} if parent else {})
+        own = {name: value for name, value in record["tags"].items() if _kept_tag(name)}
+        own |= {"debug.exported_from": old} | ({_PARENT: parent} if parent else {})
         with self._reported(f"cannot restore run {old} in"):
             if parent is None:
                 self.relocate()
@@ -485,7 +557,7 @@ class Store:
         else:
             found = list(self._search(experiments, {("attributes", "run_name"): run_id}))
             if re.fullmatch("[0-9a-f]{6,31}", run_id):
-                found += self._search(experiments, {}, also=f"attributes.run_id LIKE '{run_id}%'")
+                found += self._search(experiments, {}, also=f"attributes.run_id LIKE '{run_id}%'", everything=True)
         found = list({run.info.run_id: run for run in found}.values())
         if not found:
             raise TrackingError(
@@ -508,13 +580,16 @@ class Store:
         kind: str | None = None,
         model: str | None = None,
         hops: int | str | None = None,
-        seq_len: int | None = None,
+        seq_len: int | str | None = None,
         experiment: str | None = None,
         role: str | None = None,
         tags: Mapping[str, str] | None = None,
         limit: int | None = 1000,
     ) -> pl.DataFrame:
         """The latest runs that have all of what is named, newest first. Params are those of cells, not of studies.
+
+        ``any`` hops, or seq_len, are those of every cell, whatever their number. Superseded cells and those of a
+        deleted study are not among them.
 
         Returns:
             run_id, name, experiment, kind, role, status, start_time (UTC), duration (seconds), parent_run_id, and a
@@ -532,6 +607,7 @@ class Store:
         }
         wanted |= {("tags", name): value for name, value in (tags or {}).items()}
         equal = {field: str(value) for field, value in wanted.items() if value is not None}
+        equal |= {("params", name): None for name in ("hops", "seq_len") if equal.get(("params", name)) == "any"}
         experiments = self._experiments()
         searched = {key: name for key, name in experiments.items() if experiment in (None, name)}
         page = _PAGE if limit is None else max(1, min(limit, _PAGE))
@@ -573,19 +649,24 @@ class Store:
     def _search(
         self,
         experiments: Mapping[str, str],
-        equal: Mapping[_Field, str],
+        equal: Mapping[_Field, str | None],
         order: str = "",
         also: str = "",
         page: int = _PAGE,
+        everything: bool = False,
     ) -> Iterator[Run]:
-        """The runs of these experiments of which every field equals its value, page by page."""
+        """The runs of these experiments of which every field equals its value (None: is there), page by page.
+
+        Without ``everything`` those that are listed: no superseded cells, and none of a study that was deleted.
+        """
         conditions = [also] if also else []
         for (group, key), value in equal.items():
             # MLflow's filters have no escapes: they get what can be quoted, and everything is compared again below
-            quote = next((quote for quote in "'\"" if quote not in value and "\\" not in value), None)
+            quote = next((quote for quote in "'\"" if value and quote not in value and "\\" not in value), None)
             if quote:
                 conditions.append(f"{group}.`{key}` = {quote}{value}{quote}")
         token: str | None = None
+        studies: dict[str, bool] = {}
         while experiments:
             with self._reported("cannot read"):
                 runs = self.client.search_runs(
@@ -595,17 +676,40 @@ class Store:
                     order_by=[order] if order else None,
                     page_token=token,
                 )
-            yield from (run for run in runs if all(_value(run, *field) == value for field, value in equal.items()))
+            found = [run for run in runs if all(_has(run, *field, value) for field, value in equal.items())]
+            yield from found if everything else self._listed(found, studies)
             token = runs.token
             if not token:
                 return
+
+    def _listed(self, runs: Sequence[Run], studies: dict[str, bool]) -> Iterator[Run]:
+        """Those of these runs that are listed. ``studies``: which are known to be there, and not to be, by id."""
+        parents = {run.info.run_id: _study_of(run) for run in runs}
+        unknown = sorted({parent for parent in parents.values() if parent is not None} - studies.keys())
+        experiments = list(self._experiments()) if unknown else []
+        for chunk in _chunks(unknown, _BATCH_OTHERS):
+            ids = ", ".join(f"'{run_id}'" for run_id in chunk)
+            with self._reported("cannot read"):
+                there = self.client.search_runs(experiments, f"attributes.run_id IN ({ids})", max_results=len(chunk))
+            studies |= dict.fromkeys(chunk, False) | {run.info.run_id: True for run in there}
+        for run in runs:
+            parent = parents[run.info.run_id]
+            if SUPERSEDED not in run.data.tags and (parent is None or studies[parent]):
+                yield run
 
 
 _Field = tuple[str, str]  # "tags", "params" or "attributes", and a name there
 
 
-def _value(run: Run, group: str, key: str) -> str | None:
-    return getattr(run.info, key) if group == "attributes" else getattr(run.data, group).get(key)
+def _has(run: Run, group: str, key: str, value: str | None) -> bool:
+    found = getattr(run.info, key) if group == "attributes" else getattr(run.data, group).get(key)
+    return found is not None and value in (None, found)
+
+
+def _study_of(run: Run) -> str | None:
+    """The run that a cell belongs to, and goes with; None of what is no cell."""
+    parent = run.data.tags.get(_PARENT, "")
+    return parent if run.data.tags.get("debug.role") == "cell" and re.fullmatch("[0-9a-f]{32}", parent) else None
 
 
 @contextmanager
@@ -633,6 +737,13 @@ def _provenance() -> dict[str, str]:
     return tags
 
 
+_NOT_INHERITED = {
+    *("debug.role", "debug.error", "debug.exported_from", "debug.export_digest"),
+    *(heartbeat.TAG, SUPERSEDED, MIXED, *provenance.OF_PROCESS),
+}
+"""Tags of a study that say nothing of the cells that another process adds."""
+
+
 def _kept_tag(name: str) -> bool:
     """Whether a tag is a run's own: those that MLflow gives by itself belong to a store."""
     return not name.startswith("mlflow.") or name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
@@ -652,6 +763,48 @@ def _chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 # --- writing a run ---------------------------------------------------------------------------------------------------
 
 
+class _Heart:
+    """Says, while this process carries out a study, that it is there."""
+
+    running: ClassVar[set[str]] = set()  # what this process carries out
+
+    def __init__(self, store: Store, run_id: str) -> None:
+        self._store, self._run_id, self._stopped = store, run_id, threading.Event()
+        self.running.add(run_id)
+        threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(heartbeat.EVERY):
+            try:
+                self.check()
+                self._store.client.set_tag(self._run_id, heartbeat.TAG, heartbeat.sign())
+            except StillRunning as taken:
+                logger.error("%s", taken)
+                return
+            except Exception as error:  # a store that is busy or away for a while: the next beat tries again
+                logger.debug("no sign of life of run %s: %s", self._run_id, error)
+
+    def check(self) -> None:
+        """Raises StillRunning where another process has taken the study over."""
+        with self._store._reported(f"cannot read run {self._run_id} from"):
+            tag = self._store.client.get_run(self._run_id).data.tags.get(heartbeat.TAG)
+        if not heartbeat.is_mine(tag):
+            raise StillRunning(f"run {self._run_id} was taken over by {heartbeat.alive(tag) or 'another process'}")
+
+    def is_lost(self) -> bool:
+        """Whether the study, and its status, are another process's affair now."""
+        with suppress(TrackingError):
+            try:
+                self.check()
+            except StillRunning:
+                return True
+        return False
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.running.discard(self._run_id)
+
+
 class RunWriter:
     """A run while it happens. Made by :meth:`Store.start` and :meth:`cell`.
 
@@ -659,10 +812,12 @@ class RunWriter:
     it is that folder, and nothing is copied; elsewhere it is a temporary one that :meth:`flush` uploads.
     """
 
-    def __init__(self, store: Store, run: Run, experiment: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self, store: Store, run: Run, experiment: str, tags: Mapping[str, str], heart: _Heart | None = None
+    ) -> None:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
-        self._store, self._experiment, self._tags = store, experiment, tags
+        self._store, self._experiment, self._tags, self._heart = store, experiment, tags, heart
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
         root = store._root_of(run)
         self._temporary = root is None
@@ -670,17 +825,25 @@ class RunWriter:
             self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
             self.folder.mkdir(parents=True, exist_ok=True)
 
-    def cell(self, name: str, params: Mapping[str, Any]) -> AbstractContextManager[RunWriter]:
-        """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`."""
-        return self._cell(name, params)
+    def cell(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[RunWriter]:
+        """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`.
+
+        Raises:
+            StillRunning: another process has taken the study over.
+        """
+        return self._cell(name, params, tags or {})
 
     def adopt(self, run_id: str) -> None:
         """Nest a study that was started apart under this run, as the MLflow UI shows it; it stays a study."""
         self._store.set_tags(run_id, {_PARENT: self.run_id})
 
     @contextmanager
-    def _cell(self, name: str, params: Mapping[str, Any]) -> Iterator[RunWriter]:
-        with self._store._run(self._experiment, name, self._tags, "cell", self.run_id) as writer:
+    def _cell(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunWriter]:
+        if self._heart is not None:
+            self._heart.check()
+        with self._store._run(self._experiment, name, {**self._tags, **tags}, "cell", self.run_id) as writer:
             writer.log_params(params)
             yield writer
 
@@ -864,10 +1027,29 @@ class LoggedRun:
 
     @property
     def children(self) -> list[LoggedRun]:
-        """The runs nested in this one, in the order in which they were started."""
+        """The runs nested in this one, in the order in which they were started, without superseded ones: of cells in
+        one place of a study (which earlier versions left without that tag) the last that was finished counts."""
+        runs = [run for run in self._all_children() if SUPERSEDED not in run.data.tags]
+        in_place: dict[str, Run] = {}
+        for run in runs:
+            place = run.data.tags.get(PLACE, run.info.run_id)
+            if place not in in_place or run.info.status == "FINISHED" or in_place[place].info.status != "FINISHED":
+                in_place[place] = run
+        counted = {run.info.run_id for run in in_place.values()}
+        return [LoggedRun(self.store, run, self.experiment) for run in runs if run.info.run_id in counted]
+
+    def _all_children(self) -> list[Run]:
         ids = {self._run.info.experiment_id: self.experiment}
-        runs = self.store._search(ids, {("tags", _PARENT): self.run_id}, "attributes.start_time ASC")
-        return [LoggedRun(self.store, run, self.experiment) for run in runs]
+        order = "attributes.start_time ASC"
+        return list(self.store._search(ids, {("tags", _PARENT): self.run_id}, order, everything=True))
+
+    @property
+    def owner(self) -> str | None:
+        """Which process carries the run out, in words, where there is a sign of life; None where it may be taken up."""
+        tag = self.tags.get(heartbeat.TAG)
+        if self.status in ENDED or (heartbeat.is_mine(tag) and self.run_id not in _Heart.running):
+            return None
+        return heartbeat.alive(tag)
 
     def curves(self, prefix: str = "") -> pl.DataFrame:
         """Every logged value of the metrics whose names begin with ``prefix``: metric, step, value, sorted."""
@@ -1006,11 +1188,17 @@ class LoggedRun:
             for number, line in enumerate(iter(lambda: file.readline(checks.LONGEST_LINE + 1), b""), 1):
                 if len(line) > checks.LONGEST_LINE:
                     raise self._broken(name, f"line {number} has more than {checks.LONGEST_LINE:,} bytes")
-                if self.status == "RUNNING" and not line.endswith(b"\n"):
-                    return  # the run is writing it
                 try:
                     record = from_json(line)
                 except ValueError as error:
+                    if line.startswith(b"{") and not line.endswith(b"\n"):  # it is written, or the disk was full
+                        if self.status != "RUNNING":
+                            logger.warning(
+                                "run %s (%s), %s: the last line was cut off: %d bytes, after %d whole samples, are "
+                                "not read",
+                                *(self.run_id, self.name, name, len(line), number - 1),
+                            )
+                        return
                     raise self._broken(name, f"line {number} is no JSON: {error}") from error
                 if not isinstance(record, dict):
                     raise self._broken(name, f"line {number} is {record!r:.80}; expected a JSON object")
@@ -1241,7 +1429,10 @@ _DTYPES: dict[Check, Any] = {
 
 
 def _time(milliseconds: int | None) -> datetime | None:
-    return None if milliseconds is None else datetime.fromtimestamp(milliseconds / 1000, UTC)
+    """None too for a time that no calendar has: a store may hold anything."""
+    if milliseconds is None or not 0 <= milliseconds <= LATEST:
+        return None
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _seconds(run: Run) -> float | None:
@@ -1278,6 +1469,7 @@ _TABLE_TAGS = {
     "debug.role": "role",
     _PARENT: "parent_run_id",
     "debug.model_path": "model_path",
+    "debug.weights_digest": "weights_digest",
     "debug.rerun_of": "rerun_of",
     "debug.error": "error",
 }
@@ -1295,9 +1487,10 @@ class RunTable:
     """Every run of a store with what tables and comparisons show of it, kept up to date at little cost.
 
     ``frame`` has a row a run, newest first: run_id, name, experiment, experiment_id, kind, role, status, start_time
-    (UTC), duration (seconds), parent_run_id, model_path, rerun_of, error, and some columns ``params.*`` and
-    ``metrics.*``, the same for every store. Databases are asked directly, in some ten queries over all runs; what a
-    server keeps comes through MLflow's client. May be shared between threads.
+    (UTC), duration (seconds), parent_run_id, model_path, weights_digest, rerun_of, error, and some columns
+    ``params.*`` and ``metrics.*``, the same for every store; the runs that :meth:`Store.find_runs` lists. Databases
+    are asked directly, in some ten queries over all runs; what a server keeps comes through MLflow's client. May be
+    shared between threads.
     """
 
     def __init__(self, store: Store) -> None:
@@ -1321,6 +1514,8 @@ class RunTable:
             if stamp is not None and stamp == self._stamp:
                 return False
             rows = self._from_server() if self.store.uri.startswith("http") else self._from_database()
+            gone = (pl.col("role") == "cell") & ~pl.col("parent_run_id").is_in(rows["run_id"].implode())
+            rows = rows.filter(~gone.fill_null(False))  # cells of deleted studies
             frame = self._sorted(rows)
             changed = not frame.equals(self.frame)
             if changed:
@@ -1353,6 +1548,9 @@ class RunTable:
                 orient="row",
                 strict=False,
             )
+            tags = sqlalchemy.table("tags", sqlalchemy.column("run_uuid"), sqlalchemy.column("key"))
+            superseded = connection.scalars(sqlalchemy.select(tags.c.run_uuid).where(tags.c.key == SUPERSEDED))
+            known = known.filter(~pl.col("run_id").is_in(list(superseded)))
             same = self._rows.filter(pl.col("status").is_in(ENDED)).join(
                 known, on=["run_id", "status", "end_time"], how="semi", nulls_equal=True
             )
@@ -1400,7 +1598,10 @@ class RunTable:
         found = [self._row(run, experiments) for run in self.store._search(experiments, {}, also=also)]
         new = pl.DataFrame(found, schema=_TABLE_COLUMNS)
         kept = self._rows if since is None else self._rows.filter(pl.col("start_time") < since)
-        return pl.concat([kept, new])
+        of = self.store._search(
+            experiments, {("tags", SUPERSEDED): None}, also=f"tags.`{SUPERSEDED}` != ''", everything=True
+        )
+        return pl.concat([kept.filter(~pl.col("run_id").is_in([run.info.run_id for run in of])), new])
 
     @staticmethod
     def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, Any]:
@@ -1420,7 +1621,8 @@ class RunTable:
 
     @staticmethod
     def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
-        started = pl.col("start_time").cast(_RUN_COLUMNS["start_time"])
+        started = pl.when(pl.col("start_time").is_between(0, LATEST)).then("start_time")
+        started = started.cast(_RUN_COLUMNS["start_time"]).alias("start_time")
         duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
         return (
             rows.sort("start_time", "run_id", descending=True, nulls_last=True)

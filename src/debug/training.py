@@ -38,6 +38,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from debug.counterfactual import make_pair
 from debug.generators import generate, make_variable_binding_program, search
+from debug.models import from_files
 from debug.programs import ProgramPair
 from debug.statistics import Interval, wilson
 
@@ -128,8 +129,8 @@ def export(model: Qwen3ForCausalLM, folder: Path) -> None:
 
 
 def load_weights(folder: Path) -> Qwen3ForCausalLM:
-    """The model of an exported folder, through plain transformers."""
-    return Qwen3ForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    """The model of an exported folder, through plain transformers. Raises WeightsMismatch where it lacks weights."""
+    return from_files(Qwen3ForCausalLM, folder, dtype=torch.float32)
 
 
 # ------------------------------------------------------------------------------------------------- held-out programs

@@ -1,0 +1,71 @@
+"""A sign of life: which process carries out a run, and when it last said so. Knows no store.
+
+It keeps two processes from carrying out one study; a process that is suspended for long, or cut off from the store, may
+lose its study to another. A process of this machine is asked for directly, one of another is believed for LASTS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from pathlib import Path
+
+import psutil
+
+from debug.checks import from_json
+
+TAG = "debug.heartbeat"
+EVERY = 30.0  # seconds
+LASTS = 4 * EVERY
+
+
+def sign() -> str:
+    """This process's, now."""
+    return json.dumps(_who(os.getpid()) | {"at": time.time()})
+
+
+def _who(pid: int) -> dict[str, object]:
+    """The machine (a container counts as one), the number of a process, and when it was started: numbers come again."""
+    try:
+        space = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        space = ""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    machine = boot.read_text().strip() if boot.exists() else ""
+    try:
+        process = psutil.Process(pid)
+        started = None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
+    except psutil.Error:
+        started = None
+    return {"host": socket.gethostname(), "machine": f"{machine} {space}", "pid": pid, "started": started}
+
+
+def read(tag: str | None) -> dict[str, object] | None:
+    """What a sign says; None where there is none, or one that is not of this form."""
+    try:
+        said = from_json((tag or "").encode())
+    except ValueError:
+        return None
+    right = isinstance(said, dict) and type(said.get("pid")) is int and isinstance(said.get("at"), int | float)
+    return said if right else None
+
+
+def is_mine(tag: str | None) -> bool:
+    said = read(tag)
+    return said is not None and said | _who(os.getpid()) == said
+
+
+def alive(tag: str | None) -> str | None:
+    """The process of a sign in words, where it is there; None where it is gone or nothing has been heard of it."""
+    said = read(tag)
+    if said is None:
+        return None
+    pid, age = int(said["pid"]), time.time() - float(said["at"])  # type: ignore[call-overload]
+    here = _who(pid)
+    if said.get("host") == here["host"] and said.get("machine") == here["machine"]:
+        there = said | here == said and here["started"] is not None
+    else:
+        there = age < LASTS
+    return f"process {pid} on {said.get('host')}, last heard of {max(0, age):.0f} s ago" if there else None
