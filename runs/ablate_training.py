@@ -22,13 +22,15 @@ from debug import cli
 
 if TYPE_CHECKING:
     from debug.causal_experiment_runner import CellResult
+    from debug.programs import ProgramPair
     from debug.statistics import Interval
+    from debug.tracking import Store
+    from debug.training import Cell, Settings
 
 EXPERIMENT = "training_ablation"
 HOPS, LINES = 3, 5  # of the programs that are patched
 PAIRS = 100
 SOLVED = 0.8  # below this accuracy a map says nothing about where the answer comes from
-CARRIERS = ("rhs", "newline", "equals", "lhs")
 
 
 def arguments() -> argparse.Namespace:
@@ -67,7 +69,7 @@ HEADER = (
 )
 
 
-def one(store, settings, folder: Path, held_out) -> str:  # noqa: ANN001
+def one(store: Store, settings: Settings, folder: Path, held_out: dict[Cell, list[ProgramPair]]) -> str:
     """Train, or read a finished training; patch; a row of the table."""
     from dataclasses import asdict
 

@@ -49,6 +49,7 @@ LETTER, DIGIT = VOCABULARY.index("a"), VOCABULARY.index("0")
 END, EQUALS, NEWLINE, HASH, COLON = (VOCABULARY.index(word) for word in (END_OF_TEXT, " = ", "\n", "#", ": "))
 
 MAX_POSITIONS = 512
+RHS_OF_LINE, NEWLINE_OF_LINE = 2, 3  # tokens of a line: letter, equals, what it reads, newline
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -285,6 +286,7 @@ class Batch:
 def pack(programs: Programs, queries: Int[np.ndarray, "program query"], naming_site: str = "rhs") -> Batch:
     """``naming_site`` is the token of each line that the naming loss reads; at ``: `` it reads in any case."""
     count, n_queries = queries.shape
+    named = NEWLINE_OF_LINE if naming_site == "newline" else RHS_OF_LINE
     text = programs.tokens
     lines = text.shape[1]
     variables = LETTER + np.take_along_axis(programs.lhs, queries, axis=1)
@@ -302,10 +304,7 @@ def pack(programs: Programs, queries: Int[np.ndarray, "program query"], naming_s
         answers=torch.from_numpy(answers),
         names=torch.from_numpy(np.concatenate([LETTER + programs.lhs, variables], axis=1)),
         colon_positions=slice(lines + 2, lines + 1 + 2 * n_queries, 2),
-        name_positions=[
-            *range({"rhs": 2, "newline": 3}.get(naming_site, 2), lines, 4),
-            *range(lines + 2, lines + 1 + 2 * n_queries, 2),
-        ],
+        name_positions=[*range(named, lines, 4), *range(lines + 2, lines + 1 + 2 * n_queries, 2)],
     )
 
 
@@ -314,7 +313,8 @@ def losses(model: Qwen3ForCausalLM, batch: Batch, naming: bool) -> tuple[dict[st
 
     ``answer``: at each ``: ``. ``end``: end of text after the answer. ``naming`` (where asked for): the first layer's
     output, read through final norm and unembedding, names the queried variable at each ``: ``, and, read through
-    :func:`name_rotation` too, the left-hand side of the line at each right-hand side (or newline, Settings.naming_site).
+    :func:`name_rotation` too, the left-hand side of the line at each right-hand side (or at its newline,
+    :attr:`Settings.naming_site`).
     """
     outputs = model.model(
         input_ids=batch.input_ids,
