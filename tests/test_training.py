@@ -192,6 +192,36 @@ def test_the_naming_loss_names_variables_and_never_values() -> None:
         assert read == [*(line[-1] for line in text.splitlines()), ": ", ": "]
 
 
+def test_the_naming_loss_reads_newlines_where_asked_for() -> None:
+    programs = training.sample_programs(np.random.default_rng(0), 5, 4)
+    rhs, newline = (training.pack(programs, np.array([[0, 3]] * 5), site) for site in ("rhs", "newline"))
+    assert newline.names.equal(rhs.names)
+    for row in range(5):
+        read = [training.VOCABULARY[token] for token in newline.input_ids[row, newline.name_positions]]
+        assert read == [*"\n\n\n\n", ": ", ": "]
+
+
+def test_without_a_naming_site_training_begins_with_answers_and_never_names(tmp_path: Path) -> None:
+    settings = replace(SMALL, steps=4, naming_site="none")
+    steps = [metrics for _, metrics in training.train(settings, tmp_path, {}) if "stage" in metrics]
+    assert all(metrics["stage"] >= 1 and "loss/naming" not in metrics for metrics in steps)
+    assert steps
+    with pytest.raises(ValueError, match="naming_site is 'lhs'; expected one of rhs, newline, none"):
+        replace(SMALL, naming_site="lhs")
+
+
+def test_ordinary_weights_are_those_of_transformers() -> None:
+    ordinary = training.new_model(0, 2, initialization="ordinary")
+    torch.manual_seed(0)
+    again = type(ordinary)(ordinary.config)
+    assert all(torch.equal(again.state_dict()[name], value) for name, value in ordinary.state_dict().items())
+    query, key = (ordinary.state_dict()[f"model.layers.1.self_attn.{name}_proj.weight"] for name in "qk")
+    mimetic = training.new_model(0, 2).state_dict()
+    rotated = mimetic["model.layers.1.self_attn.q_proj.weight"] @ training.name_rotation(128)
+    assert torch.equal(mimetic["model.layers.1.self_attn.k_proj.weight"], rotated)
+    assert not torch.allclose(key, query @ training.name_rotation(128), atol=1e-2)
+
+
 def test_naming_is_off_in_the_last_stage() -> None:
     assert training.CURRICULUM[0].naming
     assert not training.CURRICULUM[-1].naming

@@ -50,6 +50,7 @@ LETTER, DIGIT = VOCABULARY.index("a"), VOCABULARY.index("0")
 END, EQUALS, NEWLINE, HASH, COLON = (VOCABULARY.index(word) for word in (END_OF_TEXT, " = ", "\n", "#", ": "))
 
 MAX_POSITIONS = 512
+RHS_OF_LINE, NEWLINE_OF_LINE = 2, 3  # tokens of a line: letter, equals, what it reads, newline
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
@@ -81,8 +82,10 @@ def name_rotation(hidden: int) -> Float[Tensor, "hidden hidden"]:
     return torch.nn.init.orthogonal_(torch.empty(hidden, hidden), generator=torch.Generator().manual_seed(0))
 
 
-def new_model(seed: int, n_layers: int = 6, n_heads: int = 4, head_size: int = 32) -> Qwen3ForCausalLM:
-    """A Qwen3 model with initial weights in the manner of mimetic initialization.
+def new_model(
+    seed: int, n_layers: int = 6, n_heads: int = 4, head_size: int = 32, initialization: str = "mimetic"
+) -> Qwen3ForCausalLM:
+    """A Qwen3 model with initial weights in the manner of mimetic initialization; ``"ordinary"``: as transformers does.
 
     In layers 1 and up keys are queries of the rotated stream, so that what a token reads is compared with what lines
     are named; the output projection is a fraction of the transpose of the value projection, so that what is attended to
@@ -108,6 +111,8 @@ def new_model(seed: int, n_layers: int = 6, n_heads: int = 4, head_size: int = 3
         dtype="float32",
     )
     model = Qwen3ForCausalLM(config)
+    if initialization == "ordinary":
+        return model
     weights = model.state_dict()  # the very tensors of the model
     torch.nn.init.normal_(weights["model.embed_tokens.weight"], std=hidden**-0.5)
     rotation = name_rotation(hidden)
@@ -279,8 +284,10 @@ class Batch:
     name_positions: list[int]
 
 
-def pack(programs: Programs, queries: Int[np.ndarray, "program query"]) -> Batch:
+def pack(programs: Programs, queries: Int[np.ndarray, "program query"], naming_site: str = "rhs") -> Batch:
+    """``naming_site`` is the token of each line that the naming loss reads; at ``: `` it reads in any case."""
     count, n_queries = queries.shape
+    named = NEWLINE_OF_LINE if naming_site == "newline" else RHS_OF_LINE
     text = programs.tokens
     lines = text.shape[1]
     variables = LETTER + np.take_along_axis(programs.lhs, queries, axis=1)
@@ -298,7 +305,7 @@ def pack(programs: Programs, queries: Int[np.ndarray, "program query"]) -> Batch
         answers=torch.from_numpy(answers),
         names=torch.from_numpy(np.concatenate([LETTER + programs.lhs, variables], axis=1)),
         colon_positions=slice(lines + 2, lines + 1 + 2 * n_queries, 2),
-        name_positions=[*range(2, lines, 4), *range(lines + 2, lines + 1 + 2 * n_queries, 2)],
+        name_positions=[*range(named, lines, 4), *range(lines + 2, lines + 1 + 2 * n_queries, 2)],
     )
 
 
@@ -307,7 +314,8 @@ def losses(model: Qwen3ForCausalLM, batch: Batch, naming: bool) -> tuple[dict[st
 
     ``answer``: at each ``: ``. ``end``: end of text after the answer. ``naming`` (where asked for): the first layer's
     output, read through final norm and unembedding, names the queried variable at each ``: ``, and, read through
-    :func:`name_rotation` too, the left-hand side of the line at each right-hand side.
+    :func:`name_rotation` too, the left-hand side of the line at each right-hand side (or at its newline,
+    :attr:`Settings.naming_site`).
     """
     outputs = model.model(
         input_ids=batch.input_ids,
@@ -403,6 +411,10 @@ PROBE_SIZE = 100
 """Of each (hops, seq_len), how many of the held-out programs an evaluation step reads."""
 
 
+NAMING_SITES = ("rhs", "newline", "none")
+INITIALIZATIONS = ("mimetic", "ordinary")
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides a training run, beside this file; kept in the run's folder."""
@@ -418,9 +430,23 @@ class Settings:
     naming_weight: float = 0.05
     max_queries: int = 10
     n_layers: int = 6
+    naming_site: str = "rhs"
+    """The token of a line at which the naming loss reads its name: one of NAMING_SITES; none: no naming loss at all."""
+    initialization: str = "mimetic"
+    """One of INITIALIZATIONS."""
     log_every: int = 10
     evaluate_every: int = 250
     save_every: int = 100
+
+    def __post_init__(self) -> None:
+        for name, options in (("naming_site", NAMING_SITES), ("initialization", INITIALIZATIONS)):
+            if getattr(self, name) not in options:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
+
+    @property
+    def first_stage(self) -> int:
+        """That of the naming loss alone is left out where there is none."""
+        return int(self.naming_site == "none")
 
 
 @dataclass
@@ -436,7 +462,8 @@ class State:
 
 def learning_rate(settings: Settings, step: int) -> float:
     """Warm-up for the naming loss and again for the answers, constant, then linear decay to 0 over ``decay_share``."""
-    warmup = (step + 1 - (step >= settings.naming_steps) * settings.naming_steps) / settings.warmup_steps
+    alone = 0 if settings.first_stage else settings.naming_steps
+    warmup = (step + 1 - (step >= alone) * alone) / settings.warmup_steps
     decay = (settings.steps - step) / max(1.0, settings.decay_share * settings.steps)
     return settings.learning_rate * min(1.0, warmup, decay)
 
@@ -458,7 +485,8 @@ def draw_batch(settings: Settings, state: State, reserved: set[bytes]) -> tuple[
     programs = sample_programs(rng, count, seq_len, constant_share, depth_power)
     free = np.array([row.tobytes() not in reserved for row in programs.tokens.astype(np.uint8)])
     programs = programs.keep(free)
-    return pack(programs, sample_queries(rng, programs, n_queries)), seq_len, int((~free).sum())
+    queries = sample_queries(rng, programs, n_queries)
+    return pack(programs, queries, settings.naming_site), seq_len, int((~free).sum())
 
 
 def keep_checkpoint(step: int) -> bool:
@@ -485,11 +513,12 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     reserved = reserved_texts(pair for pairs in held_out.values() for pair in pairs)
     probes = {cell: pairs[:PROBE_SIZE] for cell, pairs in held_out.items()}
-    model = new_model(settings.seed, settings.n_layers)
+    model = new_model(settings.seed, settings.n_layers, initialization=settings.initialization)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=settings.weight_decay, fused=True
     )
-    state = load_state(folder, model, optimizer) if (folder / "state.safetensors").exists() else State()
+    stopped = (folder / "state.safetensors").exists()
+    state = load_state(folder, model, optimizer) if stopped else State(stage=settings.first_stage)
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
     kept = [(step, metrics) for step, metrics in history(folder) if step <= state.step]
     (folder / "metrics.jsonl").write_text(
@@ -546,12 +575,13 @@ def train_step(
     batch, seq_len, dropped = draw_batch(settings, state, reserved)
     for group in optimizer.param_groups:
         group["lr"] = learning_rate(settings, state.step)
-    found, accuracy = losses(model, batch, stage.naming)
+    naming = stage.naming and settings.naming_site != "none"
+    found, accuracy = losses(model, batch, naming)
     if state.stage == 0:
         total = found["naming"]
     else:
         total = found["answer"] + 0.1 * found["end"]
-        if stage.naming:
+        if naming:
             total = total + settings.naming_weight * found["naming"]
     optimizer.zero_grad()
     total.backward()
