@@ -43,11 +43,8 @@ class Mutant(NamedTuple):
     def source(self) -> str:
         """The file with the fault in it; raises ValueError where the text does not stand there exactly once."""
         text = (ROOT / PACKAGE / self.file).read_text("utf-8")
-        if text.count(self.original) != 1:
-            raise ValueError(
-                f"mutant {self.name!r}: its text stands {text.count(self.original)} times in {self.file}, expected once:"
-                f"\n{self.original}"
-            )
+        if (times := text.count(self.original)) != 1:
+            raise ValueError(f"mutant {self.name!r}: stands {times} times in {self.file}, not once:\n{self.original}")
         return text.replace(self.original, self.fault)
 
 

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-import mutants
 import pytest
+
+import mutants
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=lambda mutant: mutant.name)
