@@ -47,7 +47,7 @@ from debug.engine import (
     record,
     unembedded,
 )
-from debug.models import LoadedModel, VocabularyError
+from debug.models import LoadedModel, VocabularyError, out_of_memory
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
@@ -239,6 +239,7 @@ class Plan:
 
     def layers_of(self, model: LoadedModel) -> list[int]:
         """The rows of the map: the first layer of each."""
+        model.require_patchable()
         layers = model.n_layers + (self.intervention_type == "residual_stream")
         if (window := self._window(model.n_layers)) > layers:
             raise ValueError(f"layer_window is {window}; {self.intervention_type} of {model.id!r} has {layers} layers")
@@ -325,13 +326,15 @@ def trace_pairs(
 
     Raises:
         ValueError: the plan does not fit the model.
-        SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
+        SelfCheckError: logits of a patched run, or of all pairs, are not finite; or the self-checks of the pairs that
+            were yielded last failed.
     """
     plan.layers_of(model)  # raises, before anything runs
     plan.heads_of(model)
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
+    finite = overflowed = False
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
@@ -371,6 +374,8 @@ def trace_pairs(
                 return list(_Group(model, part, plan, mean, batch_tokens).results())
 
             for results in _in_parts(group, size, traced):
+                finite |= any(result.skipped != model.not_finite for result in results)
+                overflowed |= any(result.skipped == model.not_finite for result in results)
                 done |= {result.index: result for result in results}
                 checks = [result.checks for result in done.values() if result.checks]
                 while pending and pending[0] in done:
@@ -379,6 +384,8 @@ def trace_pairs(
                     check.require()
         for index in pending:
             yield done.pop(index)
+    if overflowed and not finite:
+        raise SelfCheckError(model.not_finite)
 
 
 def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None) -> _Given:
@@ -458,8 +465,8 @@ def _in_parts(items: Sequence[T], size: int, run: Callable[[Sequence[T]], R]) ->
         part = items[start : start + size]
         try:
             result = run(part)
-        except RuntimeError as error:  # torch's errors of memory are of this kind
-            if len(part) == 1 or "memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if len(part) == 1 or not out_of_memory(error):
                 raise
             size = len(part) // 2
             logger.warning("out of memory: going on with %d programs at a time", size)
@@ -493,10 +500,7 @@ class _Group:
             if plan.source == "counterfactual":
                 self.source_row[number] = len(given) + number
         self.runs = record(model, torch.tensor([program.token_ids for program in programs]), _recorded(plan))
-        if not self.runs.logits.isfinite().all():
-            raise SelfCheckError(
-                f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken"
-            )
+        self.finite = self.runs.logits.isfinite().all(-1).tolist()
         if not plan.knockout and plan.source in ("zero", "mean"):
             zeros = {
                 name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()
@@ -542,7 +546,9 @@ class _Group:
     def results(self) -> Iterator[PairResult]:
         used = []
         for number, one in enumerate(self.given):
-            if reason := self._reason_to_skip(number):
+            if not self._finite(number):
+                yield PairResult(one.index, one.pair, self.model.not_finite, prompt=self._said(number)["prompt"])
+            elif reason := self._reason_to_skip(number):
                 yield PairResult(one.index, one.pair, reason, **self._said(number))
             else:
                 used.append(number)
@@ -567,6 +573,12 @@ class _Group:
     def _rows(self, number: int) -> tuple[int, int]:
         """Of the run that is patched, and of its counterfactual's."""
         return number, len(self.given) + number
+
+    def _finite(self, number: int) -> bool:
+        """Whether the logits of all runs that a pair's numbers come from are finite."""
+        rows = [number, self.source_row.get(number, number), self.control_row.get(number, number)]
+        rows += [] if self.given[number].stored else [len(self.given) + number]
+        return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no run
 
     def _said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
@@ -882,6 +894,7 @@ def run_causal_tracing_experiment(
         raise ValueError("programs is empty; expected at least one pair")
     what = Plan(intervention_type, intervention_layers, positions, **plan)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
+    model.say_what_prompts_lose()
     results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
     result = CausalTracingResult(model.id, what, results)
     if not result.maps:
