@@ -208,8 +208,6 @@ class CausalExperimentRunner:
             cells: list[CellResult] = []
             for model_id, (hops, seq_len) in product(config.models, programs.cells):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
-                if all(cell.model != model.id for cell in cells):
-                    model.say_what_prompts_lose()
                 made = search(generator, seq_len, config.seed, hops, template)
                 pairs = (make_pair(program.program, program.seed) for program in made)
                 params = {
@@ -278,7 +276,6 @@ class CausalExperimentRunner:
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
         model.require_patchable()
-        model.say_what_prompts_lose()
         title = f"{model.id} · {plan.intervention_type}"
         given = {"num_seqs": len(programs), "generator": "given"}
         prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}

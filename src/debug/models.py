@@ -257,7 +257,7 @@ class AnswersPrompts:
         return text_digest([json.dumps(pipeline, sort_keys=True)])
 
     def say_what_prompts_lose(self) -> None:
-        """Warn of an end token that the tokenizer puts behind every text: prompts go without it. Runs say it once."""
+        """Warn of an end token that the tokenizer puts behind every text: prompts go without it."""
         if (dropped := tokenization.appended(self.tokenizer)) is not None:
             logger.warning(
                 "the tokenizer of model %r puts %s behind every prompt, which ends a text; it is left out",
@@ -265,11 +265,12 @@ class AnswersPrompts:
             )
 
     def provenance(self) -> dict[str, str]:
-        """Tags that say which model this is and what computes it."""
+        """Tags that say which model this is and what computes it; once a run, what its prompts lose is said, too."""
         if self.device.startswith("cuda"):
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+        self.say_what_prompts_lose()
         dropped = tokenization.appended(self.tokenizer)
         return ({} if dropped is None else {"debug.prompt_end_dropped": dropped}) | {
             "debug.model_path": self.path,

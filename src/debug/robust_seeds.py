@@ -116,7 +116,7 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             models.locate(model_id)
     loaded = [runner.load(model_id) for model_id in search.models]
     for model in loaded:
-        if not isinstance(model, heuristics.Heuristic):
+        if isinstance(model, models.AnswersPrompts):
             model.say_what_prompts_lose()
     names = ", ".join(model.id for model in loaded)
     store = tracking.Store(runner.tracking_uri)

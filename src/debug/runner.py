@@ -264,7 +264,6 @@ class ExperimentRunner:
         }
         rows: list[dict[str, Any]] = []
         samples: list[dict[str, Any]] = []
-        told: set[str] = set()
         with (
             self._study(store, name, _title(configs), digest, resume, tags or {}) as (study, finished),
             tqdm(total=sum(configs[c].num_seqs for c, _, _ in plan), unit="sample") as bar,
@@ -280,9 +279,6 @@ class ExperimentRunner:
                     bar.update(len(records))
                 else:
                     model = self.load(model_id)
-                    if model_id not in told and not isinstance(model, Heuristic):
-                        model.say_what_prompts_lose()
-                        told.add(model_id)
                     if (c, hops, seq_len) not in drawn:
                         drawn[c, hops, seq_len] = _draw(config, hops, seq_len)
                     label = labels[c, model_id]
