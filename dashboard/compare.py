@@ -108,7 +108,9 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
     weights = pl.col("weights_digest")
     several = weights.drop_nulls().n_unique().over("model") > 1  # two folders of one name are two models
     own = pl.format("{} ({})", "model", weights.str.slice(0, 6))
-    return frame.with_columns(model=pl.when(several & weights.is_not_null()).then(own).otherwise("model")).drop(weights)
+    return frame.with_columns(model=pl.when(several & weights.is_not_null()).then(own).otherwise("model")).drop(
+        "weights_digest"
+    )
 
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:

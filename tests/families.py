@@ -16,6 +16,7 @@ from transformers import (
     MistralConfig,
     OPTConfig,
     Phi3Config,
+    PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )
@@ -61,9 +62,14 @@ CONFIGS = {
 
 
 def family(name: str) -> models.LoadedModel:
-    """A model of this family with random weights (seeded): matrices of gain / sqrt(fan in), norms and biases too."""
+    """A model of this family with random weights."""
+    return of(CONFIGS[name], name)
+
+
+def of(config: PreTrainedConfig, name: str) -> models.LoadedModel:
+    """A model with random weights (seeded): matrices of gain / sqrt(fan in), norms and biases too."""
     torch.manual_seed(0)
-    config, gain = CONFIGS[name], 2.5
+    gain = 2.5
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
     hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():

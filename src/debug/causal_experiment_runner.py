@@ -295,6 +295,7 @@ class CausalExperimentRunner:
         model = model_id
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
+        model.require_patchable()
         title = f"{model.id} · {plan.intervention_type}"
         given = {"num_seqs": len(programs), "generator": "given"}
         prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}

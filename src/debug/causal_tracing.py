@@ -53,7 +53,7 @@ from debug.engine import (
     record,
     unembedded,
 )
-from debug.models import LoadedModel, VocabularyError
+from debug.models import LoadedModel, VocabularyError, out_of_memory
 from debug.programs import Program, ProgramError, ProgramPair
 from debug.prompts import get_prompt
 from debug.self_checks import Asked, Check, ReadBack, SelfChecks, checks_of, measured, plain_logits, rounding, telling
@@ -301,6 +301,7 @@ class Plan:
 
     def layers_of(self, model: LoadedModel) -> list[int]:
         """The rows of the map: the first layer of each."""
+        model.require_patchable()
         layers = model.n_layers + (self.intervention_type == "residual_stream")
         if (window := self._window(model.n_layers)) > layers:
             raise ValueError(f"layer_window is {window}; {self.intervention_type} of {model.id!r} has {layers} layers")
@@ -393,7 +394,8 @@ def trace_pairs(
 
     Raises:
         ValueError: the plan does not fit the model.
-        SelfCheckError: logits are not finite, or the self-checks of the pairs that were yielded last failed.
+        SelfCheckError: logits of a patched run, or of all pairs, are not finite; or the self-checks of the pairs that
+            were yielded last failed.
     """
     plan.layers_of(model)  # raises, before anything runs
     plan.heads_of(model)
@@ -403,6 +405,7 @@ def trace_pairs(
     if plan.needs_reference and reference is None:
         pairs = list(pairs)
         reference = Reference.found(model, pairs, plan, batch_tokens)
+    finite = overflowed = False
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
@@ -432,6 +435,8 @@ def trace_pairs(
                 return list(_Group(model, part, plan, reference, batch_tokens).results())
 
             for results in _in_parts(group, size, traced):
+                finite |= any(result.skipped != model.not_finite for result in results)
+                overflowed |= any(result.skipped == model.not_finite for result in results)
                 done |= {result.index: result for result in results}
                 checks = [result.checks for result in done.values() if result.checks]
                 while pending and pending[0] in done:
@@ -440,6 +445,8 @@ def trace_pairs(
                     check.require()
         for index in pending:
             yield done.pop(index)
+    if overflowed and not finite:
+        raise SelfCheckError(model.not_finite)
 
 
 def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None) -> _Given:
@@ -642,8 +649,8 @@ def _in_parts(items: Sequence[T], size: int, run: Callable[[Sequence[T]], R]) ->
         part = items[start : start + size]
         try:
             result = run(part)
-        except RuntimeError as error:  # torch's errors of memory are of this kind
-            if len(part) == 1 or "memory" not in str(error):
+        except (RuntimeError, MemoryError) as error:
+            if len(part) == 1 or not out_of_memory(error):
                 raise
             size = len(part) // 2
             logger.warning("out of memory: going on with %d programs at a time", size)
@@ -677,10 +684,7 @@ class _Group:
             if plan.source == "counterfactual":
                 self.source_row[number] = len(given) + number
         self.runs = record(model, torch.tensor([program.token_ids for program in programs]), _recorded(plan))
-        if not self.runs.logits.isfinite().all():
-            raise SelfCheckError(
-                f"logits of model {model.id!r} ({model.dtype}) are not finite; its weights may be broken"
-            )
+        self.finite = self.runs.logits.isfinite().all(-1).tolist()
         if not plan.knockout and plan.source == "zero":
             self._add_sources(
                 {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
@@ -740,7 +744,9 @@ class _Group:
     def results(self) -> Iterator[PairResult]:
         used = []
         for number, one in enumerate(self.given):
-            if reason := self._reason_to_skip(number):
+            if not self._finite(number):
+                yield PairResult(one.index, one.pair, self.model.not_finite, prompt=self._said(number)["prompt"])
+            elif reason := self._reason_to_skip(number):
                 yield PairResult(one.index, one.pair, reason, **self._said(number))
             else:
                 used.append(number)
@@ -766,6 +772,12 @@ class _Group:
     def _rows(self, number: int) -> tuple[int, int]:
         """Of the run that is patched, and of its counterfactual's."""
         return number, len(self.given) + number
+
+    def _finite(self, number: int) -> bool:
+        """Whether the logits of all runs that a pair's numbers come from are finite."""
+        rows = [number, self.source_row.get(number, number), self.control_row.get(number, number)]
+        rows += [] if self.given[number].stored else [len(self.given) + number]
+        return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no run
 
     def _said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
@@ -1172,6 +1184,7 @@ def run_causal_tracing_experiment(
         raise ValueError("programs is empty; expected at least one pair")
     what = Plan(intervention_type, intervention_layers, positions, **plan)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
+    model.say_what_prompts_lose()
     results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
     result = CausalTracingResult(model.id, what, results)
     if not result.maps:

@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
-from debug.models import LoadedModel
+from debug.models import LoadedModel, out_of_memory
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +208,9 @@ def gradients(
     """Slopes of the logit of each run's answer at the last position, by each activation of a component, layer by layer.
 
     One forward and one backward. Memory: all intermediates of the forward pass, which the backward reads.
+
+    Raises:
+        SelfCheckError: slopes are not finite.
     """
     token_ids, answers = token_ids.to(model.device), answers.to(model.device)
     with torch.enable_grad(), model.trace(token_ids, use_cache=False, logits_to_keep=1):
@@ -221,7 +224,10 @@ def gradients(
         kept.save()
         logits = model.nnsight.output.logits.save()
     effect = logits[torch.arange(len(answers)), -1, answers].float().sum()
-    return [slope.view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
+    slopes = [slope.view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
+    if not all(slope.isfinite().all() for slope in slopes):
+        raise SelfCheckError(f"gradients of model {model.id!r} ({model.dtype}) are not finite; float32 may do")
+    return slopes
 
 
 @torch.no_grad()
@@ -251,8 +257,8 @@ def patched_logits(
             try:
                 with listen(packed, tail):
                     logits = _run_batch(model, runs, packed, layer, tail)
-            except (torch.OutOfMemoryError, RuntimeError) as error:
-                if len(batch) == 1 or "memory" not in str(error):
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not out_of_memory(error):
                     raise
                 batch_tokens = sum(_row_length(row, cells, runs.length) for row in batch) // 2
                 logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)

@@ -19,6 +19,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -26,9 +27,10 @@ import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +42,10 @@ from nnsight import TransformersModel
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from transformers.cache_utils import DynamicCache
+from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
-from debug import batch_attention
+from debug import batch_attention, tokenization
 from debug.packed_linear import PackedLinear
 from debug.provenance import files_digest, text_digest
 
@@ -81,6 +84,24 @@ class BackendMissing(ValueError):
 
 class UnsupportedArchitecture(ValueError):
     """The model's modules are not where any known architecture has them."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, so that half as much may do: of a GPU, of MPS, or of the CPU.
+
+    An illegal access, memory that cannot be pinned and the like also speak of memory, and half as much helps none.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _OUT_OF_MEMORY)
+
+
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",  # on Windows
+    "MPS backend out of memory",
+    "CUDA error: out of memory",  # of what is allocated beside torch's own allocator
+)
 
 
 @dataclass(frozen=True)
@@ -155,8 +176,9 @@ class AnswersPrompts:
     ) -> Iterator[tuple[int, Completion]]:
         """Greedy completions: yields (index into ``prompts``, what follows that prompt) as they are finished.
 
-        A prompt that cannot be run (a character without a token, more tokens than the model reads, no chat template)
-        is yielded with its error. vLLM takes all prompts at once, whatever the batch size.
+        A prompt that cannot be run (a character without a token, more tokens than the model reads, no chat template),
+        or behind which logits are not finite, is yielded with its error. vLLM takes all prompts at once, whatever the
+        batch size.
 
         Raises:
             ValueError: the batch size is not positive.
@@ -171,10 +193,12 @@ class AnswersPrompts:
                 yield index, Completion(error=str(error))
         ends = self.end_tokens
         for index, tokens in self._generate(encoded, max_new_tokens, batch_size) if encoded else ():
-            yield (
-                index,
-                Completion(self.tokenizer.decode(tokens, skip_special_tokens=True), not ends.isdisjoint(tokens)),
-            )
+            if tokens is None:
+                yield index, Completion(error=self.not_finite)
+                continue
+            end = _first_end(tokens, ends)
+            text = self.tokenizer.decode(tokens[:end], skip_special_tokens=True)
+            yield index, Completion(text, end < len(tokens))
 
     def score(
         self, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32
@@ -183,7 +207,7 @@ class AnswersPrompts:
 
         Answers are told apart by the first token at which they all differ; what they have in common before it (a space)
         counts as given. Yields (index into ``prompts``, scores) as batches finish; where answers share a token, or are
-        not tokens of their own behind the prompt, with that error.
+        not tokens of their own behind the prompt, or where logits are not finite, with that error.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
@@ -195,12 +219,16 @@ class AnswersPrompts:
             except ValueError as error:
                 yield index, Scores(error=str(error))
         for index, of_answers in self._score(encoded, tokens, batch_size) if encoded else ():
+            if not of_answers.isfinite().all():
+                yield index, Scores(error=self.not_finite)
+                continue
             total = of_answers.logsumexp(0)
             yield index, Scores(tuple((of_answers - total).tolist()), float(total.exp()))
 
     def _generate(
         self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
-    ) -> Iterator[tuple[int, list[int]]]:
+    ) -> Iterator[tuple[int, list[int] | None]]:
+        """New tokens behind each prompt; None where one of them was chosen from logits that are not finite."""
         raise NotImplementedError
 
     def _score(
@@ -211,10 +239,18 @@ class AnswersPrompts:
 
     @property
     def end_tokens(self) -> set[int]:
-        """Tokens that end a text."""
+        """Tokens that end a text, alike in both backends: as :func:`debug.tokenization.end_tokens`."""
         raise NotImplementedError
 
     @property
+    def not_finite(self) -> str:
+        """Why a prompt has no answer whose logits are not finite, and what to do."""
+        what = f"logits of model {self.id!r} ({self.dtype}) are not finite; "
+        if self.dtype == "float16":
+            return what + "numbers above 65,504 overflow in float16, so that bfloat16 or float32 may do"
+        return what + "its weights may be broken"
+
+    @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of the files with configuration and weights, as they were when they were read into memory; of the
         parameters in memory where the model came from no files."""
@@ -236,13 +272,23 @@ class AnswersPrompts:
         template = getattr(self.tokenizer, "chat_template", None)
         return text_digest([json.dumps([sorted(self.end_tokens), template], sort_keys=True)])
 
+    def say_what_prompts_lose(self) -> None:
+        """Warn of an end token that the tokenizer puts behind every text: prompts go without it."""
+        if (dropped := tokenization.appended(self.tokenizer)) is not None:
+            logger.warning(
+                "the tokenizer of model %r puts %s behind every prompt, which ends a text; it is left out",
+                *(self.id, dropped),
+            )
+
     def provenance(self) -> dict[str, str]:
-        """Tags that say which model this is and what computes it."""
+        """Tags that say which model this is and what computes it; once a run, what its prompts lose is said, too."""
         if self.device.startswith("cuda"):
             name = torch.cuda.get_device_name(self.device)
         else:
             name = f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
-        return {
+        self.say_what_prompts_lose()
+        dropped = tokenization.appended(self.tokenizer)
+        return ({} if dropped is None else {"debug.prompt_end_dropped": dropped}) | {
             "debug.model_path": self.path,
             "debug.weights_digest": self.weights_digest,
             "debug.tokenizer_digest": self.tokenizer_digest,
@@ -261,7 +307,7 @@ class AnswersPrompts:
         """
         text = self.rendered(prompt, chat=chat)
         self.check_vocabulary(prompt)
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not chat, verbose=False)["input_ids"]
+        ids = tokenization.read(self.tokenizer, text, rendered=chat).token_ids
         if not ids:
             raise ValueError("the prompt is empty")
         if self.window is not None and len(ids) + room > self.window:
@@ -292,10 +338,11 @@ class AnswersPrompts:
             ValueError: as :meth:`encode`; or the answers cannot be told apart by one token.
         """
         before = self.encode(prompt, room=1)
+        prompt = tokenization.read(self.tokenizer, prompt).text
         space = "" if prompt[-1].isspace() else " "
         following = []
         for answer in answers:
-            ids = self.tokenizer(f"{prompt}{space}{answer}")["input_ids"]
+            ids = tokenization.read(self.tokenizer, f"{prompt}{space}{answer}").token_ids
             if ids[: len(before)] != before:
                 raise ValueError(f"behind this prompt, answer {answer!r} is no token of its own: {prompt[-40:]!r}")
             following.append(ids[len(before) :])
@@ -345,6 +392,8 @@ class LoadedModel(AnswersPrompts):
     architecture: Architecture
     quantization: str | None = None
     files_digest: str | None = None
+    unpatchable: str | None = None
+    """Why nothing can be patched in it, so that it is for accuracy runs alone."""
     backend = "transformers"
 
     @property
@@ -353,8 +402,7 @@ class LoadedModel(AnswersPrompts):
 
     @property
     def end_tokens(self) -> set[int]:
-        ends = self.hf.generation_config.eos_token_id
-        return set(ends) if isinstance(ends, list) else {ends} - {None}
+        return tokenization.end_tokens(self.tokenizer, self.hf.generation_config.eos_token_id)
 
     @property
     def hf(self) -> Any:
@@ -375,6 +423,11 @@ class LoadedModel(AnswersPrompts):
     def _parameters_digest(self) -> str:
         parameters = self.hf.state_dict().items()
         return text_digest(f"{name} {tuple(value.shape)} {_bytes_digest(value)}" for name, value in parameters)
+
+    def require_patchable(self) -> None:
+        """Raises UnsupportedArchitecture where nothing can be patched in this model."""
+        if self.unpatchable is not None:
+            raise UnsupportedArchitecture(self.unpatchable)
 
     # Envoys (nnsight's handles on modules), named alike for every architecture.
 
@@ -408,7 +461,12 @@ class LoadedModel(AnswersPrompts):
         nnsight's own way in takes a batch apart into prompts and puts it together again; packed rows with masks of
         their own, and a mask for each type of layer, do not survive that.
         """
-        return self.nnsight.trace(token_ids, fn=lambda *_, **__: self.hf(input_ids=token_ids, **forward))
+
+        def run(*_: Any, **__: Any) -> Any:
+            with self._evaluating():
+                return self.hf(input_ids=token_ids, **forward)
+
+        return self.nnsight.trace(token_ids, fn=run)
 
     def attention_mask(
         self, allowed: Bool[Tensor, "row query key"], distance: Int[Tensor, "row query key"]
@@ -435,9 +493,16 @@ class LoadedModel(AnswersPrompts):
 
     def _generate(
         self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
-    ) -> Iterator[tuple[int, list[int]]]:
-        for chosen, ids, output in self._continue(prompts, max_new_tokens, batch_size):
-            yield from zip(chosen, output.sequences[:, ids.shape[1] :].tolist(), strict=True)
+    ) -> Iterator[tuple[int, list[int] | None]]:
+        ends = self.end_tokens
+        watch = _FiniteLogits()
+        for chosen, ids, output in self._continue(prompts, max_new_tokens, batch_size, watch=watch):
+            for index, tokens, finite in zip(
+                chosen, output.sequences[:, ids.shape[1] :].tolist(), watch.finite_steps(), strict=True
+            ):
+                # A token of the row that came after its end, as padding, is none of its own.
+                own = _first_end(tokens, ends) + 1
+                yield index, tokens if finite >= min(own, len(tokens)) else None
 
     def _score(
         self, prompts: list[tuple[int, list[int]]], tokens: dict[int, list[int]], batch_size: int
@@ -448,7 +513,12 @@ class LoadedModel(AnswersPrompts):
 
     @torch.inference_mode()
     def _continue(
-        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int, **options: Any
+        self,
+        prompts: list[tuple[int, list[int]]],
+        max_new_tokens: int,
+        batch_size: int,
+        watch: _FiniteLogits | None = None,
+        **options: Any,
     ) -> Iterator[tuple[list[int], Int[Tensor, "row token"], Any]]:
         """What transformers generates, greedily, for left-padded batches of prompts of like length, longest first.
 
@@ -460,37 +530,66 @@ class LoadedModel(AnswersPrompts):
             max_new_tokens=max_new_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=self.hf.generation_config.eos_token_id,
+            eos_token_id=sorted(self.end_tokens) or None,
             bos_token_id=self.hf.generation_config.bos_token_id,
             return_dict_in_generate=True,
             **options,
         )
+        packed = PackedLinear(self.hf)
         prompts = sorted(prompts, key=lambda prompt: -len(prompt[1]))
-        shared = self._shared_prefix([ids for _, ids in prompts])
-        prefix = torch.tensor([shared], dtype=torch.long, device=self.device)
-        prefixed, packed = None, PackedLinear(self.hf)
-        if shared:
-            prefixed = DynamicCache(config=self.config)
-            with packed:
-                self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
-        for start in range(0, len(prompts), batch_size):
-            batch = prompts[start : start + batch_size]
-            width = max(len(ids) for _, ids in batch) - len(shared)
-            padding = [width - len(ids) + len(shared) for _, ids in batch]
-            pad = self.tokenizer.pad_token_id or 0
-            rows = [[pad] * n + ids[len(shared) :] for n, (_, ids) in zip(padding, batch, strict=True)]
-            mask = [[1] * len(shared) + [0] * n + [1] * (width - n) for n in padding]
-            ids = torch.cat(
-                [prefix.expand(len(batch), -1), torch.tensor(rows, dtype=torch.long, device=self.device)], 1
-            )
-            with packed, self._cache(prefixed, len(batch), width + max_new_tokens) as cache:
-                output = self.hf.generate(
-                    input_ids=ids,
-                    attention_mask=torch.tensor(mask, device=self.device),
-                    generation_config=greedy,
-                    past_key_values=cache,
+        for switches, of_a_kind in groupby(prompts, lambda prompt: self._switches(len(prompt[1]), max_new_tokens)):
+            group = list(of_a_kind)
+            shared = [] if switches else self._shared_prefix([ids for _, ids in group])
+            prefix = torch.tensor([shared], dtype=torch.long, device=self.device)
+            prefixed = None
+            if shared:
+                prefixed = DynamicCache(config=self.config)
+                with packed, self._evaluating():
+                    self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
+            for start in range(0, len(group), batch_size):
+                batch = group[start : start + batch_size]
+                width = max(len(ids) for _, ids in batch) - len(shared)
+                padding = [width - len(ids) + len(shared) for _, ids in batch]
+                pad = self.tokenizer.pad_token_id or 0
+                rows = [[pad] * n + ids[len(shared) :] for n, (_, ids) in zip(padding, batch, strict=True)]
+                mask = [[1] * len(shared) + [0] * n + [1] * (width - n) for n in padding]
+                ids = torch.cat(
+                    [prefix.expand(len(batch), -1), torch.tensor(rows, dtype=torch.long, device=self.device)], 1
                 )
-            yield [index for index, _ in batch], ids, output
+                own_cache = nullcontext() if switches else self._cache(prefixed, len(batch), width + max_new_tokens)
+                with packed, self._evaluating(), own_cache as cache:
+                    output = self.hf.generate(
+                        input_ids=ids,
+                        attention_mask=torch.tensor(mask, device=self.device),
+                        generation_config=greedy,
+                        past_key_values=cache,
+                        logits_processor=None if watch is None else LogitsProcessorList([watch.begin()]),
+                    )
+                yield [index for index, _ in batch], ids, output
+
+    def _switches(self, length: int, max_new_tokens: int) -> int:
+        """Which prompts may share a batch of a model whose rotary frequencies change where a text grows too long.
+
+        They change for a whole batch at once, by its longest row, and keys that were cached before are of no use then:
+        transformers runs the text again. 0: all tokens lie before the change, as in every other model; 1: the prompt
+        itself goes beyond it; else it comes while tokens are generated, at the same one in prompts of one length.
+        """
+        switch = rope_switch(self.config)
+        if switch is None or length + max_new_tokens - 1 <= switch:
+            return 0
+        return 1 if length > switch else length
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
+        """While it lasts, no module drops activations at random, though the model may be in the middle of training."""
+        training = [module for module in self.hf.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
     @contextmanager
     def _cache(self, prefix: DynamicCache | None, rows: int, room: int) -> Iterator[DynamicCache | None]:
@@ -512,6 +611,39 @@ class LoadedModel(AnswersPrompts):
             return []
         shared = common_prefix(prompts)[: min(map(len, prompts)) - 1]
         return shared if len(shared) >= SHORTEST_SHARED_PREFIX else []
+
+
+class _FiniteLogits(LogitsProcessor):
+    """Counts for each row of a batch the steps before the first one whose logits are not finite; changes nothing."""
+
+    def begin(self) -> _FiniteLogits:
+        self._finite: list[Bool[Tensor, " row"]] = []
+        return self
+
+    def __call__(self, input_ids: Tensor, scores: Float[Tensor, "row vocabulary"]) -> Float[Tensor, "row vocabulary"]:
+        # The largest is nan where one is nan, and infinite where one is. Some models rule tokens out by -inf.
+        self._finite.append(scores.amax(-1).isfinite())
+        return scores
+
+    def finite_steps(self) -> list[int]:
+        return torch.stack(self._finite).long().cumprod(0).sum(0).tolist()
+
+
+def rope_switch(config: Any) -> int | None:
+    """Tokens beyond which a model takes other rotary frequencies (``longrope``: Phi-3 with 128K); None for most."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    by_layer_type = [of for of in parameters.values() if isinstance(of, dict)]
+    switches = [
+        of.get("original_max_position_embeddings") or config.max_position_embeddings
+        for of in by_layer_type or [parameters]
+        if of.get("rope_type") == "longrope"
+    ]
+    return min(switches, default=None)
+
+
+def _first_end(tokens: list[int], ends: set[int]) -> int:
+    """The place of the first token that ends a text; how many there are where none does."""
+    return next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
 
 
 def common_prefix(rows: list[list[int]]) -> list[int]:
@@ -614,9 +746,11 @@ class Engine(AnswersPrompts):
 
     def _generate(
         self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
-    ) -> Iterator[tuple[int, list[int]]]:
-        for index, output in self._run(prompts, [{"max_tokens": max_new_tokens}] * len(prompts)):
-            yield index, list(output.token_ids)
+    ) -> Iterator[tuple[int, list[int] | None]]:
+        # One log probability for each token, its own: of logits that are not finite it is nan.
+        options = {"max_tokens": max_new_tokens, "stop_token_ids": sorted(self.ends), "logprobs": 0}
+        for index, output in self._run(prompts, [options] * len(prompts)):
+            yield index, list(output.token_ids) if math.isfinite(output.cumulative_logprob) else None
 
     def _score(
         self, prompts: list[tuple[int, list[int]]], tokens: dict[int, list[int]], batch_size: int
@@ -983,6 +1117,15 @@ def _start_engine(model_id: str, dtype: str, device: str, arguments: dict[str, A
         _check_reachable(path)
         options = {"trust_remote_code": trust_remote_code, **files}
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
+        switch = rope_switch(AutoConfig.from_pretrained(path, **options))
+        if switch is not None and arguments.get("max_model_len", switch) > switch:
+            logger.warning(
+                "with max_model_len above %d vLLM reads every text with the rotary frequencies that model %r has for "
+                "texts longer than that; shorter ones are read as they should be by backend 'transformers'",
+                *(switch, model_id),
+            )
+        elif switch is not None:
+            defaults["max_model_len"] = switch
         with tempfile.TemporaryDirectory(prefix="debug-vllm-") as folder:
             if files:  # vLLM reads no GGUF of every architecture; transformers unpacks it
                 weights = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], **options)
@@ -1004,7 +1147,7 @@ def _start_engine(model_id: str, dtype: str, device: str, arguments: dict[str, A
             f"vLLM cannot run model {model_id!r} from {path} with {arguments}: "
             f"{type(error).__name__}: {str(error).strip()[:500]}. Backend 'transformers' may"
         ) from error
-    ends = {*(ends if isinstance(ends, list) else [ends]), tokenizer.eos_token_id} - {None}
+    ends = tokenization.end_tokens(tokenizer, ends)
     return Engine(name_of(model_id), path, dtype, device, llm, tokenizer, ends, arguments.get("quantization"))
 
 
@@ -1021,7 +1164,8 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
     """A transformers model that is in memory already (a training step's, a test's), as a :class:`LoadedModel`.
 
     Raises:
-        UnsupportedArchitecture: its family is not listed, or its modules are not where the family keeps them.
+        UnsupportedArchitecture: its family is not listed, or its modules are not where the family keeps them. Where
+            only what causal runs patch is missing (OPT with norms behind its layers), these raise it.
         ValueError: its tokenizer has no character offsets.
     """
     model_type = hf.config.model_type
@@ -1033,10 +1177,10 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
         )
     try:
         layer = _follow(hf, architecture.layers)[0]
-        for start, part in ((hf, "final_norm"), (hf, "unembedding")):
-            _follow(start, getattr(architecture, part))
-        for part in ("attention", "output_projection", "mlp"):
-            _follow(layer, getattr(architecture, part))
+        places = [(hf, architecture.final_norm), (hf, architecture.unembedding)]
+        places += [(layer, getattr(architecture, part)) for part in ("attention", "output_projection", "mlp")]
+        absent = [path for start, path in places if _follow(start, path) is None]
+        absent += ["attention to earlier tokens alone"] if getattr(hf.config, "use_bidirectional_attention", 0) else []
     except AttributeError as error:
         raise UnsupportedArchitecture(
             f"model {model_id!r} of type {model_type!r} was looked through for {architecture}: {error}"
@@ -1046,9 +1190,18 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if getattr(hf.config, "attn_logit_softcapping", None) and hf.config._attn_implementation == "sdpa":
+        hf.set_attn_implementation("eager")  # the only one of transformers that does not leave soft caps out
     device = str(next(hf.parameters()).device)
     generation = copy.deepcopy(hf.generation_config)
     with _quiet_transformers():  # it warns of what the line below undoes
         wrapped = TransformersModel(hf, tokenizer=tokenizer)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
-    return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture)
+    unpatchable = None
+    if absent:
+        unpatchable = (
+            f"model {model_id!r} of type {model_type!r} is unsupported in causal runs: looked for {', '.join(absent)}, "
+            "and this configuration has none (OPT with norms behind its layers, as opt-350m, has no final one). It can "
+            "be asked in accuracy runs"
+        )
+    return LoadedModel(model_id, path, dtype, device, wrapped, tokenizer, architecture, unpatchable=unpatchable)

@@ -125,6 +125,9 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
     loaded = [
         model if model.id == name else replace(model, id=name) for model, name in zip(loaded, own.values(), strict=True)
     ]
+    for model in loaded:
+        if isinstance(model, models.AnswersPrompts):
+            model.say_what_prompts_lose()
     names = ", ".join(model.id for model in loaded)
     store = tracking.Store(runner.tracking_uri)
     found = []
@@ -251,9 +254,9 @@ def _ask(
             wrong = [answer is not None and not right for answer, right in zip(parsed, correct, strict=True)]
             if error is None and all(wrong if search.all_incorrect else correct):
                 passed.append(n)
-            else:
+            elif error is None:  # that a model could not be asked says nothing of the seed
                 record["failed_at"] = model.id
         remaining = passed
     for n, record in enumerate(records):
-        record["robust"] = n in remaining
+        record["robust"] = n in remaining if record["error"] is None else None
     return records

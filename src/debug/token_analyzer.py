@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from debug import tokenization
 from debug.programs import Program, ProgramPair, Span
 
 CODE = "{code}"
@@ -108,10 +109,8 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
     """
     if prompt_template.count(CODE) != 1:
         raise ValueError(f"prompt template {prompt_template[:80]!r} must have exactly one {CODE}")
-    prompt = prompt_template.replace(CODE, program.text)
-    encoding = tokenizer(prompt, return_offsets_mapping=True, return_special_tokens_mask=True)
-    token_ids, offsets = encoding["input_ids"], encoding["offset_mapping"]
-    read = [position for position, special in enumerate(encoding["special_tokens_mask"]) if not special]
+    prompt, token_ids, offsets, added = tokenization.read(tokenizer, prompt_template.replace(CODE, program.text))
+    read = [position for position, is_added in enumerate(added) if not is_added]
     # Every character belongs to one token. White space that the offsets leave out goes to the token that follows it, at
     # the end to the last; a character that two tokens claim (one is the space put before the text) to the later one.
     ends = [min(offsets[position][1], offsets[following][0]) for position, following in pairwise(read)]
@@ -183,7 +182,8 @@ def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram
     # The answers are read off the tokens of prompt + answer: an answer alone tokenizes otherwise in some vocabularies.
     length = len(original.token_ids)
     continued = [
-        tokenizer(f"{original.prompt}{a}")["input_ids"] for a in (pair.expected_counterfactual, pair.expected_original)
+        tokenization.read(tokenizer, f"{original.prompt}{a}").token_ids
+        for a in (pair.expected_counterfactual, pair.expected_original)
     ]
     if changed := [ids for ids in continued if ids[:length] != original.token_ids or len(ids) == length]:
         raise PairError(
