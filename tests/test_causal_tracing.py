@@ -693,6 +693,22 @@ def test_memory_that_runs_out_changes_no_map(qwen: LoadedModel) -> None:
         np.testing.assert_allclose(one.z_patched, other.z_patched, atol=EXACT)
 
 
+def test_other_errors_of_the_programs_own_runs_are_not_taken_for_memory(qwen: LoadedModel) -> None:
+    calls: list[int] = []
+
+    def attend(*_: object) -> None:
+        calls.append(1)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(attend)
+    try:
+        with pytest.raises(RuntimeError, match="an illegal memory access"):
+            run_causal_tracing_experiment(qwen, pairs(3), positions="targets", batch_tokens=10**5)
+    finally:
+        hook.remove()
+    assert len(calls) == 1
+
+
 @pytest.mark.parametrize("plan", [{}, {"method": "attribution"}, {"source": "mean"}])
 def test_memory_that_runs_out_in_the_programs_own_runs_halves_the_pairs(
     qwen: LoadedModel, plan: dict[str, Any]
@@ -752,6 +768,38 @@ def test_broken_weights_are_refused(intervention_type: str) -> None:
         next(model.hf.parameters()).fill_(float("nan"))
     with pytest.raises(SelfCheckError, match=r"logits of model 'qwen2' \(float32\) are not finite; its weights may be"):
         run_causal_tracing_experiment(model, pairs(1), intervention_type)
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {},
+        {"control": False},
+        {"direction": "into_counterfactual"},
+        {"source": "zero"},
+        {"method": "attribution"},
+        {"intervention_type": KNOCKOUT, "positions": "all"},
+    ],
+)
+def test_only_pairs_whose_logits_are_not_finite_are_skipped(plan: dict[str, Any]) -> None:
+    """One letter of the alphabet overflows: programs that have it are no measurements, and say nothing of the others,
+    which share their batches."""
+    model, given = families.family("qwen2"), pairs(12, 3, 2)
+    letter = given[0].original.assignments[-1].lhs
+    plan = {"positions": "targets"} | plan
+    expected = run_causal_tracing_experiment(model, given, **plan)
+    with torch.no_grad():
+        model.hf.get_input_embeddings().weight[model.tokenizer.convert_tokens_to_ids(letter)] = torch.inf
+    result = run_causal_tracing_experiment(model, given, **plan)
+    for pair, one, other in zip(given, result.results, expected.results, strict=True):
+        if letter in pair.original.text:
+            assert one.skipped == "logits of model 'qwen2' (float32) are not finite; its weights may be broken"
+            assert (one.correct, one.answers, one.causal_map) == (None, None, None)
+            assert one.prompt == other.prompt
+        elif one.skipped is None:  # a program of the same answer, which is the control, may have the letter
+            assert one.correct == other.correct
+            np.testing.assert_allclose(one.causal_map.z_patched, other.causal_map.z_patched, atol=EXACT)
+    assert 0 < len(result.maps) < 12
 
 
 # --- Means, and small things ---

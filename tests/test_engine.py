@@ -173,11 +173,15 @@ def real_allocation(tokens: int) -> None:
     torch.empty(2**60)
 
 
+def numpys_allocation(tokens: int) -> None:
+    np.empty(2**57)
+
+
 def as_on_a_gpu(tokens: int) -> None:
     raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {tokens} MiB.")
 
 
-@pytest.mark.parametrize("fail", [real_allocation, as_on_a_gpu])
+@pytest.mark.parametrize("fail", [real_allocation, numpys_allocation, as_on_a_gpu])
 @pytest.mark.parametrize("component", ["residual_stream", "attention_heads"])
 def test_memory_that_runs_out_halves_the_batch(
     qwen: LoadedModel, component: str, fail: Callable[[int], None], caplog: pytest.LogCaptureFixture
@@ -214,15 +218,18 @@ def test_memory_that_is_too_small_for_one_row_is_said(qwen: LoadedModel) -> None
         hook.remove()
 
 
-def test_other_errors_of_a_forward_pass_are_not_taken_for_memory(qwen: LoadedModel) -> None:
+@pytest.mark.parametrize(
+    "said", ["shapes cannot be multiplied", "CUDA error: an illegal memory access was encountered"]
+)
+def test_other_errors_of_a_forward_pass_are_not_taken_for_memory(qwen: LoadedModel, said: str) -> None:
     def fail(*_: object) -> None:
-        raise RuntimeError("shapes cannot be multiplied")
+        raise RuntimeError(said)
 
     runs, calls = runs_of(qwen, strongest(qwen, 1)), []
     counted = qwen.hf.register_forward_pre_hook(lambda *_: calls.append(1))
     hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(fail)
     try:
-        with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        with pytest.raises(RuntimeError, match=said):
             fast(qwen, runs, grid(qwen, "mlp", runs.length, 0, 1))
     finally:
         hook.remove()
@@ -365,6 +372,18 @@ def test_logits_that_are_not_finite_are_refused(qwen: LoadedModel) -> None:
 
 
 # --- Gradients and the unembedding ---
+
+
+def test_slopes_that_are_not_finite_are_refused() -> None:
+    """They can be where logits are: a float16 backward overflows before its forward does."""
+    model = families.family("llama")
+    runs = runs_of(model, strongest(model, 1))
+    hook = model.hf.lm_head.register_full_backward_hook(lambda _, slopes, __: (slopes[0] * torch.inf,))
+    try:
+        with pytest.raises(SelfCheckError, match=r"gradients of model 'llama' \(float32\) are not finite"):
+            gradients(model, runs.token_ids[:1], torch.tensor([30]), "mlp")
+    finally:
+        hook.remove()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 import families
 from debug import ExperimentRunner, models, robust_seeds
@@ -77,6 +78,22 @@ def test_the_opposite_is_answered_wrong_by_all_and_not_merely_unanswered(uri, ra
     assert rows["parsed"].null_count() > 0  # it says letters and signs as well
     for seed in babble.seeds:
         assert all(said.isdigit() and said != right for said, right in alone(random_models[0], seed, 1, 5, 1))
+
+
+def test_a_program_whose_logits_are_not_finite_is_no_seed_and_none_that_a_model_failed(uri, monkeypatch):
+    broken = families.family("qwen2")
+    with torch.no_grad():
+        broken.hf.get_input_embeddings().weight[1] = torch.inf  # of the letter a
+    monkeypatch.setattr(models, "locate", lambda model_id: (model_id, {}))
+    monkeypatch.setattr(models, "load", lambda model_id, **_: broken)
+    search = RobustSearch(["broken"], [1], [3], count=1, max_tried=60, all_incorrect=True, max_new_tokens=1)
+    [found] = find_robust_seeds(search, ExperimentRunner(uri, batch_size=60))
+    rows = list(Store(uri).load_run(found.run_id).sample_records())
+    of_a = {with_a: [row for row in rows if ("a" in row["program"]) == with_a] for with_a in (True, False)}
+    assert of_a[True]
+    assert {(row["error"], row["robust"], row["failed_at"]) for row in of_a[True]} == {(broken.not_finite, None, None)}
+    assert found.tried == len(of_a[False]) > 0
+    assert {(row["error"], row["robust"] is None) for row in of_a[False]} == {(None, False)}
 
 
 def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loaded_once(uri, monkeypatch):

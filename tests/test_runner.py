@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from debug import ExperimentRunner, generators, models, prompts, quick_experiment, runner
 from debug.core import ExperimentConfig
@@ -358,6 +360,32 @@ def test_a_prompt_longer_than_the_models_window_is_an_error_of_that_sample(uri):
     assert found["correct"] == found["num_samples"] == 12 - found["errors"]
     [text] = {error.split(" has ")[1].partition(" tokens")[2] for error in found["samples"]["error"] if error}
     assert text == ", 2 are to follow, and model 'tiny' reads 512"
+
+
+@pytest.mark.parametrize("scoring", ["generate", "logits"])
+def test_logits_that_are_not_finite_are_errors_and_no_accuracy_and_the_study_goes_on(uri, scoring, monkeypatch, caplog):
+    """Once a study that FINISHED with 0.0% ("the model wrote nothing"), and one that an IndexError ended."""
+    tiny = models.load("tiny")
+    hf = copy.deepcopy(tiny.hf)
+    with torch.no_grad():
+        hf.model.layers[2].mlp.down_proj.weight.mul_(3e4)
+    half = models.wrap(hf.half(), tiny.tokenizer, model_id="half", dtype="float16")
+    monkeypatch.setattr(models, "locate", lambda model_id: (model_id, {}))
+    monkeypatch.setattr(models, "load", lambda model_id, **_: {"half": half, "tiny": tiny}[model_id])
+    result = ExperimentRunner(uri).run(depth(models=["half", "tiny"], scoring=scoring))
+    broken, sound = result.summary["cells"]
+    assert (broken["accuracy"], broken["num_samples"], broken["num_errors"]) == (None, 0, 6)
+    assert (sound["accuracy"], sound["num_samples"], sound["num_errors"]) == (1.0, 6, 0)
+    assert "half" in str(result)
+    assert " 0.0%" not in str(result)
+    cell = Store(uri).load_run(broken["run_id"])
+    assert not {"accuracy", "accuracy_ci_low"} & cell.metrics.keys()
+    assert set(cell.samples["error"]) == {half.not_finite}
+    assert "logits of model 'half' (float16) are not finite; numbers above 65,504 overflow" in caplog.text
+    assert result.summary["comparisons"] == []
+    with pytest.raises(NothingScored, match=r"logits of model 'half' \(float16\) are not finite"):
+        ExperimentRunner(uri).run(depth(name="alone", models=["half"], scoring=scoring))
+    assert study(uri, "alone").status == "FAILED"
 
 
 def test_a_model_without_a_chat_template_is_not_asked(uri):
