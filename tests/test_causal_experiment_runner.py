@@ -151,10 +151,14 @@ def test_joint_targets_and_own_hypotheses_are_logged_by_names_that_mlflow_has(ur
     assert (
         "peak_patch_success_rate" not in joint.logged().metrics or joint.cells[0].mean.peak()[0] == "ref_depth_2_line"
     )
+    spare = "i = 8\nh = 3\nx = i\nw = x\n#w: "  # the others are all chain: no edge is left to cut at random
     cut = runner.run_intervention_experiment(
-        "tiny", programs, "attention_knockout", positions=["final->ref_depth_1_rhs"]
+        "tiny", [*programs, spare], "attention_knockout", positions=["final->ref_depth_1_rhs"]
     )
     assert "answer_kept_rate/final_to_ref_depth_1_rhs_random" in cut.logged().metrics
+    n = {curve.target: curve.n for curve in cut.cells[0].mean.curves}
+    assert n == {"final->ref_depth_1_rhs": 3, "final->ref_depth_1_rhs_random": 1}
+    assert cut.cells[0].mean.against_random["final->ref_depth_1_rhs"][0].difference.n == 1
 
 
 def test_skipped_pairs_are_recorded_with_their_reason(uri):

@@ -604,7 +604,7 @@ def test_what_is_done_is_kept_when_interrupted(qwen: LoadedModel) -> None:
 
     def interrupt(*_: object) -> None:
         passes.append(1)
-        if len(passes) > 40:
+        if len(passes) > 60:  # those of the plain model come among them
             raise KeyboardInterrupt
 
     hook, done = qwen.hf.register_forward_pre_hook(interrupt), []

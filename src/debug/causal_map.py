@@ -744,14 +744,13 @@ class MeanOverPairs:
             pairs = np.repeat(np.arange(len(own)), draws)
             return mcnemar(np.repeat(own == 1, draws), each.ravel(), seeds=pairs)
 
-        return {
-            name: [
-                compared(own[:, row], kept[name + RANDOM][:, row], self._draws[name + RANDOM])
-                for row in range(own.shape[1])
-            ]
-            for name, own in kept.items()
-            if name + RANDOM in kept
-        }
+        found = {}
+        for name, own in kept.items():
+            if name + RANDOM in kept:
+                with_control = np.isin(self._numbers[name], self._numbers[name + RANDOM])
+                random, draws = kept[name + RANDOM], self._draws[name + RANDOM]
+                found[name] = [compared(own[with_control, row], random[:, row], draws) for row in range(own.shape[1])]
+        return found
 
 
 def random_of(target: str) -> str | None:

@@ -352,9 +352,9 @@ class Plan:
         for name in HYPOTHESES if isinstance(self.positions, str) else map(str, self.positions):
             edges[name] = edges_of(program, name)
             if self.control:
-                for draw in range(self.random_draws):
-                    draw_name = f"{name}{RANDOM}" + (f"_{draw + 1}" if draw else "")
-                    edges[draw_name] = random_control(program, edges[name], draw, mass)
+                with suppress(PairError):  # a prompt that is all chain: it has no control, which n then shows
+                    draws = [random_control(program, edges[name], n, mass) for n in range(self.random_draws)]
+                    edges |= {f"{name}{RANDOM}" + (f"_{n + 1}" if n else ""): of for n, of in enumerate(draws)}
         targets = {name: sorted({p for edge in of for p in edge}) for name, of in edges.items()}
         numbers = {name: number for number, name in enumerate(targets)}
         return Columns([], list(targets.values()), targets, numbers, [tuple(sorted(of)) for of in edges.values()])
