@@ -142,11 +142,7 @@ class CellResult:
         if self.rank_agreement:
             lines.append(f"  rank agreement with exact patching: {bootstrap_mean(self.rank_agreement)}")
         if self.checks is not None:
-            lines.append(
-                f"  self-checks: identity {self.checks.identity_max_abs:.1e}, full patch "
-                f"{self.checks.full_patch_max_abs:.1e} (without it {self.checks.full_patch_without:.3g}), "
-                f"tolerance {self.checks.tolerance:g}"
-            )
+            lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
         return "\n".join(lines)
 

@@ -47,9 +47,11 @@ from debug.engine import (
     record,
     unembedded,
 )
+from debug.known_answers import SAFETY, known_answers
 from debug.models import LoadedModel, VocabularyError
 from debug.programs import ProgramError, ProgramPair
 from debug.prompts import get_prompt
+from debug.read_back import ReadBack
 from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
 
 logger = logging.getLogger(__name__)
@@ -332,6 +334,7 @@ def trace_pairs(
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
+    tolerances: dict[int, float] = {}
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
@@ -368,7 +371,7 @@ def trace_pairs(
             size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, work)))
 
             def traced(part: Sequence[_Given], mean: dict[str, list[Tensor]] | None = mean) -> list[PairResult]:
-                return list(_Group(model, part, plan, mean, batch_tokens).results())
+                return list(_Group(model, part, plan, mean, batch_tokens, tolerances).results())
 
             for results in _in_parts(group, size, traced):
                 done |= {result.index: result for result in results}
@@ -478,8 +481,11 @@ class _Group:
         plan: Plan,
         mean: dict[str, list[Tensor]] | None,
         batch_tokens: int,
+        tolerances: dict[int, float],
     ) -> None:
+        """``tolerances``, by length, are measured where they are not; single places are then checked, too."""
         self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
+        self.tolerances = tolerances
         programs = [g.tokenized.original for g in given]
         # Where the counterfactuals' runs are stored, one is run all the same: the self-checks compare with a whole run.
         programs += [g.tokenized.counterfactual for g in (given[:1] if plan.source == "stored" else given)]
@@ -597,7 +603,29 @@ class _Group:
         used = [0] if self.plan.source == "stored" else used
         pairs = [self._rows(number) for number in used]
         differing = [self.given[number].tokenized.differing for number in used]
-        return checks_of(self.model, self.runs, self.plan.intervention_type, pairs, differing)
+        self._check_rows(used)
+        what = (self.model, self.runs, self.plan.intervention_type)
+        checks = checks_of(*what, pairs, differing)
+        if self.runs.length not in self.tolerances:
+            chosen = len(used) // 2  # rows of runs are numbered on both sides of it
+            known, self.tolerances[self.runs.length] = known_answers(*what, pairs[chosen], differing[chosen])
+            checks += known
+        return checks
+
+    def _check_rows(self, used: Sequence[int]) -> None:
+        """Raises SelfCheckError where a row that is patched, or patched from, is not the run of the pair's program."""
+        for number in used:
+            one, (clean, counterfactual) = self.given[number].tokenized, self._rows(number)
+            rows = {clean: one.original, counterfactual: one.counterfactual}
+            if self.plan.source == "counterfactual":
+                rows[self.source_row[number]] = one.counterfactual
+            if (control := self.given[number].control) is not None:
+                rows[self.control_row[number]] = control
+            for row, program in rows.items():
+                if self.runs.token_ids[row].tolist() != program.token_ids:
+                    raise SelfCheckError(
+                        f"run {row} is not that of pair {self.given[number].index}'s {program.prompt!r}"
+                    )
 
     def _cells(self, number: int) -> Iterator[tuple[tuple[int, ...], Cell]]:
         """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect."""
@@ -615,6 +643,26 @@ class _Group:
                     sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
                     at = (i, k) if heads is None else (i, j, k)
                     yield at, Cell(number, sites, self.source_row[number])
+
+    def _claim(self, number: int, is_control: bool, at: tuple[int, ...]) -> Cell:
+        """The cell that the axes of a pair's map name, for which a number in it will be taken; see :meth:`_cells`."""
+        model, plan, columns = self.model, self.plan, self.given[number].columns
+        window, column = plan._window(model.n_layers), at[-1]
+        if is_control:
+            column = list(columns.target_columns.values())[column]
+        layers = [plan.layers_of(model)[at[0]] + above for above in range(window)]
+        if plan.knockout:
+            cut = None if plan.heads is None else tuple(plan.heads_of(model)[0])
+            return Cell(number, tuple(Cut(layer, columns.edges[column], cut) for layer in layers))
+        heads = tuple(plan.heads_of(model)[at[1]]) if len(at) == 3 else None
+        positions = tuple(columns.columns[column])
+        source = (self.control_row if is_control else self.source_row)[number]
+        return Cell(number, tuple(Site(plan.intervention_type, layer, positions, heads) for layer in layers), source)
+
+    def _read_back(self, where: Sequence[tuple[int, bool, tuple[int, ...]]], cells: Sequence[Cell]) -> ReadBack:
+        """Of the first cells, those of maps, what their places in the maps say; the others are the checks' own."""
+        others = tuple(cells)
+        return ReadBack(lambda index: self._claim(*where[index]) if index < len(where) else others[index])
 
     def _head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
@@ -654,8 +702,9 @@ class _Group:
         checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         cells += checked
         logits_of: dict[Cell, Tensor] = {}
+        read_back = self._read_back(where, cells)
         with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
-            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens):
+            for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens, read_back):
                 of_maps = [i for i, index in enumerate(indices) if index < n_cells]
                 logits_of |= {
                     cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells
@@ -676,7 +725,7 @@ class _Group:
             number: self._map(number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
             for number in used
         }
-        return maps, measured(self.model, runs, checks, logits_of), ran, {}
+        return maps, measured(runs, checks, logits_of, self.tolerances[runs.length], read_back), ran, {}
 
     def _estimate(
         self, used: list[int], checks: list[Check]
@@ -686,7 +735,7 @@ class _Group:
         component, heads = plan.intervention_type, self._head_sets()
         tokens = torch.tensor([self.given[number].tokenized.answer_tokens[0] for number in used])
         slopes = gradients(model, runs.token_ids[used], tokens, component)
-        cells, sampled, maps = [], {}, {}
+        cells, sampled, maps = [], [], {}
         for row, number in enumerate(used):
             one, shape = self.given[number], self._shape(number)
             clean, counterfactual = self._rows(number)
@@ -708,24 +757,25 @@ class _Group:
             every = list(self._cells(number))
             rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
             for i in rng.permutation(len(every))[:AGREEMENT_CELLS]:
-                sampled[len(cells)] = (number, every[i][0])
+                sampled.append((number, False, every[i][0]))
                 cells.append(every[i][1])
             maps[number] = self._map(number, z_patched.numpy(), np.full(shape, -1), None)
         n_cells = len(cells)
         cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
         logits_of: dict[Cell, Tensor] = {}
-        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens):
+        read_back = self._read_back(sampled, cells)
+        for indices, logits in patched_logits(model, runs, cells, self.batch_tokens, read_back):
             for index, row_logits in zip(indices, logits, strict=True):
                 if index >= n_cells:
                     logits_of[cells[index]] = row_logits.clone()
                     continue
-                number, at = sampled[index]
+                number, _, at = sampled[index]
                 c = self.given[number].tokenized.answer_tokens[0]
                 exact[number].append((row_logits[c].item(), float(maps[number].z_patched[(*at, 0)])))
         agreement = {number: _spearman(both) for number, both in exact.items()}
         ran = {number: len(both) for number, both in exact.items()} | dict.fromkeys(set(used) - exact.keys(), 0)
-        return maps, measured(model, runs, checks, logits_of), ran, agreement
+        return maps, measured(runs, checks, logits_of, self.tolerances[runs.length], read_back), ran, agreement
 
     def _map(self, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
         model, plan, one = self.model, self.plan, self.given[number]
@@ -748,7 +798,7 @@ class _Group:
             first_difference=self._first(number),
             answer_tokens=one.tokenized.answer_tokens,
             top_tokens=(self.tops[number], top_counterfactual),
-            min_effect=models.SMALLEST_EFFECT[model.dtype],
+            min_effect=models.smallest_effect(model.dtype, self.tolerances[self.runs.length] / SAFETY),
             vocabulary={token: model.tokenizer.decode([token]) for token in sorted(seen - {-1})},
             z_clean=self.runs.logits[number, answers].cpu().numpy(),
             z_counterfactual=z_counterfactual.numpy(),

@@ -24,7 +24,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
 from typing import Any, NamedTuple
@@ -37,6 +37,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from debug.models import LoadedModel
+from debug.read_back import ReadBack, Seen
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,7 @@ ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells 
 CHECK_STRIDE = 4  # a pair is checked at every so many layers, the next pair at the layers behind them
 FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it cost, however few it has
 MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
+FAR = 2  # so many times the tolerance are the two programs' logits apart, or a check that compares them proves nothing
 
 
 class SelfCheckError(RuntimeError):
@@ -227,12 +229,17 @@ def gradients(
 
 @torch.no_grad()
 def patched_logits(
-    model: LoadedModel, runs: Runs, cells: Sequence[Cell], batch_tokens: int | None = None
+    model: LoadedModel,
+    runs: Runs,
+    cells: Sequence[Cell],
+    batch_tokens: int | None = None,
+    read_back: ReadBack | None = None,
 ) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
     """Run every cell's run with its sites replaced by its source's activations; the logits that predict the answer.
 
     Cells come back in batches, in an order of the engine's own: (indices into ``cells``, their logits at the last
-    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out.
+    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. ``read_back`` sees some
+    cells of every batch.
 
     Raises:
         SelfCheckError: logits are not finite.
@@ -243,7 +250,7 @@ def patched_logits(
         while rows:
             batch = _next_batch(rows, cells, runs, batch_tokens)
             try:
-                logits = _run_batch(model, runs, _Packed.of(batch, cells, runs), layer, parts_first)
+                logits = _run_batch(model, runs, _Packed.of(batch, cells, runs), layer, parts_first, read_back)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if len(batch) == 1 or "memory" not in str(error):
                     raise
@@ -434,7 +441,7 @@ def _overwrite(model: LoadedModel, runs: Runs, component: str, layer: int, value
 
 
 def _run_batch(
-    model: LoadedModel, runs: Runs, packed: _Packed, layer: int, parts_first: bool
+    model: LoadedModel, runs: Runs, packed: _Packed, layer: int, parts_first: bool, read_back: ReadBack | None = None
 ) -> Float[Tensor, "cell vocabulary"]:
     """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
     device, shape, n_layers = runs.token_ids.device, packed.shape, model.n_layers
@@ -463,12 +470,14 @@ def _run_batch(
         )
     entry = layer + parts_first  # the first layer that runs at all tokens, going into which they are:
     hidden = runs.activations["residual_stream"][entry][row_runs[:, None], positions]
+    seen = Seen(packed, entry, tail, {} if read_back is None else read_back.sample(packed))
     if ("residual_stream", entry) in hits and not parts_first:
         _overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
 
     def patch(component: str, at: int) -> None:
         if (component, at) in hits:
             original = COMPONENTS[component].read(model, at)
+            seen.keep(component, at, original)
             value = original.clone()  # OPT's MLP sees the batch flattened
             _overwrite(model, runs, component, at, value.view(*shape, -1), hits[component, at])
             COMPONENTS[component].write(model, at, value)
@@ -484,14 +493,17 @@ def _run_batch(
 
     # Before the trace: modules that are called inside one count as the model's own calls.
     before = tail.hidden(runs, layer) if tail is not None else hidden
-    attention = tail.attention(model, runs, layer) if tail is not None else None
+    with seen.projection(model, layer):
+        attention = tail.attention(model, runs, layer) if tail is not None else None
     with model.trace(
         runs.token_ids[row_runs[:, None], positions],
         attention_mask=packed.mask(model, device),
         position_ids=positions,
         past_key_values=cache,
         use_cache=cache is not None,
-    ):
+    ) as tracer:
+        if seen.claims:
+            seen.cache = tracer.cache(seen.modules(model), device=None, include_inputs=True)
         for below in range(layer):
             model.layer(below).skip(before)
         if layer == 0:
@@ -499,10 +511,14 @@ def _run_batch(
         if tail is not None:
             model.attention(layer).skip((attention, None))
             if tail.hits["mlp"]:
-                value = model.mlp(layer).output.clone()
+                original = model.mlp(layer).output
+                seen.keep("mlp", layer, original)
+                value = original.clone()
                 _overwrite(model, runs, "mlp", layer, value.view(1, len(tail), -1), tail.hits["mlp"])
                 model.mlp(layer).output = value
-            hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
+            of_tail = model.layer(layer).output
+            seen.keep("layer", layer, of_tail)
+            hidden[tail.rows, tail.tokens] = of_tail[0]
             if ("residual_stream", entry) in hits:
                 _overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
             model.layer(layer).output = hidden
@@ -511,6 +527,7 @@ def _run_batch(
                 patch("residual_stream", at)
             if at in cuts:
                 arguments, keywords = model.attention(at).inputs
+                seen.keep("mask", at, keywords["attention_mask"])
                 mask = _without_edges(model, packed, keywords["attention_mask"], cuts[at], prefix)
                 model.attention(at).inputs = (arguments, keywords | {"attention_mask": mask})
             patch("attention_heads", at)
@@ -521,11 +538,15 @@ def _run_batch(
                 for_lasts_only(model.mlp(at))
             patch("mlp", at)
         if ("residual_stream", n_layers) in hits:
-            value = model.final_norm.input.clone()
+            original = model.final_norm.input
+            seen.keep("residual_stream", n_layers, original)
+            value = original.clone()
             _overwrite(model, runs, "residual_stream", n_layers, value, hits["residual_stream", n_layers])
             model.final_norm.input = value
         model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
         logits = model.nnsight.output.logits.save()
+    if read_back is not None:
+        read_back.add(model, runs, seen)
     return logits[0].float()
 
 
@@ -604,43 +625,76 @@ def _without_edges(
 
 @dataclass(frozen=True)
 class SelfChecks:
-    """What the engine measured of itself, as largest differences of a logit, through the code path of the component."""
+    """What the engine measured of itself, as largest differences of a logit, through the code path of the component.
+
+    None is what was not measured: by a part of a run, or by a run that was logged before there was such a check.
+    """
 
     identity_max_abs: float
     """A run patched with its own activations, layer by layer, against the same run unpatched."""
     full_patch_max_abs: float
     """A run patched with so much that nothing of its own is left, against the counterfactual's."""
     full_patch_without: float
-    """The same comparison with the patch left out: it must exceed the tolerance, or the second check proves nothing."""
+    """The same comparison with the patch left out: it must exceed the tolerance by far, or the second check proves
+    nothing."""
     tolerance: float
+    """What rounding may do to a logit of this model; see :func:`debug.known_answers.tolerance`."""
+    localized_max_abs: float | None = None
+    """Patches of single places against the plain model's, put together by hand; see :mod:`debug.known_answers`."""
+    localized_without: float | None = None
+    """The same comparison with the patches left out: the largest effect of one of them. Where it is within the
+    tolerance (a head alone may do so little), only the read-back tells one place from another."""
+    read_back_max_abs: float | None = None
+    """What a sample of cells wrote, and all else that they read there, against what they should: activations, not
+    logits, and the same to the last bit; see :mod:`debug.read_back`."""
 
     def __or__(self, other: SelfChecks) -> SelfChecks:
         """The worst of both; what is not a number stays so."""
-        worst = {
-            name: float(np.maximum(getattr(self, name), getattr(other, name)))  # NaN is the worst
-            for name in ("identity_max_abs", "full_patch_max_abs", "full_patch_without")
-        }
-        return replace(self, **worst)
+
+        def worst(name: str) -> float | None:
+            measured = [value for each in (self, other) if (value := getattr(each, name)) is not None]
+            return float(np.max(measured)) if measured else None  # NaN is the worst
+
+        return SelfChecks(**{each.name: worst(each.name) for each in fields(self)})  # type: ignore[arg-type]
 
     def metrics(self) -> dict[str, float]:
-        return {
-            "check_identity_max_abs": self.identity_max_abs,
-            "check_full_patch_max_abs": self.full_patch_max_abs,
-            "check_full_patch_without": self.full_patch_without,
-        }
+        measured = {f"check_{each.name}": getattr(self, each.name) for each in fields(self)}
+        return {name: value for name, value in measured.items() if value is not None}
+
+    def __str__(self) -> str:
+        parts = [f"identity {self.identity_max_abs:.1e}", f"full patch {self.full_patch_max_abs:.1e}"]
+        parts[-1] += f" (without it {self.full_patch_without:.3g})"
+        if self.localized_max_abs is not None:
+            parts.append(f"single places {self.localized_max_abs:.1e} (without them {self.localized_without:.3g})")
+        parts.append(f"tolerance {self.tolerance:.1e}")
+        parts += [] if self.read_back_max_abs is None else [f"read back: {self.read_back_max_abs:g} off"]
+        return ", ".join(parts)
 
     def require(self) -> None:
         """Raises SelfCheckError where a check fails."""
+        localized, read_back = (value or 0.0 for value in (self.localized_max_abs, self.read_back_max_abs))
         if not (self.identity_max_abs <= self.tolerance and self.full_patch_max_abs <= self.tolerance):
             raise SelfCheckError(
                 f"patching a run with its own activations changed a logit by {self.identity_max_abs:.3g}, and a full "
-                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; {self.tolerance:g} is "
-                "what rounding may do. The numbers of this run would not mean what they say"
+                f"patch is {self.full_patch_max_abs:.3g} away from the counterfactual's logits; {self.tolerance:.3g} "
+                "is what rounding may do. The numbers of this run would not mean what they say"
             )
-        if not self.full_patch_without > self.tolerance:
+        if not read_back == 0:
             raise SelfCheckError(
-                f"with no patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, within "
-                f"the tolerance of {self.tolerance:g}: a patch that does nothing would pass for one that works"
+                "what the model read where cells say that they write is not what they should write, or something else "
+                f"there changed (by {read_back:.3g}): another layer, position, head or run was patched. The numbers of "
+                "this run would not mean what they say"
+            )
+        if not localized <= self.tolerance:
+            raise SelfCheckError(
+                f"patches of single places are {localized:.3g} away from what the plain model answers with the same "
+                f"activations put there by hand; {self.tolerance:.3g} is what rounding may do. The numbers of this run "
+                "would not mean what they say"
+            )
+        if not self.full_patch_without > FAR * self.tolerance:
+            raise SelfCheckError(
+                f"with no patch the logits are {self.full_patch_without:.3g} away from the counterfactual's, not far "
+                f"from the tolerance of {self.tolerance:.3g}: a patch that does nothing would pass for one that works"
             )
 
 
@@ -712,7 +766,11 @@ def checks_of(
 
 
 def measured(
-    model: LoadedModel, runs: Runs, checks: Sequence[Check], logits: dict[Cell, Float[Tensor, "vocabulary"]]
+    runs: Runs,
+    checks: Sequence[Check],
+    logits: dict[Cell, Float[Tensor, "vocabulary"]],
+    tolerance: float,
+    read_back: ReadBack | None = None,
 ) -> SelfChecks:
     """What the checks say, given the logits of their cells."""
     worst: dict[str, float] = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
@@ -720,15 +778,21 @@ def measured(
         expected = check.expected
         if not isinstance(expected, Tensor):
             expected = runs.logits[expected] if isinstance(expected, int) else logits[expected]
-        distance = (logits[check.cell] - expected).abs().max().item()
-        worst[check.field] = float(np.maximum(worst[check.field], distance))
-    return SelfChecks(**worst, tolerance=model.tolerance)
+        found = {check.field: logits[check.cell]}
+        if check.field == "localized_max_abs":
+            found["localized_without"] = runs.logits[check.cell.run]
+        for field, of_field in found.items():
+            distance = (of_field - expected).abs().max().item()
+            worst[field] = float(np.maximum(worst.get(field, 0.0), distance))
+    if read_back is not None and read_back.cells:
+        worst["read_back_max_abs"] = read_back.max_abs
+    return SelfChecks(**worst, tolerance=tolerance)
 
 
-def self_checks(model: LoadedModel, runs: Runs, checks: Sequence[Check]) -> SelfChecks:
-    """Run the cells of the checks and measure them."""
+def self_checks(model: LoadedModel, runs: Runs, checks: Sequence[Check], tolerance: float) -> SelfChecks:
+    """Run the cells of the checks and measure them; ``tolerance``: see :func:`debug.known_answers.tolerance`."""
     cells = list(dict.fromkeys(cell for c in checks for cell in (c.cell, c.expected) if isinstance(cell, Cell)))
-    logits = {}
-    for indices, batch in patched_logits(model, runs, cells):
+    logits, read_back = {}, ReadBack(cells.__getitem__)
+    for indices, batch in patched_logits(model, runs, cells, None, read_back):
         logits |= {cells[index]: row for index, row in zip(indices, batch, strict=True)}
-    return measured(model, runs, checks, logits)
+    return measured(runs, checks, logits, tolerance, read_back)

@@ -46,9 +46,16 @@ BUNDLED = ("tiny", "smollm2")  # ids that name a model wherever this project is 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 SELF_CHECK_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.25, "float16": 0.03}
 SMALLEST_EFFECT = {"float32": 1e-2, "bfloat16": 2.5, "float16": 0.3}
-"""Largest change of a logit that rounding alone may cause, by dtype: logits of magnitude 10 to 30 carry 8 bits in
-bfloat16, 11 in float16, 24 in float32. Self-checks compare with it. SMALLEST_EFFECT is the smallest whole effect
-|z_cf - z_clean| by which a difference is normalized: there rounding moves it by 1% in float32, by 10% elsewhere."""
+"""Largest change of a logit that rounding alone may cause in a small model, by dtype: logits of magnitude 10 to 30
+carry 8 bits in bfloat16, 11 in float16, 24 in float32. Two runs are compared by it where they logged no larger
+tolerance of their own; self-checks go by what was measured of the model, see :mod:`debug.known_answers`.
+SMALLEST_EFFECT is the smallest whole effect |z_cf - z_clean| by which a difference is normalized: there rounding moves
+it by 1% in float32, by 10% elsewhere."""
+
+
+def smallest_effect(dtype: str, rounding: float) -> float:
+    """SMALLEST_EFFECT, or as much more as a model needs whose logits rounding was seen to move by ``rounding``."""
+    return max(SMALLEST_EFFECT[dtype], rounding * SMALLEST_EFFECT[dtype] / SELF_CHECK_TOLERANCE[dtype])
 
 
 class ModelNotFound(ValueError):
@@ -354,10 +361,6 @@ class LoadedModel(AnswersPrompts):
     def _parameters_digest(self) -> str:
         parameters = self.hf.state_dict().items()
         return text_digest(f"{name} {tuple(value.shape)} {_bytes_digest(value)}" for name, value in parameters)
-
-    @property
-    def tolerance(self) -> float:
-        return SELF_CHECK_TOLERANCE[self.dtype]
 
     # Envoys (nnsight's handles on modules), named alike for every architecture.
 
