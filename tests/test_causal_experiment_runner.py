@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from debug import causal_experiment_runner, models, tracking
+from debug import causal_experiment_runner, known_answers, models, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_tracing import COMPONENTS, SelfCheckError, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
@@ -157,7 +157,7 @@ def test_a_filter_that_leaves_nothing_fails_loudly(uri):
 
 
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    monkeypatch.setattr(known_answers, "_tolerance", lambda *_: 1e-12)
     with pytest.raises(SelfCheckError):
         CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["a = 1\nb = a\n#b: "])
     assert_nothing_runs(uri, "FAILED")

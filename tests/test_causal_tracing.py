@@ -12,7 +12,7 @@ from scipy import stats
 
 import families
 import reference
-from debug import causal_tracing, models
+from debug import causal_tracing, known_answers, models
 from debug.causal_map import CausalMap, mean_over_pairs
 from debug.causal_tracing import KNOCKOUT, Plan, run_causal_tracing_experiment, trace_pairs
 from debug.counterfactual import make_pair, same_answer_program
@@ -602,7 +602,7 @@ def test_numbers_may_be_numpys(qwen: LoadedModel) -> None:
 def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(3), intervention_type, dtype="bfloat16")
     models.unload("tiny")
-    assert result.checks.tolerance == models.SELF_CHECK_TOLERANCE["bfloat16"] > models.SELF_CHECK_TOLERANCE["float32"]
+    assert 1 > result.checks.tolerance > 0.01
     assert result.checks.full_patch_without > result.checks.tolerance
     assert result.maps[0].min_effect == models.SMALLEST_EFFECT["bfloat16"]
     assert all(np.isfinite(m.z_patched).all() for m in result.maps)
@@ -610,7 +610,7 @@ def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
 
 
 def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(models.SELF_CHECK_TOLERANCE, "float32", 1e-12)
+    monkeypatch.setattr(known_answers, "_tolerance", lambda *_: 1e-12)
     with pytest.raises(SelfCheckError):
         run_causal_tracing_experiment("tiny", pairs(1))
 

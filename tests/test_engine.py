@@ -25,6 +25,7 @@ from debug.engine import (
     self_checks,
     unembedded,
 )
+from debug.known_answers import known_answers
 from debug.models import LoadedModel
 from debug.token_analyzer import TokenizedPair
 from reference import fast, grid, runs_of, slow, strongest, whole_effects
@@ -238,7 +239,9 @@ def test_other_errors_of_a_forward_pass_are_not_taken_for_memory(qwen: LoadedMod
 def checks(model: LoadedModel, given: list[TokenizedPair], component: str) -> SelfChecks:
     rows = [(number, len(given) + number) for number in range(len(given))]
     runs = runs_of(model, given)
-    return self_checks(model, runs, checks_of(model, runs, component, rows, [pair.differing for pair in given]))
+    known, tolerance = known_answers(model, runs, component, rows[0], given[0].differing)
+    found = checks_of(model, runs, component, rows, [pair.differing for pair in given])
+    return self_checks(model, runs, found + known, tolerance)
 
 
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
@@ -312,7 +315,7 @@ def test_two_runs_that_do_not_differ_prove_nothing(qwen: LoadedModel) -> None:
     given = strongest(qwen, 1)
     same = [replace(pair, counterfactual=pair.original) for pair in given]
     runs = runs_of(qwen, same)
-    found = self_checks(qwen, runs, checks_of(qwen, runs, "mlp", [(0, 1)], [given[0].differing]))
+    found = self_checks(qwen, runs, checks_of(qwen, runs, "mlp", [(0, 1)], [given[0].differing]), 1e-4)
     with pytest.raises(SelfCheckError, match="a patch that does nothing would pass"):
         found.require()
 
@@ -340,7 +343,9 @@ def test_a_measurement_that_is_no_number_fails_the_checks() -> None:
 
 
 def test_merged_checks_are_the_worst() -> None:
-    assert SelfChecks(1, 5, 9, 1e-4) | SelfChecks(2, 4, 8, 1e-4) == SelfChecks(2, 5, 9, 1e-4)
+    assert SelfChecks(1, 5, 9, 1e-4) | SelfChecks(2, 4, 8, 2e-4) == SelfChecks(2, 5, 9, 2e-4)
+    some = SelfChecks(1, 5, 9, 1e-4, localized_max_abs=3, localized_without=7)
+    assert some | SelfChecks(1, 5, 9, 1e-4, read_back_max_abs=0) == replace(some, read_back_max_abs=0)
 
 
 # --- Bad input ---

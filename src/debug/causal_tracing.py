@@ -45,6 +45,7 @@ from debug.engine import (
     measured,
     patched_logits,
     record,
+    single_places,
     unembedded,
 )
 from debug.known_answers import SAFETY, known_answers
@@ -659,10 +660,12 @@ class _Group:
         source = (self.control_row if is_control else self.source_row)[number]
         return Cell(number, tuple(Site(plan.intervention_type, layer, positions, heads) for layer in layers), source)
 
-    def _read_back(self, where: Sequence[tuple[int, bool, tuple[int, ...]]], cells: Sequence[Cell]) -> ReadBack:
+    def _read_back(
+        self, where: Sequence[tuple[int, bool, tuple[int, ...]]], cells: Sequence[Cell], checks: Sequence[Check]
+    ) -> ReadBack:
         """Of the first cells, those of maps, what their places in the maps say; the others are the checks' own."""
-        others = tuple(cells)
-        return ReadBack(lambda index: self._claim(*where[index]) if index < len(where) else others[index])
+        others = dict(enumerate(cells[len(where) :], len(where)))
+        return ReadBack(lambda n: others[n] if n in others else self._claim(*where[n]), single_places(checks, others))
 
     def _head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
@@ -702,7 +705,7 @@ class _Group:
         checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         cells += checked
         logits_of: dict[Cell, Tensor] = {}
-        read_back = self._read_back(where, cells)
+        read_back = self._read_back(where, cells, checks)
         with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
             for indices, logits in patched_logits(self.model, runs, cells, self.batch_tokens, read_back):
                 of_maps = [i for i, index in enumerate(indices) if index < n_cells]
@@ -764,7 +767,7 @@ class _Group:
         cells += dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
         exact: dict[int, list[tuple[float, float]]] = defaultdict(list)
         logits_of: dict[Cell, Tensor] = {}
-        read_back = self._read_back(sampled, cells)
+        read_back = self._read_back(sampled, cells, checks)
         for indices, logits in patched_logits(model, runs, cells, self.batch_tokens, read_back):
             for index, row_logits in zip(indices, logits, strict=True):
                 if index >= n_cells:

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import product
@@ -765,6 +765,12 @@ def checks_of(
     return checks
 
 
+def single_places(checks: Sequence[Check], cells: Mapping[int, Cell]) -> set[int]:
+    """Numbers of the cells that patch single places: each of them is read back, not a sample."""
+    places = {check.cell for check in checks if check.field == "localized_max_abs"}
+    return {number for number, cell in cells.items() if cell in places}
+
+
 def measured(
     runs: Runs,
     checks: Sequence[Check],
@@ -792,7 +798,7 @@ def measured(
 def self_checks(model: LoadedModel, runs: Runs, checks: Sequence[Check], tolerance: float) -> SelfChecks:
     """Run the cells of the checks and measure them; ``tolerance``: see :func:`debug.known_answers.tolerance`."""
     cells = list(dict.fromkeys(cell for c in checks for cell in (c.cell, c.expected) if isinstance(cell, Cell)))
-    logits, read_back = {}, ReadBack(cells.__getitem__)
+    logits, read_back = {}, ReadBack(cells.__getitem__, single_places(checks, dict(enumerate(cells))))
     for indices, batch in patched_logits(model, runs, cells, None, read_back):
         logits |= {cells[index]: row for index, row in zip(indices, batch, strict=True)}
     return measured(runs, checks, logits, tolerance, read_back)

@@ -64,8 +64,8 @@ def known_answers(
     logits = plain.logits([pair[0]] * (len(edits) + 1 + DRAWS), [*edits, [], *map(plain.rounded, range(DRAWS))])
     if not logits.isfinite().all():
         raise SelfCheckError(
-            f"logits of model {model.id!r} ({model.dtype}) are not finite where its activations are moved by their last "
-            "bit, or a single place is patched: they may be at the end of what the dtype holds"
+            f"logits of model {model.id!r} ({model.dtype}) are not finite where its activations are moved by "
+            "their last bit, or a single place is patched: they may be at the end of what the dtype holds"
         )
     unpatched, rounded = logits[len(edits)], logits[len(edits) + 1 :]
     checks = [Check("localized_max_abs", cell, of) for (cell, _), of in zip(places, logits, strict=False)]

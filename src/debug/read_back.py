@@ -9,7 +9,7 @@ Knows how the engine packs cells, and no program, no pair and no map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,10 +35,12 @@ NOT_WRITTEN = (NOTHING, torch.empty(1))
 class ReadBack:
     """What a sample of cells wrote, and everything else that these cells read at the same hook points.
 
-    ``claims`` gives for the number of a cell the intervention that its logits will be taken for.
+    ``claims`` gives for the number of a cell the intervention that its logits will be taken for. Cells in ``always``
+    are in the sample whatever else is.
     """
 
     claims: Callable[[int], Cell]
+    always: Collection[int] = ()
     max_abs: float = 0.0
     """Largest difference of an activation to what it should be; NOWHERE where it was not written at all."""
     cells: int = 0
@@ -46,8 +48,8 @@ class ReadBack:
     def sample(self, packed: _Packed) -> dict[int, Cell]:
         """Some cells of a batch: the first, the last, and some between them."""
         numbers = _numbers(packed)
-        chosen = {*np.linspace(0, len(numbers) - 1, CELLS).round().astype(int).tolist()}
-        return {numbers[i]: self.claims(numbers[i]) for i in sorted(chosen)}
+        chosen = {numbers[int(i)] for i in np.linspace(0, len(numbers) - 1, CELLS).round()}
+        return {number: self.claims(number) for number in sorted(chosen | {*self.always} & {*numbers})}
 
     def add(self, model: LoadedModel, runs: Runs, seen: Seen) -> None:
         """Compare what a batch's sample read."""
