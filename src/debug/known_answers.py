@@ -58,24 +58,29 @@ def known_answers(
         SelfCheckError: logits are not finite.
     """
     plain = _Plain(model, runs, pair[0], changed[0])
-    patched = component in COMPONENTS
-    places = list(_patches(plain, component, pair, changed) if patched else _cuts(plain, pair[0]))
-    edits = [edits for _, edits in places]
-    logits = plain.logits([pair[0]] * (len(edits) + 1 + DRAWS), [*edits, [], *map(plain.rounded, range(DRAWS))])
+    layers = sorted({0, model.n_layers // 2, model.n_layers - 1})
+    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
+    if component in COMPONENTS:
+        keep = [_kept(*_module(model, component, layer), kept[layer]) for layer in layers]
+        unpatched, counterfactual = plain.logits(pair, [keep, keep])
+        places = [_patch(plain, component, pair, *of) for of in kept.items()]
+    else:
+        unpatched = plain.logits([pair[0]], [[]])[0]
+        places = _cuts(plain, pair[0], layers)
+    edits = [[edit] for _, edit in places]
+    logits = plain.logits([pair[0]] * (len(edits) + DRAWS), [*edits, *map(plain.rounded, range(DRAWS))])
     if not logits.isfinite().all():
         raise SelfCheckError(
             f"logits of model {model.id!r} ({model.dtype}) are not finite where its activations are moved by "
             "their last bit, or a single place is patched: they may be at the end of what the dtype holds"
         )
-    unpatched, rounded = logits[len(edits)], logits[len(edits) + 1 :]
     checks = [Check("localized_max_abs", cell, of) for (cell, _), of in zip(places, logits, strict=False)]
     if component == "residual_stream":  # the whole counterfactual, run by itself
-        expected = plain.logits([pair[1]], [[]])[0]
         everything = {0: tuple(changed), model.n_layers: (runs.length - 1,)}
         cells = [Cell(pair[0], (Site(component, *at),), pair[1]) for at in everything.items()]
-        checks += [Check("localized_max_abs", cell, expected) for cell in cells]
+        checks += [Check("localized_max_abs", cell, counterfactual) for cell in cells]
     eps = torch.finfo(runs.activations["residual_stream"][0].dtype).eps
-    return checks, _tolerance(eps, model.n_layers, unpatched, rounded)
+    return checks, _tolerance(eps, model.n_layers, unpatched, logits[len(edits) :])
 
 
 def _tolerance(
@@ -180,35 +185,25 @@ def _module(model: LoadedModel, component: str, layer: int) -> tuple[nn.Module, 
     return (model.attention(layer) if component == "attention" else model.mlp(layer))._module, False
 
 
-def _layers(model: LoadedModel) -> list[int]:
-    return sorted({0, model.n_layers // 2, model.n_layers - 1})
-
-
-def _patches(
-    plain: _Plain, component: str, pair: tuple[int, int], changed: Sequence[int]
-) -> Iterator[tuple[Cell, list[Edit]]]:
-    """A place of each layer where the two programs differ most; of the last, what the last position still reads."""
-    model, start, last = plain.model, plain.start, plain.runs.length - 1 - plain.start
-    layers = _layers(model)
-    kept: dict[int, list[Tensor]] = {layer: [] for layer in layers}
-    keep = [_kept(*_module(model, component, layer), kept[layer]) for layer in layers]
-    plain.logits(pair, [keep, keep])
-    for layer, (clean, counterfactual) in kept.items():
-        change = counterfactual - clean
-        slices = change.float().unflatten(-1, (model.n_heads if COMPONENTS[component].per_head else 1, -1))
-        size = slices.norm(dim=-1)
-        if layer == model.n_layers - 1:
-            size[:last] = 0
-        position, head = divmod(int(size.argmax()), size.shape[1])
-        site = Site(component, layer, (start + position,), (head,) if COMPONENTS[component].per_head else None)
-        edit = Edit(*_module(model, component, layer), _changed(position, slice(None), counterfactual[position]))
-        if COMPONENTS[component].per_head:
-            alone, channels = torch.zeros_like(change[:1]), _channels(head, slices.shape[-1])
-            alone[0, channels] = change[position, channels]
-            projection = model.output_projection(layer)._module
-            added = projection(alone[None]) - projection(torch.zeros_like(alone)[None])  # less its bias
-            edit = Edit(*_module(model, "attention", layer), _added(position, added[0, 0]))
-        yield Cell(pair[0], (site,), pair[1]), [edit]
+def _patch(
+    plain: _Plain, component: str, pair: tuple[int, int], layer: int, kept: Sequence[Float[Tensor, "token width"]]
+) -> tuple[Cell, Edit]:
+    """The place of a layer where the two programs differ most; in the last one, what the last position still reads."""
+    model, start, (clean, counterfactual) = plain.model, plain.start, kept
+    change, per_head = counterfactual - clean, COMPONENTS[component].per_head
+    slices = change.float().unflatten(-1, (model.n_heads if per_head else 1, -1))
+    size = slices.norm(dim=-1)
+    if layer == model.n_layers - 1:
+        size[:-1] = 0
+    position, head = divmod(int(size.argmax()), size.shape[1])
+    cell = Cell(pair[0], (Site(component, layer, (start + position,), (head,) if per_head else None),), pair[1])
+    if not per_head:
+        return cell, Edit(*_module(model, component, layer), _changed(position, slice(None), counterfactual[position]))
+    alone, channels = torch.zeros_like(change[:1]), _channels(head, slices.shape[-1])
+    alone[0, channels] = change[position, channels]
+    projection = model.output_projection(layer)._module
+    added = projection(alone[None]) - projection(torch.zeros_like(alone)[None])  # less its bias
+    return cell, Edit(*_module(model, "attention", layer), _added(position, added[0, 0]))
 
 
 def _added(position: int, what: Float[Tensor, "width"]) -> Callable[[Tensor], Tensor]:
@@ -219,10 +214,10 @@ def _channels(head: int, width: int) -> slice:
     return slice(head * width, (head + 1) * width)
 
 
-def _cuts(plain: _Plain, row: int) -> Iterator[tuple[Cell, list[Edit]]]:
+def _cuts(plain: _Plain, row: int, layers: Sequence[int]) -> list[tuple[Cell, Edit]]:
     """The heaviest edge of each layer; above the first one, of those that the last position looks along."""
     model, start, token_ids = plain.model, plain.start, plain.runs.token_ids[[row]]
-    layers, before = _layers(model), model.config._attn_implementation
+    before = model.config._attn_implementation
     heads: dict[int, list[Tensor]] = {layer: [] for layer in layers}
     weights: dict[int, Tensor] = {}
     keep = [(0, _kept(*_module(model, "attention_heads", layer), heads[layer])) for layer in layers]
@@ -243,6 +238,7 @@ def _cuts(plain: _Plain, row: int) -> Iterator[tuple[Cell, list[Edit]]]:
         model.hf.set_attn_implementation(before)
         for hook in hooks:
             hook.remove()
+    places = []
     for layer in layers:
         first = max(1, start) if layer == 0 else plain.runs.length - 1
         weight = weights[layer].float()[:, first:].tril(first - 1)  # no token's edge to itself
@@ -256,7 +252,8 @@ def _cuts(plain: _Plain, row: int) -> Iterator[tuple[Cell, list[Edit]]]:
         left[channels] = ((left[channels].float() - a * value.float()) / (1 - a)).to(left.dtype)
         cut = Cut(layer, ((query, int(key)),), (int(head),))
         edit = Edit(*_module(model, "attention_heads", layer), _changed(query - start, channels, left[channels]))
-        yield Cell(row, (cut,)), [edit]
+        places.append((Cell(row, (cut,)), edit))
+    return places
 
 
 def _changed(position: int, channels: slice, by: Float[Tensor, "channel"]) -> Callable[[Tensor], Tensor]:
