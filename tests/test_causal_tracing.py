@@ -475,7 +475,7 @@ def test_what_is_done_is_kept_when_interrupted(qwen: LoadedModel) -> None:
 
     def interrupt(*_: object) -> None:
         passes.append(1)
-        if len(passes) > 40:
+        if len(passes) > 50:
             raise KeyboardInterrupt
 
     hook, done = qwen.hf.register_forward_pre_hook(interrupt), []
