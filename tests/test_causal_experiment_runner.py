@@ -60,6 +60,9 @@ def test_metrics_are_those_of_the_maps(study):
     assert run.metrics["check_identity_max_abs"] <= 1e-4
     assert run.metrics["check_full_patch_max_abs"] <= 1e-4
     assert run.metrics["check_full_patch_without"] > 1e-4
+    assert run.metrics["check_localized_max_abs"] <= run.metrics["check_tolerance"] < 1e-4
+    assert run.metrics["check_localized_without"] > 1
+    assert run.metrics["check_read_back_max_abs"] == 0
     assert all(math.isfinite(value) for value in run.metrics.values())
 
 

@@ -12,6 +12,7 @@ from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_tracing import KNOCKOUT
 from debug.counterfactual import make_pair
 from debug.engine import COMPONENTS, Cell, Cut, checks_of, self_checks
+from debug.known_answers import known_answers
 from debug.prompts import FEW_SHOT_BINDING
 
 pytestmark = pytest.mark.skipif(
@@ -50,6 +51,8 @@ def test_a_causal_run(model, uri):
     assert run.metrics["pairs_used"] == 2
     assert run.metrics["check_identity_max_abs"] <= 1e-4 < run.metrics["check_full_patch_without"]
     assert run.metrics["check_full_patch_max_abs"] <= 1e-4
+    assert run.metrics["check_localized_max_abs"] <= run.metrics["check_tolerance"] < 1e-3
+    assert run.metrics["check_read_back_max_abs"] == 0
     for causal_map in run.maps:
         assert causal_map.layers == list(range(31))
         assert causal_map.at_target("ref_depth_1_rhs")[0] == 1
@@ -74,6 +77,8 @@ def test_fast_equals_one_trace_per_cell(model, component):
         cells = [cells[i] for i in np.random.RandomState(1).permutation(len(cells))[:12]]
     difference = (reference.fast(model, runs, cells) - reference.slow(model, runs, cells)).abs().max()
     assert difference < min(1e-4, 1e-3 * whole)
-    checks = self_checks(model, runs, checks_of(model, runs, component, [(0, 1)], [given[0].differing]))
+    known, tolerance = known_answers(model, runs, component, (0, 1), given[0].differing)
+    found = checks_of(model, runs, component, [(0, 1)], [given[0].differing])
+    checks = self_checks(model, runs, found + known, tolerance)
     checks.require()
     assert checks.full_patch_without > 1
