@@ -48,7 +48,29 @@ class Mutant(NamedTuple):
         return text.replace(self.original, self.fault)
 
 
-MUTANTS: Sequence[Mutant] = ()
+MUTANTS: Sequence[Mutant] = (
+    Mutant(
+        "robust seed ignores the counterfactual",
+        "robust_seeds.py",
+        "all(wrong if search.all_incorrect else correct)",
+        "(wrong if search.all_incorrect else correct)[0]",
+        "tests/test_robust_seeds.py",
+    ),
+    Mutant(
+        "accuracy counts replacement pairs",
+        "causal_experiment_runner.py",
+        'and len(self.correct) < self.params["num_seqs"]',
+        "",
+        "tests/test_causal_experiment_runner.py",
+    ),
+    Mutant(
+        "the control is skipped where the counterfactual does not differ yet",
+        "causal_tracing.py",
+        "self._cells(number, self.control_row[number], first)",
+        "self._cells(number, self.control_row[number])",
+        "tests/test_causal_tracing.py -k control",
+    ),
+)
 
 
 def copied(folder: Path, mutant: Mutant | None) -> Path:
