@@ -97,7 +97,9 @@ def test_programs_are_equal_when_their_texts_are() -> None:
         ("\n", "line 1 is ''; expected an assignment"),
         ("a = 1", "the last line is 'a = 1'; expected a query line"),
         ("a = 1\n", "the last line is ''; expected a query line"),
-        ("a = 1\n#a: \n", "line 2 is '#a: '; expected an assignment"),
+        ("a = 1\n#a: \nb = 1\n#b: ", "line 2 is '#a: ', a query line; expected it to be the last, but others follow"),
+        ("a = 1\n#a: \n  ", "line 2 is '#a: ', a query line; expected it to be the last"),
+        ("#a: \na = 1", "line 1 is '#a: ', a query line; expected it to be the last"),
         ("a = 1\n#a: 1", "the last line is '#a: 1'"),
         ("a = 1\n# a: ", "the last line is '# a: '"),
         ("#a: ", "the query line asks for 'a', which no line assigns"),
@@ -112,7 +114,9 @@ def test_programs_are_equal_when_their_texts_are() -> None:
         (" a = 1\n#a: ", "line 1"),
         ("a = 007\n#a: ", "line 1"),  # no number to Python, and not what with_root would write
         ("a = -0\n#a: ", "line 1"),
-        ("a = 1\r\n#a: ", r"line 1 is 'a = 1\r'"),
+        ("a = 1\r#a: ", r"the last line is 'a = 1\r#a: '"),
+        ("a = 1\r\r\n#a: ", r"line 1 is 'a = 1\r'"),
+        ("a = 1\n\ufeffb = a\n#b: ", r"line 2 is '\ufeffb = a'"),
         ("a = 1\x00\n#a: ", "line 1"),
         ("a\x0b=\x0c1\n#a: ", "line 1"),
         ("a = 1\n#a:\x1b[2J", "the last line"),
@@ -134,7 +138,32 @@ def test_any_text_is_a_program_or_a_program_error(text: str) -> None:
         program = Program.parse(text)
     except ProgramError:
         return
-    assert (program.answer, list(program.chain.names)) == evaluate(text)
+    assert (program.answer, list(program.chain.names)) == evaluate(program.text)
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda text: text + "\n",
+        lambda text: text + "\n\n\n",
+        lambda text: text.replace("\n", "\r\n"),
+        lambda text: text.replace("\n", "\r\n") + "\r\n",
+        lambda text: "\ufeff" + text,
+        lambda text: "\ufeff" + text.replace("\n", "\r\n") + "\r\n",
+    ],
+)
+@pytest.mark.parametrize("query", ["#b: ", "#b:"])
+def test_what_editors_add_is_no_part_of_a_program(written, query: str) -> None:
+    """A line break at the end, carriage returns, a byte-order mark: the tokens of the prompt and the answer stay."""
+    plain = f"a = 4\nb = a\n{query}"
+    program = Program.parse(written(plain))
+    assert program == Program.parse(plain)
+    assert (program.text, program.answer, program.seq_len) == (plain, 4, 2)
+    assert program.assignments == Program.parse(plain).assignments
+    other = plain.replace("4", "7")
+    pair = ProgramPair.from_record({"original": written(plain), "counterfactual": written(other)})
+    assert pair == ProgramPair(Program.parse(plain), Program.parse(other))
+    assert ProgramPair.from_record(pair.to_record()) == pair
 
 
 @pytest.mark.timeout(60)

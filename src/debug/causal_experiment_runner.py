@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from debug import causal_visualization as charts
 from debug import models
 from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
-from debug.causal_tracing import Agreement, PairResult, Plan, Reference, agreement_metrics, trace_pairs
+from debug.causal_tracing import Agreement, PairResult, Plan, Reference, agreement_metrics, as_written, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
 from debug.engine import default_batch_tokens
@@ -120,9 +120,12 @@ class CellResult:
     seeds_passed_over: int | None = None
     """Seeds without the hops asked for, or whose program the prompt solves; None where the programs were given."""
     error: str | None = None
+    prompt: str | None = None
+    """What the model was asked in, where that is not the template as it was named."""
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.pairs_used} pairs used, {self.skipped.total()} skipped"]
+        lines += [f"  prompt {self.prompt}"] if self.prompt else []
         lines += [f"  FAILED: {self.error}"] if self.error else []
         lines += [f"  skipped {n} x {reason}" for reason, n in self.skipped.most_common(5)]
         if self.accuracy is not None:
@@ -348,6 +351,12 @@ class CausalExperimentRunner:
         reference: Sequence[str] | None = None,
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
+        asked = plan.prompt_template
+        plan, pairs = as_written(model, plan, pairs)
+        if plan.prompt_template != asked:
+            params["prompt_template"] = get_prompt(plan.prompt_template)[0]
+        if plan.answer_lead:
+            params["answer_lead"] = repr(plan.answer_lead)
         hops, seq_len = params.get("hops"), params.get("seq_len")
         shape = [
             f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
@@ -355,6 +364,12 @@ class CausalExperimentRunner:
             plan.intervention_type,
         ]
         cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
+        if plan.answer_lead or plan.prompt_template != asked:
+            cell.prompt = (
+                f"{params['prompt_template']}, then {plan.answer_lead!r}"
+                if plan.answer_lead
+                else (f"{params['prompt_template']}: the vocabulary has the final space in the answer's token")
+            )
         params |= {
             "model": model.id,
             "backend": "transformers",

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import islice, product
+from itertools import chain, islice, product
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from debug import models
+from debug import answers, models
 from debug.attention_knockout import HYPOTHESES, edges_of, random_control
 from debug.attention_patterns import attention_pattern
 from debug.causal_map import (
@@ -53,12 +53,12 @@ from debug.engine import (
     record,
     unembedded,
 )
-from debug.models import LoadedModel, VocabularyError, out_of_memory
+from debug.models import LoadedModel, PromptTooLong, VocabularyError, out_of_memory
 from debug.programs import Program, ProgramError, ProgramPair
-from debug.prompts import get_prompt
+from debug.prompts import CODE, fill, get_prompt
 from debug.self_checks import Asked, Check, ReadBack, SelfChecks, checks_of, measured, plain_logits, rounding, telling
 from debug.statistics import Interval, bootstrap_mean
-from debug.token_analyzer import CODE, PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
+from debug.token_analyzer import PairError, TokenizedPair, TokenizedProgram, analyze, analyze_pair
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -71,6 +71,7 @@ WINDOW = 64  # pairs that are looked at together: those of one length share forw
 REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
 ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
 LOCALIZED_CELLS = 4  # of an attribution's exact sample, run once more the plain way
+PROBED = 8  # programs whose answers tell whether the model writes white space before them
 AGREEMENT_CELLS = 64  # of a pair, drawn to be patched exactly, to compare an attribution with
 LARGEST_CELLS = 32  # and those beside them that the attribution calls the largest: few of those drawn matter
 MATTERS = 0.1  # share of the counterfactual's whole effect from which on a cell does
@@ -203,6 +204,9 @@ class Plan:
     """Read the clean run's residual stream through the unembedding, at the single positions."""
     method: str = "patching"
     """"patching", exact; or "attribution", a linear estimate in two forwards and one backward."""
+    answer_lead: str | None = None
+    """White space that the model itself writes before an answer, read as part of the prompt (:mod:`debug.answers`);
+    None: found out from the first programs, when the run begins."""
 
     def __post_init__(self) -> None:
         def one_of(name: str, options: Iterable[str]) -> None:
@@ -221,6 +225,8 @@ class Plan:
         if self.source == "stored" and self.knockout:
             raise ValueError("source is 'stored', but attention_knockout patches nothing")
         object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
+        if self.answer_lead is not None and self.answer_lead.strip():
+            raise ValueError(f"answer_lead is {self.answer_lead!r}; expected white space, or None to find it out")
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
@@ -280,6 +286,11 @@ class Plan:
     @property
     def knockout(self) -> bool:
         return self.intervention_type == KNOCKOUT
+
+    @property
+    def template(self) -> str:
+        """The template of the prompts as they are run: behind their last token comes the answer's."""
+        return self.prompt_template + (self.answer_lead or "")
 
     @property
     def kind(self) -> str:
@@ -402,6 +413,7 @@ def trace_pairs(
     if plan.source == "stored" and stored is None:
         raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
+    plan, pairs = as_written(model, plan, pairs)
     if plan.needs_reference and reference is None:
         pairs = list(pairs)
         reference = Reference.found(model, pairs, plan, batch_tokens)
@@ -409,6 +421,7 @@ def trace_pairs(
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
         done: dict[int, PairResult] = {}
+        prepared: list[_Given] = []
         by_length: dict[int, list[_Given]] = defaultdict(list)
         for index, given in window:
             pair = None
@@ -417,8 +430,13 @@ def trace_pairs(
                 ready = _prepare(model, index, pair, plan, stored)
                 if reference is not None:
                     ready = ready._replace(partner=reference.partner(ready, plan))
-            except (ProgramError, PairError, VocabularyError) as error:
+            except (ProgramError, PairError, VocabularyError, PromptTooLong) as error:
                 done[index] = PairResult(index, pair, skipped=str(error))
+            else:
+                prepared.append(ready)
+        for ready in _where_written(model, plan, prepared):
+            if isinstance(ready, PairResult):
+                done[ready.index] = ready
             else:
                 by_length[len(ready.tokenized.original.token_ids)].append(ready)
         pending = [index for index, _ in window]
@@ -450,17 +468,79 @@ def trace_pairs(
 
 
 def _prepare(model: LoadedModel, index: int, pair: ProgramPair, plan: Plan, stored: StoredRuns | None = None) -> _Given:
-    """Raises ProgramError, PairError or VocabularyError: the reason why this pair is skipped."""
+    """Raises ProgramError, PairError, VocabularyError or PromptTooLong: the reason why this pair is skipped."""
     directed = pair if plan.direction == "into_original" else pair.reversed
     for program in (directed.original, directed.counterfactual):
-        model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
-    tokenized = analyze_pair(model.tokenizer, directed, plan.prompt_template)
+        model.check_vocabulary(fill(plan.template, program.text))
+    tokenized = analyze_pair(model.tokenizer, directed, plan.template)
+    model.check_window(len(tokenized.original.token_ids))
     control = None
     if plan.control and plan.patches_pairs and plan.method == "patching":
         control = _control(model, tokenized, plan)
     columns = plan.columns_of(model, tokenized)
     source = _stored_source(tokenized, columns, plan, stored) if stored and plan.source == "stored" else None
     return _Given(index, pair, tokenized, columns, control, stored=source)
+
+
+def as_written(
+    model: LoadedModel, plan: Plan, pairs: Iterable[ProgramPair | dict[str, Any] | str]
+) -> tuple[Plan, Iterator[ProgramPair | dict[str, Any] | str]]:
+    """The plan with its prompts as they are run (:mod:`debug.answers`), decided on the first pairs; and all pairs.
+
+    Without the template's final space, where that merges with an answer; with the white space that the model itself
+    writes before most answers, where a prompt does not end in any.
+    """
+    rest, first, prompts = iter(pairs), [], []
+    for given in islice(rest, PROBED):
+        first.append(given)
+        try:
+            program = as_pair(given).original.text
+        except ProgramError:
+            continue
+        if not prompts:
+            template = answers.suited(model.tokenizer, plan.prompt_template, program, answers.DIGITS)
+            plan = replace(plan, prompt_template=template)
+        prompts.append(fill(plan.prompt_template, program))
+        if plan.answer_lead is not None or prompts[-1][-1:].isspace():
+            break
+    if plan.answer_lead is None and prompts:
+        plan = replace(plan, answer_lead=answers.lead(model, prompts))
+    return plan, chain(first, rest)
+
+
+def _where_written(model: LoadedModel, plan: Plan, given: Sequence[_Given]) -> Iterator[_Given | PairResult]:
+    """Pairs with the answers' tokens as the model itself begins to write them; the others with the reason.
+
+    Behind prompts that end in white space there is nothing to find out.
+    """
+    asked = [one for one in given if not fill(plan.prompt_template, one.pair.original.text)[-1:].isspace()]
+    both = [program for one in asked for program in (one.tokenized.original, one.tokenized.counterfactual)]
+    written = answers.written(model, [program.prompt.removesuffix(plan.answer_lead or "") for program in both])
+    found = {one.index: written[2 * number : 2 * number + 2] for number, one in enumerate(asked)}
+    for one in given:
+        if one.index not in found:
+            yield one
+            continue
+        pair = one.tokenized.pair
+        values = [str(pair.expected_counterfactual), str(pair.expected_original)]
+        tokens = answers.agreed(
+            model.tokenizer, one.tokenized.original, plan.answer_lead or "", values, found[one.index]
+        )
+        if tokens is not None:
+            yield one._replace(tokenized=replace(one.tokenized, answer_tokens=tokens))
+            continue
+        said = [model.tokenizer.decode(ids) for ids in found[one.index]]
+        correct = (answers.says(said[0], values[1]), answers.says(said[1], values[0]))
+        prompts = [one.tokenized.original.prompt, one.tokenized.counterfactual.prompt]
+        if plan.direction == "into_counterfactual":
+            said, correct, prompts = said[::-1], (correct[1], correct[0]), prompts[::-1]
+        shown = [model.tokenizer.convert_ids_to_tokens(ids) for ids in found[one.index]]
+        reason = (
+            f"where the answer begins is not decided: behind {one.tokenized.original.tokens[-3:]} the model writes "
+            f"{shown[0]}, for the other program of the pair {shown[1]}; in this run answers come "
+            + (f"behind {plan.answer_lead!r}" if plan.answer_lead else "right behind the prompt")
+        )
+        yield PairResult(one.index, one.pair, reason, correct=correct, answers=(said[0], said[1]), prompt=prompts[0])
 
 
 def _stored_source(tokenized: TokenizedPair, columns: Columns, plan: Plan, stored: StoredRuns) -> StoredRun:
@@ -489,10 +569,10 @@ def _control(model: LoadedModel, tokenized: TokenizedPair, plan: Plan) -> Tokeni
         if program is None:
             return None
         try:
-            model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
+            model.check_vocabulary(fill(plan.template, program.text))
         except VocabularyError:
             continue
-        control = analyze(model.tokenizer, program, plan.prompt_template)
+        control = analyze(model.tokenizer, program, plan.template)
         if control.roles == tokenized.original.roles and len(control.token_ids) == len(tokenized.original.token_ids):
             return control
     return None
@@ -529,7 +609,7 @@ class Reference:
         while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
             by_length: dict[int, list[tuple[int, _Given]]] = defaultdict(list)
             for number, given in enumerate(window):
-                with suppress(ProgramError, PairError, VocabularyError):
+                with suppress(ProgramError, PairError, VocabularyError, PromptTooLong):
                     one = _prepare(model, number, as_pair(given), replace(plan, control=False))
                     by_length[len(one.tokenized.original.token_ids)].append((number, one))
             usable: dict[int, tuple[Program, TokenizedProgram]] = {}
@@ -557,8 +637,8 @@ class Reference:
         """
         programs = []
         for program in map(Program.parse, texts):
-            model.check_vocabulary(plan.prompt_template.replace(CODE, program.text))
-            programs.append((program, analyze(model.tokenizer, program, plan.prompt_template)))
+            model.check_vocabulary(fill(plan.template, program.text))
+            programs.append((program, analyze(model.tokenizer, program, plan.template)))
         return cls(model, programs, plan, batch_tokens)
 
     @property

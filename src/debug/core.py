@@ -8,116 +8,57 @@ no store.
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from debug import checks
+from debug import checks, reading
 from debug.generators import GENERATORS, MAX_SEEDS, Generator, check_lengths, get_generator
 from debug.prompts import REASONING, few_shot, get_prompt
 
 Answer = int | str | bool
 Parser = Callable[[str], Answer | None]
 
-# Digits that are a number of their own, 1024 or 1,024: no part of a word (x2, 2nd) or of a decimal fraction (3.5). More
-# than 18 digits are no answer to any program here, and no text of a model may cost more than that to convert.
-_INTEGER = (
-    r"(?<![\w.])(?<![0-9],)-?"
-    r"(?:[0-9]{1,3}(?:,[0-9]{3}){0,5}(?!,[0-9]{3}(?![0-9]))|[0-9]{4,18})(?!\w|\.[0-9])"
-)
-_BOOLEAN = r"(?<![\w.])(?<!not )(?:True|False|true|false|TRUE|FALSE)(?!\w)"
-_AT_START = re.compile(rf"\s*({_INTEGER})")
-# Answer: 6, **Answer:** `6`, the answer is \boxed{6}
-_BETWEEN = r"(?:\s+is|\s+was)?[\s*`'\":$]{0,20}(?:\\boxed\{|\w+\s?=\s?)?"
-
-# A line of code gives no answer, whatever numbers it holds. ``x = 6`` alone does; among lines of code it is one.
-_OPERAND = r"(?:not\s+|-)?(?:abs\()?\w+\)?"
-_EXPRESSION = rf"{_OPERAND}(?:(?:\s*(?://|[-+*/%^|&])\s*|\s+(?:and|or)\s+){_OPERAND})"
-_CODE = re.compile(
-    rf"\s*(?:\w+\s*(?://|[-+*/%])=\s*-?\w+(?:\s*//\s*\w+)?"  # x += 3, result += 6 // 2
-    rf"|\w+\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
-    r"|\w+, \w+ = .*|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
-    r"\s*(?:#.*)?"
-)
-_ASSIGNED = re.compile(r"\s*\w+\s*=\s*-?\w+\s*(?:#.*)?")
-_FENCE = re.compile(r"\s*```\w*\s*")
-
-
-def _without_code(text: str) -> str:
-    """The text without its lines of code: those that nothing else can be, and the assignments around them."""
-    kept: list[str] = []
-    block: list[str] = []  # lines that may be code, one below another
-    for line in [*text.split("\n"), ""]:
-        if len(line) < 200 and (_CODE.fullmatch(line) or _ASSIGNED.fullmatch(line)):
-            block.append(line)
-            continue
-        if not any(map(_CODE.fullmatch, block)):
-            kept += block
-        block = []
-        kept.append(line)
-    return "\n".join(kept)
-
-
-def _first(kind: str, completion: str) -> str | None:
-    """What follows the first ``is:``, else the first of its kind outside lines of code."""
-    text = _without_code(completion.replace("\N{MINUS SIGN}", "-"))
-    match = re.search(rf"\bis:[\s*`]*({kind})", text) or re.search(rf"({kind})", text)
-    return match[1] if match else None
-
-
-def _stated(kind: str, completion: str) -> str | None:
-    """What follows the last ``Answer:`` or ``answer is``."""
-    stated = re.findall(rf"(?i:\banswer){_BETWEEN}({kind})", completion.replace("\N{MINUS SIGN}", "-"))
-    return stated[-1] if stated else None
-
-
-def _last(kind: str, completion: str) -> str | None:
-    """What follows the last ``Answer:``, else the last of its kind outside lines of code."""
-    found = re.findall(rf"({kind})", _without_code(completion.replace("\N{MINUS SIGN}", "-")))
-    return _stated(kind, completion) or (found[-1] if found else None)
-
-
-def _to_integer(text: str | None) -> int | None:
-    return None if text is None else int(text.replace(",", ""))
-
-
-def _to_boolean(text: str | None) -> bool | None:
-    return None if text is None else text.lower() == "true"
-
 
 def parse_integer(completion: str) -> int | None:
-    r"""The number that follows the first ``is:``, else the first number of the text; None where there is none.
+    r"""For models that answer at once: the first marked answer, else the number that follows the first ``is:``, else
+    the first number of the text; None where there is none. The rules are those of :mod:`debug.reading`.
 
     Models often complete ``The final value of x is:`` with a sentence of their own, so the number after ``is:`` wins:
-    ``3 is: 6\n``` `` gives 6, ``10\n``` `` gives 10, ``21. So, the correct output is`` gives 21. Lines that repeat the
-    program (``x += 3``) hold no answer.
+    ``3 is: 6\n``` `` gives 6, ``10\n``` `` gives 10, ``21. So, the correct output is`` gives 21, ``5 + 10 = 15`` gives
+    15. Lines that repeat the program (``x += 3``) hold no answer.
     """
-    return _to_integer(_first(_INTEGER, completion))
+    return _value(reading.first(int, completion))
 
 
 def parse_boolean(completion: str) -> bool | None:
-    """The True or False that follows the first ``is:``, else the first of the text; ``not True`` is no answer."""
-    return _to_boolean(_first(_BOOLEAN, completion))
+    """For models that answer at once: the first marked answer, else the True or False that follows the first ``is:``,
+    else the first of the text. ``not True`` is False; ``True or False`` alone is no answer."""
+    return _value(reading.first(bool, completion))
 
 
 def parse_variable_binding(completion: str) -> int | None:
-    r"""The integer with which the text begins (``4\n#b: 3`` gives 4); None where it begins with anything else."""
-    match = _AT_START.match(completion.replace("\N{MINUS SIGN}", "-"))
-    return _to_integer(match[1]) if match else None
+    r"""The integer with which the text begins (``4\n#b: 3`` gives 4), or the result of the equation with which it does;
+    None where it begins with anything else but white space, quotes, brackets, bold, or a currency."""
+    return _value(reading.beginning(int, completion))
 
 
 def parse_last_integer(completion: str) -> int | None:
-    """After reasoning: the number that follows the last ``Answer:`` or ``answer is``, else the last number."""
-    return _to_integer(_last(_INTEGER, completion))
+    """After reasoning: the last marked answer (``Answer: 6``, ``the answer is 6``), else the last number."""
+    return _value(reading.last(int, completion))
 
 
 def parse_last_boolean(completion: str) -> bool | None:
-    """After reasoning: the True or False that follows the last ``Answer:`` or ``answer is``, else the last."""
-    return _to_boolean(_last(_BOOLEAN, completion))
+    """After reasoning: the last marked answer, else the last True or False."""
+    return _value(reading.last(bool, completion))
+
+
+def _value(found: reading.Found | None) -> Any:
+    return None if found is None else found.value
 
 
 PARSERS: dict[str, Parser] = {
@@ -138,11 +79,27 @@ TASKS: dict[str, tuple[str, str]] = {
 """Names of the template and the parser that a generator's programs are asked and answered with, by its own name."""
 
 
+_READ: dict[Any, Callable[[str], reading.Found | None]] = {
+    parse_integer: partial(reading.first, int),
+    parse_boolean: partial(reading.first, bool),
+    parse_variable_binding: partial(reading.beginning, int),
+    parse_last_integer: partial(reading.last, int),
+    parse_last_boolean: partial(reading.last, bool),
+}
+
+
+def answer_span(parser: Parser, completion: str) -> tuple[int, int] | None:
+    """The characters [start, end) of a completion that the parser reads as its answer; None where there is none, or the
+    parser is one's own."""
+    found = _READ[parser](completion) if parser in _READ else None
+    return None if found is None or found.value is None else (found.start, found.end)
+
+
 def cut_off(parser: Parser, completion: str) -> bool:
     """Whether the answer may lie beyond the end of a text that did not end by itself: a parser of last answers, and
     nothing in the text that says ``Answer:``."""
-    kind = {parse_last_integer: _INTEGER, parse_last_boolean: _BOOLEAN}.get(parser)
-    return kind is not None and _stated(kind, completion) is None
+    kind = {parse_last_integer: int, parse_last_boolean: bool}.get(parser)
+    return kind is not None and reading.marked(kind, completion) is None
 
 
 def get_parser(parser: str | Parser) -> tuple[str, Parser]:

@@ -30,7 +30,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import groupby
+from itertools import accumulate, groupby
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,9 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
+from debug import answers as places
 from debug import batch_attention, tokenization
+from debug.answers import common_prefix
 from debug.packed_linear import PackedLinear
 from debug.provenance import files_digest, text_digest
 
@@ -206,24 +208,48 @@ class AnswersPrompts:
         """How probable each of the possible answers is right behind each prompt; nothing is generated.
 
         Answers are told apart by the first token at which they all differ; what they have in common before it (a space)
-        counts as given. Yields (index into ``prompts``, scores) as batches finish; where answers share a token, or are
-        not tokens of their own behind the prompt, or where logits are not finite, with that error.
+        counts as given. Behind a prompt that does not end in white space they begin with a space or not, as the most
+        probable token has it (:mod:`debug.answers`). Yields (index into ``prompts``, scores) as batches finish; where
+        answers share a token, or are not tokens of their own behind the prompt, or where logits are not finite, with
+        that error.
         """
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
-        encoded, tokens = [], {}
+        possible: dict[int, tuple[list[int], list[places.Form]]] = {}
         for index, prompt in enumerate(prompts):
             try:
-                ids, tokens[index] = self.answer_tokens(prompt, answers)
-                encoded.append((index, ids))
+                possible[index] = self.answer_forms(prompt, answers)
             except ValueError as error:
                 yield index, Scores(error=str(error))
-        for index, of_answers in self._score(encoded, tokens, batch_size) if encoded else ():
-            if not of_answers.isfinite().all():
+        # Of two forms: each by the first tokens that it can come with, behind the prompt as it is.
+        several = [(index, ids) for index, (ids, forms) in possible.items() if len(forms) > 1]
+        starts = {index: [form.lead[:1] or form.tokens for form in possible[index][1]] for index, _ in several}
+        flat = {index: [token for of_form in of for token in of_form] for index, of in starts.items()}
+        seen = dict(self._score(several, flat, batch_size)) if several else {}
+        encoded, tokens = [], {}
+        for index, (ids, forms) in possible.items():
+            form, start = forms[0], 0
+            if index in seen and not seen[index].isfinite().all():
                 yield index, Scores(error=self.not_finite)
                 continue
-            total = of_answers.logsumexp(0)
-            yield index, Scores(tuple((of_answers - total).tolist()), float(total.exp()))
+            if index in seen:
+                best = int(seen[index].argmax())
+                ends = list(accumulate(map(len, starts[index])))
+                which = next(n for n, end in enumerate(ends) if best < end)
+                form, start = forms[which], ends[which] - len(starts[index][which])
+            if index in seen and not form.lead:
+                yield index, self._among_themselves(seen[index][start : start + len(form.tokens)])
+                continue
+            encoded.append((index, [*ids, *form.lead]))
+            tokens[index] = form.tokens
+        for index, of_answers in self._score(encoded, tokens, batch_size) if encoded else ():
+            yield index, self._among_themselves(of_answers)
+
+    def _among_themselves(self, of_answers: Float[Tensor, " answer"]) -> Scores:
+        if not of_answers.isfinite().all():
+            return Scores(error=self.not_finite)
+        total = of_answers.logsumexp(0)
+        return Scores(tuple((of_answers - total).tolist()), float(total.exp()))
 
     def _generate(
         self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
@@ -310,10 +336,7 @@ class AnswersPrompts:
         ids = tokenization.read(self.tokenizer, text, rendered=chat).token_ids
         if not ids:
             raise ValueError("the prompt is empty")
-        if self.window is not None and len(ids) + room > self.window:
-            raise PromptTooLong(
-                f"the prompt has {len(ids)} tokens, {room} are to follow, and model {self.id!r} reads {self.window}"
-            )
+        self.check_window(len(ids), room=room)
         return ids
 
     def rendered(self, prompt: str, *, chat: bool = False) -> str:
@@ -331,29 +354,39 @@ class AnswersPrompts:
         turns = [{"role": "user", "content": prompt}]
         return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
 
-    def answer_tokens(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[int]]:
-        """Token ids of the prompt with what all answers begin with, and the token by which each answer goes on.
+    def first_tokens(self, prompts: Sequence[list[int]], n: int) -> list[list[int]]:
+        """The first ``n`` tokens that the model writes, greedily, behind prompts of token ids; fewer where its window
+        ends before them, none where its logits are not finite."""
+        room = n if self.window is None else max(1, min([n, *(self.window + 1 - len(ids) for ids in prompts)]))
+        found = dict(self._generate(list(enumerate(prompts)), room, 32)) if prompts else {}
+        return [found[index] or [] for index in range(len(prompts))]
+
+    def answer_forms(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[places.Form]]:
+        """Token ids of the prompt, and the ways in which the answers can follow it, each told apart by one token.
 
         Raises:
             ValueError: as :meth:`encode`; or the answers cannot be told apart by one token.
         """
-        before = self.encode(prompt, room=1)
-        prompt = tokenization.read(self.tokenizer, prompt).text
-        space = "" if prompt[-1].isspace() else " "
-        following = []
-        for answer in answers:
-            ids = tokenization.read(self.tokenizer, f"{prompt}{space}{answer}").token_ids
-            if ids[: len(before)] != before:
-                raise ValueError(f"behind this prompt, answer {answer!r} is no token of its own: {prompt[-40:]!r}")
-            following.append(ids[len(before) :])
-        common = common_prefix(following)
-        tokens = [ids[len(common)] for ids in following if len(ids) > len(common)]
-        if len(set(tokens)) < len(answers):
+        ids = self.encode(prompt, room=1)
+        found = places.forms(self.tokenizer, tokenization.read(self.tokenizer, prompt).text, ids, answers)
+        apart = [form for form in found if len(set(form.tokens)) == len(answers)]
+        if not apart:
             raise ValueError(
-                f"{len(answers)} possible answers begin with {len(set(tokens))} different tokens, and cannot be scored "
-                "by their logits; generate them"
+                f"{len(answers)} answers cannot be told apart by one token behind {prompt[-40:]!r}, and so not "
+                "be scored by their logits; generate them"
             )
-        return [*before, *common], tokens
+        self.check_window(len(ids) + max(len(form.lead) for form in apart), room=1)
+        return ids, apart
+
+    def check_window(self, n_tokens: int, *, room: int = 0) -> None:
+        """Refuse a prompt of so many tokens, behind which ``room`` more are to follow.
+
+        Raises:
+            PromptTooLong: they are more than the model reads at once.
+        """
+        if self.window is not None and n_tokens + room > self.window:
+            follow = f", {room} are to follow," if room else ""
+            raise PromptTooLong(f"the prompt has {n_tokens} tokens{follow} and model {self.id!r} reads {self.window}")
 
     def check_vocabulary(self, text: str) -> None:
         """Refuse a text that the tokenizer would lose part of.
@@ -644,13 +677,6 @@ def rope_switch(config: Any) -> int | None:
 def _first_end(tokens: list[int], ends: set[int]) -> int:
     """The place of the first token that ends a text; how many there are where none does."""
     return next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
-
-
-def common_prefix(rows: list[list[int]]) -> list[int]:
-    """The tokens that all rows begin with."""
-    first, last = min(rows), max(rows)  # of rows in order, these two have the least in common
-    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:length]
 
 
 def _follow(start: Any, path: str) -> Any:

@@ -25,6 +25,7 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
+from debug.answers import DIGITS, suited
 from debug.attention_knockout import HYPOTHESES
 from debug.attention_patterns import attention_pattern, attention_shares
 from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
@@ -759,7 +760,8 @@ def _attention_of(
     template = get_prompt(page.what.prompt_template)[1]
     found: dict[str, dict[str, list[np.ndarray]]] = {target: {} for target in targets}
     for pair in page.store.load_run(cell.run_id).pairs[1::2]:
-        program = analyze(model.tokenizer, pair.original, template)
+        text = suited(model.tokenizer, template, pair.original.text, DIGITS)
+        program = analyze(model.tokenizer, pair.original, text)
         pattern = attention_pattern(model, torch.tensor(program.token_ids))
         for target in targets:
             for role, share in attention_shares(pattern, program, target).items():

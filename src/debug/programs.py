@@ -88,11 +88,16 @@ class Program:
     def parse(cls, text: str) -> Program:
         """Read a program from its text.
 
-        A variable that is assigned twice has, at every read, the value of the last assignment above that read.
+        A variable that is assigned twice has, at every read, the value of the last assignment above that read. What
+        editors add is no part of the program, and not of its ``text`` either: a byte-order mark before it, line breaks
+        behind its query line, carriage returns before line breaks.
 
         Raises:
             ProgramError: a line is no assignment, the query line is missing, or something undefined is read.
         """
+        text = text.removeprefix("\ufeff").replace("\r\n", "\n")
+        if _QUERY.fullmatch((stripped := text.rstrip("\n")).rpartition("\n")[2]):
+            text = stripped
         assignments: list[Assignment] = []
         last: dict[str, int] = {}  # variable -> the line that assigned it last
         offset = 0
@@ -100,9 +105,10 @@ class Program:
         for number, line in enumerate(lines):
             match = _ASSIGNMENT.fullmatch(line)
             if match is None:
-                raise ProgramError(
-                    f"line {number + 1} is {line[:80]!r}; expected an assignment such as 'a = 3' or 'b = a'"
-                )
+                found = f"line {number + 1} is {line[:80]!r}"
+                if _QUERY.fullmatch(line):
+                    raise ProgramError(f"{found}, a query line; expected it to be the last, but others follow")
+                raise ProgramError(f"{found}; expected an assignment such as 'a = 3' or 'b = a'")
             lhs, rhs = match["lhs"], match["rhs"]
             source = None if rhs[0] in "-0123456789" else last.get(rhs, -1)
             if source == -1:
@@ -227,7 +233,7 @@ class ProgramPair:
             raise ProgramError(f"'seed' is {seed!r}; expected an integer or nothing")
         pair = cls(Program.parse(texts[0]), Program.parse(texts[1]), seed)  # type: ignore[arg-type]
         derived = pair.to_record()
-        for field in derived.keys() & record.keys() - {"seed"}:
+        for field in derived.keys() & record.keys() - {"seed", "original", "counterfactual"}:
             given = record[field]
             if isinstance(given, tuple):
                 given = list(given)

@@ -12,6 +12,8 @@ from itertools import islice
 from debug.generators import Generator, get_generator, search
 
 CODE = "{code}"
+UNSPACED_CODE = "{code.removesuffix(' ')}"
+"""Where the program goes without the space that its query line ends in: see :func:`without_final_space`."""
 
 MINIMAL = CODE
 """The program and nothing else."""
@@ -108,7 +110,35 @@ def few_shot(
 
 def fill(template: str, program: str) -> str:
     """The prompt: the template with the program in the place of ``{code}``."""
+    if UNSPACED_CODE in template:
+        return template.replace(UNSPACED_CODE, program.removesuffix(" "))
     return template.replace(CODE, program)
+
+
+def program_start(template: str) -> int:
+    """The character of the prompt at which the program begins.
+
+    Raises:
+        ValueError: the template has not exactly one place for it.
+    """
+    if template.count(CODE) + template.count(UNSPACED_CODE) != 1:
+        raise ValueError(f"prompt template {template[:80]!r} must have exactly one {CODE}")
+    return template.index(UNSPACED_CODE if UNSPACED_CODE in template else CODE)
+
+
+def without_final_space(name_or_text: str) -> str:
+    """The template whose prompts lack the space that this one's end in; by its name where it has one.
+
+    For vocabularies such as GPT-2's, in which a space and the number behind it are one token: a prompt that ends in the
+    space has a token that no text has there, and the model can write no answer behind it.
+    """
+    name, text = get_prompt(name_or_text)
+    unspaced = text[: -len(CODE)] + UNSPACED_CODE if text.endswith(CODE) else text.removesuffix(" ")
+    return name + UNSPACED if name in PROMPTS and unspaced != text else unspaced
+
+
+UNSPACED = "_NO_FINAL_SPACE"
+"""What the names of templates without the final space end in: ``VARIABLE_BINDING_NO_FINAL_SPACE``."""
 
 
 def get_prompt(name_or_text: str) -> tuple[str, str]:
@@ -117,14 +147,19 @@ def get_prompt(name_or_text: str) -> tuple[str, str]:
     Raises:
         ValueError: neither a known name nor a text with exactly one ``{code}``.
     """
-    if name_or_text in PROMPTS:
-        return name_or_text, PROMPTS[name_or_text]
-    for name, text in PROMPTS.items():
+    unspaced = {
+        name + UNSPACED: text[: -len(CODE)] + UNSPACED_CODE for name, text in PROMPTS.items() if text.endswith(CODE)
+    }
+    known = PROMPTS | unspaced
+    if name_or_text in known:
+        return name_or_text, known[name_or_text]
+    for name, text in known.items():
         if name_or_text == text:
             return name, text
-    if name_or_text.count(CODE) != 1:
+    places = name_or_text.count(CODE) + name_or_text.count(UNSPACED_CODE)
+    if places != 1:
         raise ValueError(
-            f"prompt template {name_or_text[:80]!r} contains {CODE} {name_or_text.count(CODE)} times; expected it "
-            f"exactly once, where the program goes, or the name of a template: {', '.join(PROMPTS)}"
+            f"prompt template {name_or_text[:80]!r} contains {CODE} {places} times; expected it exactly once, where "
+            f"the program goes, or the name of a template: {', '.join(PROMPTS)}"
         )
     return f"custom-{hashlib.sha256(name_or_text.encode()).hexdigest()[:8]}", name_or_text

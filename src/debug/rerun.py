@@ -229,6 +229,8 @@ def _repeat_causal(
     tags: dict[str, str],
 ) -> str:
     config = _causal_config(cell)
+    if "prompt_template" in changes or model != _model_of(cell):
+        config["plan"] = config["plan"] | {"answer_lead": None}  # this model's, behind this prompt
     plan = _built(cell, Plan, config["plan"], changes)
     params = {name: _value(cell.params[name]) for name in _OF_PROGRAMS if name in cell.params}
     for name in ("seed", "num_seqs"):

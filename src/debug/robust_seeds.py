@@ -20,9 +20,11 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from debug import heuristics, models, tracking
+from debug.answers import DIGITS, suited
 from debug.core import ExperimentConfig, parse_answer
 from debug.counterfactual import make_pair
 from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
+from debug.heuristics import Heuristic
 from debug.programs import ProgramPair
 from debug.runner import ExperimentRunner, Model, NothingScored, given
 from debug.statistics import Interval, rate_until
@@ -237,7 +239,8 @@ def _ask(
     remaining = list(range(len(pairs)))
     for model in loaded:
         asked = [text for n in remaining for text in (pairs[n].original.text, pairs[n].counterfactual.text)]
-        prompts = given(model, template, asked)
+        rule = isinstance(model, Heuristic) or not asked
+        prompts = given(model, template if rule else suited(model.tokenizer, template, asked[0], DIGITS), asked)
         completions = dict(model.generate(prompts, max_new_tokens=search.max_new_tokens, batch_size=batch_size))
         passed = []
         for place, n in enumerate(remaining):

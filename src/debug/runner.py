@@ -32,12 +32,13 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from debug import heuristics, models, provenance, tracking
+from debug.answers import suited
 from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
 from debug.core import ExperimentConfig, cut_off, parse_answer, shared_programs
 from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
 from debug.heuristics import Heuristic
 from debug.models import Engine, LoadedModel
-from debug.prompts import fill
+from debug.prompts import fill, get_prompt, without_final_space
 from debug.statistics import Comparison, Interval, bootstrap_mean, holm, mcnemar, wilson
 
 KIND = "accuracy"
@@ -456,6 +457,7 @@ class ExperimentRunner:
         bar: tqdm,
     ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """One cell as a run: its row of the summary, and its samples."""
+        config, drawn = _suited(model, config, drawn)
         name = f"{label} · {_hops(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
         bar.set_description(name)
         reason = self.backend_reason if model.backend == self.backend else "a rule in the place of a model"
@@ -757,6 +759,18 @@ def _records(
         }
 
 
+def _suited(model: Model, config: ExperimentConfig, drawn: Drawn) -> tuple[ExperimentConfig, Drawn]:
+    """Both with the template without its final space, where the model's vocabulary has that in the answers' tokens."""
+    if isinstance(model, Heuristic) or config.chat or not drawn.programs:
+        return config, drawn
+    possible = [str(answer) for answer in _possible(drawn.programs)]
+    template = suited(model.tokenizer, config.prompt_template, drawn.programs[0].program, possible)
+    if template == config.prompt[1]:
+        return config, drawn
+    config = replace(config, prompt_template=without_final_space(config.prompt_template))
+    return config, replace(drawn, template=get_prompt(without_final_space(drawn.template))[1])
+
+
 def given(model: Model, template: str, programs: Sequence[str]) -> list[str]:
     """What a model is given of each program: the prompt; a heuristic is given the program."""
     return [program if isinstance(model, Heuristic) else fill(template, program) for program in programs]
@@ -793,20 +807,24 @@ def _written(
         yield index, {"raw_output": completion.text, "parsed": parsed, "error": error, "unread": unread}
 
 
+def _possible(programs: Sequence[GeneratedProgram]) -> list[Any]:
+    """The answers that are ranked: the digits, True and False, or all answers of the cell's programs."""
+    expected = {program.answer for program in programs}
+    if all(isinstance(answer, bool) for answer in expected):
+        return [False, True]
+    if all(isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer <= 9 for answer in expected):
+        return list(range(10))
+    return sorted(expected, key=str)
+
+
 def _ranked(
     model: Model, prompts: list[str], programs: list[GeneratedProgram], batch_size: int
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """The most probable of the possible answers: the digits, True and False, or all answers of the cell's programs.
+    """The most probable of the possible answers.
 
     ``answer_rank`` counts, from 1, the possible answers that are no less probable than the right one.
     """
-    expected = {program.answer for program in programs}
-    if all(isinstance(answer, bool) for answer in expected):
-        possible: list[Any] = [False, True]
-    elif all(isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer <= 9 for answer in expected):
-        possible = list(range(10))
-    else:
-        possible = sorted(expected, key=str)
+    possible = _possible(programs)
     for index, scores in model.score(prompts, [str(answer) for answer in possible], batch_size=batch_size):
         if scores.error is not None:
             yield index, {"raw_output": None, "parsed": None, "error": scores.error, "unread": True}

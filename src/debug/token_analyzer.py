@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from debug import tokenization
+from debug import answers, tokenization
 from debug.programs import Program, ProgramPair, Span
-
-CODE = "{code}"
+from debug.prompts import CODE, fill, program_start
 
 
 class PairError(ValueError):
@@ -107,9 +106,8 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
         tokenizer: a fast tokenizer of transformers.
         prompt_template: text with one ``{code}``, where the program goes.
     """
-    if prompt_template.count(CODE) != 1:
-        raise ValueError(f"prompt template {prompt_template[:80]!r} must have exactly one {CODE}")
-    prompt, token_ids, offsets, added = tokenization.read(tokenizer, prompt_template.replace(CODE, program.text))
+    start = program_start(prompt_template)
+    prompt, token_ids, offsets, added = tokenization.read(tokenizer, fill(prompt_template, program.text))
     read = [position for position, is_added in enumerate(added) if not is_added]
     # Every character belongs to one token. White space that the offsets leave out goes to the token that follows it, at
     # the end to the last; a character that two tokens claim (one is the space put before the text) to the later one.
@@ -117,7 +115,7 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
     spans = dict(zip(read, pairwise([0, *ends, len(prompt)]), strict=True))
     names = tokenizer.convert_ids_to_tokens(token_ids)
     texts = [prompt[slice(*spans.get(position, (0, 0)))] or name for position, name in enumerate(names)]
-    return TokenizedProgram(prompt, token_ids, texts, _roles(program, spans, prompt_template.index(CODE), len(texts)))
+    return TokenizedProgram(prompt, token_ids, texts, _roles(program, spans, start, len(texts)))
 
 
 def of_texts(program: Program, tokens: Sequence[str]) -> TokenizedProgram:
@@ -159,7 +157,8 @@ def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE)
 
     Raises:
         PairError: the prompts have different numbers of tokens, differ outside the root value's tokens, or their
-            answers do not differ in the token that follows the prompt.
+            answers do not differ in the token that follows the prompt (:func:`debug.answers.forms`; where a prompt that
+            does not end in white space leaves two, answers that begin with the space are meant).
     """
     original, counterfactual = (analyze(tokenizer, p, prompt_template) for p in (pair.original, pair.counterfactual))
     values = f"root {str(pair.expected_original)!r} -> {str(pair.expected_counterfactual)!r}"
@@ -179,21 +178,16 @@ def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE)
 
 
 def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram) -> tuple[int, int]:
-    # The answers are read off the tokens of prompt + answer: an answer alone tokenizes otherwise in some vocabularies.
-    length = len(original.token_ids)
-    continued = [
-        tokenization.read(tokenizer, f"{original.prompt}{a}").token_ids
-        for a in (pair.expected_counterfactual, pair.expected_original)
-    ]
-    if changed := [ids for ids in continued if ids[:length] != original.token_ids or len(ids) == length]:
+    values = [str(pair.expected_counterfactual), str(pair.expected_original)]
+    try:
+        forms = answers.forms(tokenizer, original.prompt, original.token_ids, values)
+    except answers.NoPlace as error:
+        raise PairError(str(error)) from error
+    behind = [form for form in forms if not form.lead]
+    if not behind:
         raise PairError(
-            f"the prompt's tokens change when the answer follows: {tokenizer.convert_ids_to_tokens(changed[0])[-4:]} "
-            f"after {original.tokens[-4:]}; a prompt template whose end does not merge with a number would do"
+            f"answers {values[0]} and {values[1]} begin with the same token; the token after the prompt cannot tell "
+            "them apart"
         )
-    c, o = (ids[length] for ids in continued)
-    if c == o:
-        raise PairError(
-            f"answers {pair.expected_counterfactual} and {pair.expected_original} begin with the same token; "
-            "the token after the prompt cannot tell them apart"
-        )
+    c, o = behind[0].tokens
     return c, o

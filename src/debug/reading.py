@@ -1,0 +1,392 @@
+"""From a completion's text to the answer in it, and where it stands. The rules, in the order in which they apply:
+
+1. Lines of code hold no answer; nor do numbers that only count (``Step 1``, ``line 3``).
+2. A number is one of at most 18 digits, alone or in groups (1024, 1,024), with its sign (-5, - 5, −5) and without its
+   currency. ``12.0`` is 12; ``3.5`` is a value, and no integer, so that it is no answer. ``x - 5`` is no -5.
+3. Of an equation the result counts: ``5 + 10 = 15`` is 15, ``True and False = False`` is False. A calculation without
+   its result (``5 + 10``, ``True or False``) is no answer.
+4. A negated truth value is the other one: ``not True`` and ``isn't true`` are False. ``not necessarily true`` and
+   ``neither True nor False`` are none.
+5. What follows a new question is not read, once there was an answer: ``Question 2``, ``Q:``, ``Here is a program``.
+6. A marked answer comes before all that is not marked: what follows ``Answer:``, ``the answer is``, ``final value of x
+   is``, ``####``, or stands in ``\\boxed{}``. It is what follows the mark right away, else the only value of the
+   sentence, else the one behind its last ``is``, ``=`` or colon; a sentence with several others marks no answer.
+
+Which of several counts, the first or the last, is the parser's: :mod:`debug.core`. Knows no task.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import takewhile
+from typing import NamedTuple
+
+Value = int | bool
+
+
+class Found(NamedTuple):
+    """A value of the text, with the characters [start, end) in which it stands."""
+
+    value: Value | None
+    """None: a value that is no answer (3.5), or a calculation without its result."""
+    start: int
+    end: int
+    begin: int
+    """Where the equation begins of which it is the result; its own start elsewhere."""
+    calculation: bool = False
+
+
+# --- lines of code ----------------------------------------------------------------------------------------------------
+
+# A line of code gives no answer, whatever numbers it holds. ``x = 6`` alone does; among lines of code it is one.
+_OPERAND = r"(?:not\s+|-)?(?:abs\()?\w+\)?"
+_EXPRESSION = rf"{_OPERAND}(?:(?:\s*(?://|[-+*/%^|&])\s*|\s+(?:and|or)\s+){_OPERAND})"
+_CODE = re.compile(
+    rf"\s*(?:\w+\s*(?://|[-+*/%])=\s*-?\w+(?:\s*//\s*\w+)?"  # x += 3, result += 6 // 2
+    rf"|\w+\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
+    r"|\w+, \w+ = .*|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
+    r"\s*(?:#.*)?"
+)
+_ASSIGNED = re.compile(r"\s*\w+\s*=\s*-?\w+\s*(?:#.*)?")
+
+
+def _without_code(text: str) -> str:
+    """The text with blanks in the place of its lines of code: those that nothing else can be, assignments around."""
+    kept: list[str] = []
+    block: list[str] = []  # lines that may be code, one below another
+    for line in [*text.split("\n"), "\n"]:  # the last ends the last block
+        if len(line) < 200 and (_CODE.fullmatch(line) or _ASSIGNED.fullmatch(line)):
+            block.append(line)
+            continue
+        is_code = any(map(_CODE.fullmatch, block))
+        kept += [" " * len(of_block) if is_code else of_block for of_block in block]
+        block = []
+        kept.append(line)
+    return "\n".join(kept[:-1])
+
+
+# --- tokens -----------------------------------------------------------------------------------------------------------
+
+_GROUP = r"\{,\}|\\,|[.,_\u00a0\u2009\u202f]"  # between groups of digits; LaTeX has two of its own
+_TOKEN = re.compile(
+    rf"""
+    (?P<number>(?<![\w.])[0-9]++(?:(?:{_GROUP})[0-9]++)*+(?!\w))
+    |(?P<junk>[0-9]\w*+)
+    |(?P<command>\\[A-Za-z]++)
+    |(?P<word>[^\W\d]\w*+(?:['’][^\W\d]\w*+)*+)
+    |(?P<compare>[<>!]=|<|>)
+    |(?P<augmented>(?://|\*\*|[-+*/%^&])=(?!=))
+    |(?P<equals>=>|->|={{1,3}}|[→⇒])
+    |(?P<operator>\*\*|//|[-+*/%^&×÷·⋅−‐‑‒–﹣－])
+    |(?P<line>\n)
+    |(?P<skip>[ \t`'"“”‘’$£€¥(){{}}\[\]]++|\\[()\[\]!;])
+    |(?P<other>.)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_MINUS = "-−‐‑‒–﹣－"
+_OPERATORS = {"plus", "minus", "times", "mod", "modulo", "divided", "multiplied"}
+_LATEX_OPERATORS = {r"\times", r"\cdot", r"\div", r"\land", r"\lor"}
+_LOGICAL = {"and", "or", "xor"}
+_RESULTS = {"is", "equals", "equal", "gives", "makes", "yields", "becomes"}
+_NO_OPERAND = _RESULTS | {
+    *("was", "are", "be", "been", "to", "as", "of", "and", "or", "the", "a", "an", "that", "then", "so", "now", "than"),
+    *("get", "gets", "return", "returns", "by", "at", "from", "with", "for", "in", "on", "only", "just", "about"),
+    *("answer", "value", "output"),
+}
+"""Words behind which a minus is a sign: "it is - 5", and not "x - 5"."""
+_COUNTED = {
+    "step",
+    "steps",
+    "line",
+    "lines",
+    "iteration",
+    "round",
+    "loop",
+    "question",
+    "problem",
+    "exercise",
+    "example",
+}
+_TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
+_NEGATED = {"not", "never", "cannot"}
+_UNDECIDED = {"neither", "nor", "necessarily", "always", "sometimes"}
+_BETWEEN_NEGATED = {"be", "equal", "equals", "to", "a", "an", "the", "longer", "really", "actually", "simply"}
+
+
+class _Token(NamedTuple):
+    kind: str
+    text: str
+    start: int
+    end: int
+
+
+def _integer(digits: str) -> int | None:
+    """The integer that a number is, of at most 18 digits; None where it is none, or longer."""
+    digits = re.sub(_GROUP.replace(".", "", 1), ",", digits)
+    match = re.fullmatch(r"([0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)(?:\.0+)?", digits)
+    whole = match[1].replace(",", "") if match else ""
+    return int(whole) if 0 < len(whole) <= 18 else None
+
+
+@dataclass
+class _Run:
+    """Operands that operators and equals signs join: an equation, a calculation, or one value alone."""
+
+    items: list[Found | str] = field(default_factory=list)
+    """Values, and "name", "op", "hyphen", "eq" or "augmented"."""
+    begin: int = 0
+    calculates: bool = False
+
+    @property
+    def expects(self) -> bool:
+        """Whether an operand comes next."""
+        return not self.items or self.items[-1] in ("op", "hyphen", "eq", "augmented")
+
+    def operand(self, item: Found | str, begin: int) -> None:
+        if not self.items:
+            self.begin = begin
+        self.items.append(item)
+
+    def operator(self, item: str) -> None:
+        self.items.append(item)
+        self.calculates = True
+
+    def values(self) -> Iterator[Found]:
+        items = list(self.items)
+        dangling = False
+        while items and items[-1] in ("op", "hyphen", "eq", "augmented"):
+            dangling |= items.pop() == "eq"
+        segments: list[list[Found | str]] = [[]]
+        for item in items:
+            segments.append([]) if item == "eq" else segments[-1].append(item)
+        values = [item for item in items if isinstance(item, Found)]
+        if not values or "augmented" in items:
+            return
+        alone = [segment[0] for segment in segments if len(segment) == 1 and isinstance(segment[0], Found)]
+        last = segments[-1]
+        if len(segments) == 1 and not (dangling and len(last) > 1):
+            if len(values) == 1:
+                yield values[0]._replace(begin=self.begin)
+            elif "op" not in last:
+                yield from values
+            else:
+                yield Found(None, values[0].start, values[-1].end, self.begin, calculation=True)
+        elif alone and (last[0] is alone[-1] or not any(isinstance(item, Found) for item in last)):
+            yield alone[-1]._replace(begin=self.begin)
+        else:
+            yield Found(None, values[0].start, values[-1].end, self.begin, calculation=True)
+
+
+def _values(kind: type, text: str) -> Iterator[Found]:
+    """The values of a text, int or bool, in order; equations are their results."""
+    tokens = [_Token(match.lastgroup or "", match[0], *match.span()) for match in _TOKEN.finditer(text)]
+    tokens = [token for token in tokens if token.kind != "skip"]
+    run, sign = _Run(), None  # where a sign of the next number stands
+    negated, said = None, 0  # None, True or "undecided"; where that is said
+    for number, token in enumerate(tokens):
+        following = tokens[number + 1] if number + 1 < len(tokens) else _Token("line", "", len(text), len(text))
+        before = tokens[number - 1] if number else _Token("line", "", 0, 0)
+        word = token.text if token.kind == "word" else ""
+        if token.kind == "number" and kind is int:
+            if before.text.lower() in _COUNTED or (before.text == "#" and number > 1 and _counts(tokens[number - 2])):
+                yield from run.values()
+                run, sign = _Run(), None
+                continue
+            parts = list(_numbers(token, sign))
+            for n, found in enumerate(parts):
+                if n or not run.expects:
+                    yield from run.values()
+                    run = _Run()
+                run.operand(found, found.start)
+            sign = None
+        elif kind is bool and word in _TRUTH and text[token.start - 1 : token.start] != ".":
+            if not run.expects:
+                yield from run.values()
+                run = _Run()
+            truth = None if negated == "undecided" else _TRUTH[word] ^ (negated is True)
+            start = said if negated else token.start
+            run.operand(Found(truth, start, token.end, start), start)
+            negated = None
+        elif token.kind == "operator" and token.text in _MINUS:
+            spaced = text[token.start - 1 : token.start].isspace() or token.start == 0
+            attached = text[token.end : token.end + 1].strip() != ""
+            if token.text not in "-−" and not attached:
+                yield from run.values()
+                run, sign = _Run(), None
+            elif run.expects or (spaced and attached and run.items[-1] == "name"):
+                if not run.expects:
+                    yield from run.values()
+                    run = _Run()
+                sign = token.start
+            else:
+                # 3-1 is a range as well as a difference, 3 -1 two numbers: their result tells, if there is one.
+                run.operator("op" if spaced and not attached else "hyphen")
+                sign = token.start if spaced and attached else None
+        elif token.kind == "operator" or token.text in _LATEX_OPERATORS or _joins(kind, token, before, following):
+            if not run.expects:
+                run.operator("op")
+            sign = None
+        elif token.kind == "equals" or (word in _RESULTS and run.calculates):
+            if run.items and run.items[-1] != "eq":
+                while run.items[-1] in ("op", "hyphen"):
+                    run.items.pop()
+                run.items.append("eq")
+            sign = negated = None
+        elif token.kind == "augmented":
+            if not run.expects:
+                run.items.append("augmented")
+        elif kind is bool and (word.lower() in _NEGATED | _UNDECIDED or re.search(r"n['’]t$", word)):
+            undecided = negated == "undecided" or word.lower() in _UNDECIDED
+            said = said if negated else token.start
+            negated = "undecided" if undecided else (None if negated else True)
+        elif (negated and word.lower() in _BETWEEN_NEGATED) or (word == "by" and _joins(kind, before, before, token)):
+            continue
+        elif word and word.lower() not in _NO_OPERAND:
+            negated, sign = None, None
+            unit = run.items and isinstance(run.items[-1], Found) and kind is int
+            if unit and (following.kind == "operator" or (run.calculates and following.kind == "equals")):
+                continue  # 2 apples + 3 apples = 5 apples
+            if not run.expects:
+                yield from run.values()
+                run = _Run()
+            run.operand("name", token.start)
+        else:
+            yield from run.values()
+            run, sign, negated = _Run(), None, None
+    yield from run.values()
+
+
+def _counts(token: _Token) -> bool:
+    return token.text.lower() in _COUNTED
+
+
+def _joins(kind: type, token: _Token, before: _Token, following: _Token) -> bool:
+    """Whether a word is an operator: plus, 3 x 4; of truth values and, or."""
+    if token.kind != "word":
+        return False
+    if kind is bool:
+        return token.text.lower() in _LOGICAL
+    return token.text.lower() in _OPERATORS or (token.text in "xX" and before.kind == following.kind == "number")
+
+
+def _numbers(token: _Token, sign: int | None) -> Iterator[Found]:
+    """The number of a token; several where commas separate them (1,2)."""
+    value = _integer(token.text)
+    start = token.start if sign is None else sign
+    if value is not None or "," not in token.text or re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", token.text):
+        if token.text.count(".") < 2:  # 3.11.2 is no number
+            yield Found(value if value is None or sign is None else -value, start, token.end, start)
+        return
+    at = token.start
+    for place, digits in enumerate(token.text.split(",")):
+        value = _integer(digits)
+        signed = sign if place == 0 else None
+        start = at if signed is None else signed
+        yield Found(-value if value is not None and signed is not None else value, start, at + len(digits), start)
+        at += len(digits) + 1
+
+
+# --- marks and questions ----------------------------------------------------------------------------------------------
+
+_MARK = re.compile(
+    r"""
+    (?:\banswer\b(?:\s+(?:to|of|for)\b[^\n.:=]{0,60}?(?=\s+(?:is|was)\b|:))?
+      |\bfinal\s+(?:value|result|output)(?:\s+of\s+[`'"*]{0,3}\w+[`'"*]{0,3})?)
+    [\s*_`'"]{0,9}(?P<says>\bis\b|\bwas\b|[:=→])?
+    |\\boxed\s{0,9}(?=\{)
+    |^[ \t]*\#{4}(?=[ \t]*[-−$]?[ \t]*[0-9TF])
+    """,
+    re.VERBOSE | re.IGNORECASE | re.MULTILINE,
+)
+_IS = re.compile(r"\bis:")
+# What may stand between a mark and its answer: **Answer:** `6`, answer is $\boxed{6}$, a code fence.
+_DECORATED = re.compile(r"(?:[\s*_`'\":$£€=(\[{]|\\(?:boxed|text|mathbf|mathrm|\(|\[)|(?<=```)\w+(?=\n)){0,40}")
+_BEGINNING = re.compile(rf"[\s*_`'\"$£€(\[{{]{{0,40}}[{_MINUS}0-9]")
+_SAYS = re.compile(r"\bis\b|\bwas\b|[=:]")
+_SENTENCE = re.compile(r"[.!?](?=\s|$)|\n")
+LONGEST_SENTENCE = 400  # characters behind a mark in which its answer is looked for
+_QUESTION = re.compile(
+    r"""
+    (?:^|(?<=\n))[ \t*_\#>]{0,9}(?:question|problem|exercise|q|human|user)[ \t]*[0-9]{0,9}[ \t*_]{0,4}[:.)]
+    |\b(?:question|problem|exercise)[ \t]+\#?[0-9]
+    |\bhere\ is\ (?:a|another|the)\ (?:\w+\ ){0,2}program\b
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def _right_behind(text: str, values: list[Found], mark: int) -> tuple[Found | None, int]:
+    """The value that follows a mark right away, and the number of the first one that follows it at all."""
+    behind = bisect_left(values, mark, key=lambda found: found.begin)
+    decorated = _DECORATED.match(text, mark)
+    at = decorated.end() if decorated else mark
+    return (values[behind] if behind < len(values) and values[behind].begin <= at else None), behind
+
+
+def _marked(text: str, values: list[Found]) -> Iterator[Found]:
+    """What the marks of a text mark, in order."""
+    for mark in _MARK.finditer(text):
+        direct, behind = _right_behind(text, values, mark.end())
+        if direct is not None:
+            yield direct
+            continue
+        if mark.lastgroup != "says":
+            continue
+        stop = min(len(text), mark.end() + LONGEST_SENTENCE)
+        end = _SENTENCE.search(text, mark.end(), stop)
+        stop = end.start() if end else stop
+        within = list(takewhile(lambda found: found.start < stop, values[behind : behind + LONGEST_SENTENCE]))  # noqa: B023
+        said = [found.end() for found in _SAYS.finditer(text, mark.end(), stop)]
+        after = [found for found in within if said and found.begin >= said[-1]] or within
+        if len(after) == 1:
+            yield after[0]
+        elif within:
+            yield Found(None, within[0].start, within[-1].end, within[0].begin)
+
+
+def _read(kind: type, completion: str) -> tuple[str, list[Found]]:
+    """The text without its code, up to a new question that follows a value; and its values."""
+    text = _without_code(completion)
+    values = list(_values(kind, text))
+    for question in _QUESTION.finditer(text):
+        before = [found for found in values if found.end <= question.start()]
+        if any(not found.calculation for found in before):
+            return text[: question.start()], before
+    return text, values
+
+
+def marked(kind: type, completion: str) -> Found | None:
+    """The last marked answer of a text."""
+    text, values = _read(kind, completion)
+    return next(reversed(list(_marked(text, values))), None)
+
+
+def first(kind: type, completion: str) -> Found | None:
+    """The first marked answer of a text, else what follows the first ``is:``, else the first value."""
+    text, values = _read(kind, completion)
+    for found in _marked(text, values):
+        return found
+    for mark in _IS.finditer(text):
+        direct, _ = _right_behind(text, values, mark.end())
+        if direct is not None:
+            return direct
+    return next((found for found in values if not found.calculation), None)
+
+
+def last(kind: type, completion: str) -> Found | None:
+    """The last marked answer of a text, else the last value."""
+    text, values = _read(kind, completion)
+    found = next(reversed(list(_marked(text, values))), None)
+    return found or next((found for found in reversed(values) if not found.calculation), None)
+
+
+def beginning(kind: type, completion: str) -> Found | None:
+    """The value, or the equation, with which a text begins."""
+    text = completion[:LONGEST_SENTENCE]
+    start = _BEGINNING.match(text)
+    found = next(_values(kind, text), None)
+    return found if found and start and start.end() - 1 <= found.begin < start.end() else None
