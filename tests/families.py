@@ -17,6 +17,7 @@ from transformers import (
     OPTConfig,
     Phi3Config,
     PreTrainedConfig,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -66,8 +67,11 @@ def family(name: str) -> models.LoadedModel:
     return of(CONFIGS[name], name)
 
 
-def of(config: PreTrainedConfig, name: str) -> models.LoadedModel:
-    """A model with random weights (seeded): matrices of gain / sqrt(fan in), norms and biases too."""
+def of(config: PreTrainedConfig, name: str, tokenizer: PreTrainedTokenizerFast | None = None) -> models.LoadedModel:
+    """A model with random weights (seeded): matrices of gain / sqrt(fan in), norms and biases too.
+
+    The tokenizer is the bundled model's, if it is not given.
+    """
     torch.manual_seed(0)
     gain = 2.5
     attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
@@ -80,4 +84,5 @@ def of(config: PreTrainedConfig, name: str) -> models.LoadedModel:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         if not config.tie_word_embeddings:
             hf.get_output_embeddings().weight.mul_(2)
-    return models.wrap(hf, AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny"), model_id=name)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(models.CHECKPOINTS / "tiny")
+    return models.wrap(hf, tokenizer, model_id=name)

@@ -205,8 +205,8 @@ def test_an_end_token_that_the_tokenizer_appends_is_dropped_said_and_recorded(ch
     tiny = models.load("tiny")
     assert chatty.tokenizer(QUESTIONS[0])["input_ids"][-1] == 0
     assert chatty.encode(QUESTIONS[0]) == tiny.encode(QUESTIONS[0])
-    assert chatty.answer_tokens(QUESTIONS[0], ["1", "2"]) == tiny.answer_tokens(QUESTIONS[0], ["1", "2"])
-    assert chatty.answer_tokens(QUESTIONS[0] + "<|endoftext|>", ["1", "2"]) == tiny.answer_tokens(
+    assert chatty.answer_forms(QUESTIONS[0], ["1", "2"]) == tiny.answer_forms(QUESTIONS[0], ["1", "2"])
+    assert chatty.answer_forms(QUESTIONS[0] + "<|endoftext|>", ["1", "2"]) == tiny.answer_forms(
         QUESTIONS[0], ["1", "2"]
     )
     probable = dict(chatty.score(QUESTIONS, [str(digit) for digit in range(10)]))

@@ -19,6 +19,7 @@ import polars as pl
 import pytest
 import torch
 
+import vocabularies
 from debug import ExperimentRunner, generators, models, prompts, quick_experiment, runner
 from debug.core import ExperimentConfig
 from debug.models import Completion
@@ -74,6 +75,7 @@ class Scripted:
     device: str = "cpu"
     backend: str = "transformers"
     quantization: None = None
+    tokenizer = vocabularies.tokenizer("tiny")
 
     def rendered(self, prompt: str, *, chat: bool = False) -> str:
         return prompt

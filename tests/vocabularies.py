@@ -6,10 +6,11 @@ Not named tokenizers.py: tests/ is on the import path, where that name would hid
 import string
 from functools import cache, partial
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, LlamaTokenizer, PreTrainedTokenizerFast, Qwen2Tokenizer
 from transformers.convert_slow_tokenizer import TikTokenConverter, import_protobuf
 from transformers.tokenization_utils_base import generate_merges
@@ -106,6 +107,24 @@ def _metaspace() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")
 
 
+def _byte_level(bos: str | None = None, trim_offsets: bool = False) -> PreTrainedTokenizerFast:
+    """As GPT-2's, Pythia's and OPT's are made: a number has one token with the space before it, and one without."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim_offsets)
+    tokenizer.decoder = decoders.ByteLevel()
+    names = [*string.ascii_lowercase, *string.digits]
+    lines = [f"{one} = {other}\n#{one}: {other}\n" for one, other in product(names, names)]
+    special = ["</s>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        special_tokens=special, initial_alphabet=alphabet, show_progress=False, vocab_size=340
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>", bos_token=bos)
+    return _with_bos(fast, bos) if bos else fast
+
+
 MERGED = r" =| [a-z]| \d+|#[a-z]|: |[\s\S]"
 
 REAL = {
@@ -127,9 +146,15 @@ ARTIFICIAL = {
     "metaspace": _metaspace,
     "answer_merges": partial(split, r" \d+|[\s\S]"),
 }
+SPACE_IN_THE_NUMBER = {
+    "gpt2": _byte_level,
+    "gpt_neox": partial(_byte_level, trim_offsets=True),
+    "opt": partial(_byte_level, bos="</s>"),
+}
+"""Of the families whose published vocabularies are of this kind."""
 
 
 @cache
 def tokenizer(name: str) -> PreTrainedTokenizerFast:
-    """One of REAL or ARTIFICIAL; skips the test where the package that carries it is absent."""
-    return (REAL | ARTIFICIAL)[name]()
+    """One of those above; skips the test where the package that carries it is absent."""
+    return (REAL | ARTIFICIAL | SPACE_IN_THE_NUMBER)[name]()

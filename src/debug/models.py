@@ -496,7 +496,7 @@ class LoadedModel(AnswersPrompts):
         """
 
         def run(*_: Any, **__: Any) -> Any:
-            with self._evaluating():
+            with self.evaluating():
                 return self.hf(input_ids=token_ids, **forward)
 
         return self.nnsight.trace(token_ids, fn=run)
@@ -577,7 +577,7 @@ class LoadedModel(AnswersPrompts):
             prefixed = None
             if shared:
                 prefixed = DynamicCache(config=self.config)
-                with packed, self._evaluating():
+                with packed, self.evaluating():
                     self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
@@ -590,7 +590,7 @@ class LoadedModel(AnswersPrompts):
                     [prefix.expand(len(batch), -1), torch.tensor(rows, dtype=torch.long, device=self.device)], 1
                 )
                 own_cache = nullcontext() if switches else self._cache(prefixed, len(batch), width + max_new_tokens)
-                with packed, self._evaluating(), own_cache as cache:
+                with packed, self.evaluating(), own_cache as cache:
                     output = self.hf.generate(
                         input_ids=ids,
                         attention_mask=torch.tensor(mask, device=self.device),
@@ -613,7 +613,7 @@ class LoadedModel(AnswersPrompts):
         return 1 if length > switch else length
 
     @contextmanager
-    def _evaluating(self) -> Iterator[None]:
+    def evaluating(self) -> Iterator[None]:
         """While it lasts, no module drops activations at random, though the model may be in the middle of training."""
         training = [module for module in self.hf.modules() if module.training]
         for module in training:

@@ -274,7 +274,7 @@ def plain_logits(
         return edit
 
     forward: dict[str, Any] = {}
-    with ExitStack() as hooks:
+    with model.evaluating(), ExitStack() as hooks:
         for component, layer in by_place:
             hooks.enter_context(_hook(model, component, layer, patched(component, layer)))
         for layer in cuts:
@@ -307,22 +307,24 @@ def rounding(
 
         return keep
 
-    with ExitStack() as hooks:
+    token_ids = runs.token_ids[list(rows)]
+    with model.evaluating(), ExitStack() as hooks:
         for at in needed:
             hooks.enter_context(_hook(model, *at, listen(at)))
-        logits = model.hf(input_ids=runs.token_ids[list(rows)], use_cache=False, logits_to_keep=1).logits[:, -1].float()
+        logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
     # Again in two pieces, the second behind the first one's keys and values, with an explicit mask: other kernels.
-    token_ids, cache, half = runs.token_ids[rows[:1]], DynamicCache(), runs.length // 2
+    token_ids, cache, half = token_ids[:1], DynamicCache(), runs.length // 2
     position = torch.arange(runs.length, device=token_ids.device)
     distance = (position[half:, None] - position[None])[None]
-    model.hf(input_ids=token_ids[:, :half], past_key_values=cache, use_cache=True, logits_to_keep=1)
-    pieces = model.hf(
-        input_ids=token_ids[:, half:],
-        past_key_values=cache,
-        position_ids=position[None, half:],
-        attention_mask=model.attention_mask(distance >= 0, distance),
-        logits_to_keep=1,
-    ).logits[:, -1]
+    with model.evaluating():
+        model.hf(input_ids=token_ids[:, :half], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        pieces = model.hf(
+            input_ids=token_ids[:, half:],
+            past_key_values=cache,
+            position_ids=position[None, half:],
+            attention_mask=model.attention_mask(distance >= 0, distance),
+            logits_to_keep=1,
+        ).logits[:, -1]
     others = torch.cat([logits, pieces.float()]) - runs.logits[[*rows, rows[0]]]
     least = torch.finfo(DTYPES[model.dtype]).eps * logits.abs().max().item() * (2 * model.n_layers) ** 0.5
     difference = others.abs().max().item()
