@@ -239,8 +239,10 @@ def _ask(
     remaining = list(range(len(pairs)))
     for model in loaded:
         asked = [text for n in remaining for text in (pairs[n].original.text, pairs[n].counterfactual.text)]
-        rule = isinstance(model, Heuristic) or not asked
-        prompts = given(model, template if rule else suited(model.tokenizer, template, asked[0], DIGITS), asked)
+        text = template
+        if asked and not isinstance(model, Heuristic):
+            text = suited(model.tokenizer, template, asked[0], DIGITS)
+        prompts = given(model, text, asked)
         completions = dict(model.generate(prompts, max_new_tokens=search.max_new_tokens, batch_size=batch_size))
         passed = []
         for place, n in enumerate(remaining):
