@@ -497,8 +497,9 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
     }
     if cell.accuracy is not None and cell.accuracy_counterfactual is not None:
-        metrics |= cell.accuracy.metrics("accuracy")
+        metrics |= cell.accuracy.metrics("accuracy") | {"accuracy_n": cell.accuracy.n}
         metrics |= cell.accuracy_counterfactual.metrics("accuracy_counterfactual")
+        metrics |= {"accuracy_counterfactual_n": cell.accuracy_counterfactual.n}
     if cell.checks is not None:
         metrics |= cell.checks.metrics()
     if cell.rank_agreement:

@@ -539,7 +539,8 @@ class MeanCausalMap:
         scalars: dict[str, float | None] = {}
         for metric, value in self.overall.items():
             if value is not None and metric not in LEGACY:
-                scalars |= value.metrics(LOGGED.get(metric, metric))
+                name = LOGGED.get(metric, metric)
+                scalars |= value.metrics(name) | {f"{name}_n": value.n}
         shares = {"normalized_logit_diff_too_small": self.too_small, "counterfactual_effect_negative": self.negative}
         for name, share in shares.items():
             scalars |= share.metrics(name) if share else {}
@@ -586,6 +587,7 @@ class MeanOverPairs:
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
+        self._overall_of: list[int] = []  # which of the maps that were added these are
         self._raw: dict[str, list[np.ndarray]] = {}  # target -> per pair [layer]: logit differences
         self._draws: dict[str, int] = {}  # target -> how many random controls its pairs have
         self._raw_overall: list[float] = []  # per pair: their sum over the interventions
@@ -650,6 +652,7 @@ class MeanOverPairs:
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
+            self._overall_of.append(self._n - 1)
             self._raw_overall.append(raw_sum)
 
     def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
@@ -666,6 +669,18 @@ class MeanOverPairs:
         values = np.stack(self._rows[target])[:, :, row]
         effects = {"logit_diff": np.stack(self._raw[target])[:, row], "whole_effect": np.array(self._whole)[numbers]}
         return numbers, dict(zip(self._metrics, values.T, strict=True)) | effects
+
+    def of_each(self, metric: str) -> dict[int, float]:
+        """Which of the maps, counted from 0 -> its mean of a metric over the interventions at its targets; those
+        without a value left out. ``overall`` is their mean, each weighted by its number of interventions.
+
+        Raises:
+            CausalMapError: the maps have no such metric.
+        """
+        if metric not in self._metrics:
+            raise CausalMapError(f"these maps have no {metric!r}; they have {', '.join(self._metrics)}")
+        values = (float(means[self._metrics.index(metric)]) for means, _ in self._overall)
+        return {n: value for n, value in zip(self._overall_of, values, strict=True) if not math.isnan(value)}
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""

@@ -140,14 +140,15 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """Models x hops, one cell a mean over lengths, with how many runs and samples that is; the interval where it is one
-    run's. Frame as for :func:`rates`."""
+    """Models x hops, one cell a mean over lengths, with how many runs and samples that is, where that is known of all;
+    the interval where it is one run's. Frame as for :func:`rates`."""
     named = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8))
     cells_of = named.group_by("model", "hops", maintain_order=True)
     titles = {"ci_low": "95% interval from", "ci_high": "to"}
     titles = {end: text for end, text in titles.items() if end in frame.columns}
     ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
-    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum(), *ends).with_columns(
+    n = pl.when(pl.col("n").is_not_null().all()).then(pl.col("n").sum()).alias("n")
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), n, *ends).with_columns(
         how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
     )
     end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]

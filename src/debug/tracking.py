@@ -1450,8 +1450,8 @@ _TABLE_PARAMS = (
     "seed",
     "generator",
     "prompt_template",
-    "intervention_type",
-    "source",
+    *("few_shot", "chat", "scoring", "answer_parser"),
+    *("intervention_type", "source", "direction", "layer_window", "positions"),
 )
 _TABLE_RATES = (
     "accuracy",
@@ -1460,8 +1460,13 @@ _TABLE_RATES = (
     "answer_kept_rate",
     "normalized_logit_diff",
 )
+_N_BEFORE = {
+    "accuracy": "num_samples",  # of accuracy runs: causal ones have asked more programs than they have patched
+    **dict.fromkeys(("patch_success_rate", "answer_kept_rate", "normalized_logit_diff"), "pairs_used"),
+}
+"""Rate -> the metric that is its n where it was logged without ``<rate>_n``. The peak's is none: half of the pairs."""
 _TABLE_METRICS = (
-    *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high")),
+    *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high", "_n")),
     *("num_samples", "pairs_used", "held_out_accuracy"),
 )
 _TABLE_TAGS = {
@@ -1621,14 +1626,22 @@ class RunTable:
 
     @staticmethod
     def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
+        """Newest first, and each rate with its own n, where that is known."""
+        ns = [pl.coalesce(f"metrics.{rate}_n", f"metrics.{of}") for rate, of in _N_BEFORE.items()]
         started = pl.when(pl.col("start_time").is_between(0, LATEST)).then("start_time")
         started = started.cast(_RUN_COLUMNS["start_time"]).alias("start_time")
         duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
         return (
             rows.sort("start_time", "run_id", descending=True, nulls_last=True)
-            .with_columns(started, duration)
+            .with_columns(started, duration, *ns)
             .drop("end_time")
         )
+
+
+def own_n(rate: str, metrics: Mapping[str, float]) -> int | None:
+    """Of how many things a run's rate is the share; None where that was not logged."""
+    n = metrics.get(f"{rate}_n", metrics.get(_N_BEFORE.get(rate, ""), math.nan))
+    return int(n) if math.isfinite(n) else None
 
 
 def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:
