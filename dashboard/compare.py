@@ -23,6 +23,7 @@ from view import (
     yes,
 )
 
+from debug.causal_map import ESTIMATED
 from debug.core import shared_programs
 from debug.dashboard_charts import models_by_hops, rates, slopes
 from debug.statistics import bootstrap_mean, mcnemar
@@ -98,7 +99,7 @@ def page() -> None:
     frame = frame.with_columns(series=series(frame, by, each))
     numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
     in_order = frame.sort("model", *numbers, "series")
-    signed, title = measure in SIGNED, MEASURES[measure]
+    signed, title = measure in SIGNED, title_of(measure, frame)
     part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
     cells = chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())).select(
         pl.col("params.generator").fill_null("?"),
@@ -133,6 +134,11 @@ def by_hops(frame: pl.DataFrame, title: str, signed: bool) -> None:
         literally("\n".join(left_out))
 
 
+def title_of(measure: str, frame: pl.DataFrame) -> str:
+    """The measure's name, with a word where all that is shown are estimates; where some are, their series say so."""
+    return f"{ESTIMATED} {MEASURES[measure]}" if set(frame["kind"]) == {"attribution"} else MEASURES[measure]
+
+
 def newest_study(runs: pl.DataFrame) -> list[str]:
     """Of the studies whose cells have accuracies the newest, with more than one such cell where there is one."""
     cells = runs.filter(pl.col("metrics.accuracy").is_not_null() & pl.col("parent_run_id").is_not_null())
@@ -145,7 +151,7 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
 
     ``model`` is its label, which may say how it was asked; ``of`` the model alone.
     """
-    estimated = pl.when(pl.col("kind") == "attribution").then(pl.lit(" (estimated)")).otherwise(pl.lit(""))
+    estimated = pl.when(pl.col("kind") == "attribution").then(pl.lit(f" ({ESTIMATED})")).otherwise(pl.lit(""))
     params = [name for name in SETTING if name not in ("kind", "component")]
     frame = chosen.filter(pl.col(f"metrics.{measure}").is_not_null()).select(
         "run_id",
@@ -254,7 +260,7 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
         second = choice("second", "Second", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
-        part(draw, slopes(slope, MEASURES[measure], measure in SIGNED), "slopes", slope)
+        part(draw, slopes(slope, title_of(measure, frame), measure in SIGNED), "slopes", slope)
     part(paired, first, second, measure)
 
 

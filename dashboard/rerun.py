@@ -30,9 +30,9 @@ from view import (
     text,
 )
 
-from debug.causal_map import METRICS, CausalMap
+from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
-from debug.dashboard_charts import side_by_side
+from debug.dashboard_charts import no_difference, side_by_side
 from debug.tracking import LoggedRun, TrackingError
 
 COMPONENTS = ("residual_stream", "attention_heads", "attention", "mlp", "attention_knockout")
@@ -219,9 +219,12 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
     now = repeated.maps[int(shown)]
     program = repeated.pairs[now.pair]
     then = next((each for each in logged.maps if logged.pairs[each.pair] == program), None)
-    metric = choice("metric", "Metric", list(now.metrics), METRICS.__getitem__, width=260)
+    metric = choice("metric", "Metric", list(now.metrics), lambda name: title_of(name, now), width=260)
     if then is not None and comparable(now, then, metric):
-        draw(side_by_side(now, then, metric, ("new", "logged")), "new-and-logged")
+        why = no_difference(now, then)
+        if why is not None:
+            st.info(why)
+        draw(side_by_side(now, then, metric, ("new", "logged"), difference=why is None), "new-and-logged")
         return
     left, right = st.columns(2)
     with left:
@@ -232,7 +235,7 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
         if then is None:
             st.info("The logged run has no map of this program.")
         elif metric not in then.metrics:
-            st.info(f"The logged map has no {METRICS[metric]}.")
+            st.info(f"The logged map has no {title_of(metric, then)}.")
         else:
             draw(picture(then, metric), "logged")
 

@@ -30,6 +30,7 @@ from view import (
     yes,
 )
 
+from debug.causal_map import ESTIMATED
 from debug.tracking import LoggedRun, own_n
 
 FILTERS = {
@@ -197,11 +198,13 @@ def study_table(studies: pl.DataFrame, chosen: list[str]) -> None:
 def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> None:
     columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
     accuracy, patched = "metrics.accuracy", "metrics.peak_patch_success_rate"
+    component = pl.col("params.intervention_type")
+    estimated = pl.when(pl.col("kind") == "attribution").then(pl.format(f"{{}} ({ESTIMATED})", component))
     shown = cells.select(
         "run_id",
         *columns,
         *(accuracy, *INTERVALS[accuracy]),
-        "params.intervention_type",
+        estimated.otherwise(component),
         *(patched, *INTERVALS[patched]),
         "experiment",
     )

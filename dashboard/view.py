@@ -17,7 +17,7 @@ from store import REFRESH_SECONDS, table
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
-from debug.causal_map import CausalMapError
+from debug.causal_map import ESTIMATED, CausalMapError
 from debug.programs import ProgramError
 from debug.tracking import TrackingError
 
@@ -268,7 +268,8 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
 def run_label(row: dict[str, Any]) -> str:
     started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
     status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
-    return f"{status}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
+    how = f"{ESTIMATED} · " if row["kind"] == "attribution" else ""
+    return f"{status}{how}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
 
 
 def said_of(status: str, error: str | None) -> None:

@@ -12,11 +12,12 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from debug.causal_map import mean_over_pairs
 from debug.legacy import import_results
 from debug.provenance import files_digest
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunTable, Store
-from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_map
+from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map
 from test_legacy import grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -502,10 +503,61 @@ def test_a_cell_of_two_runs_opens_what_is_behind_it_in_both(store):
 def test_two_runs_have_the_same_layer_at_the_same_height(store):
     one, other = log_causal(store, [make_map()]), log_causal(store, [make_map(heads=4)])
     rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, other)]
-    assert rows == [[*range(6, -1, -1)]] * 3  # heads have no row of the final norm
+    assert rows == [[*range(6, -1, -1)]] * 2  # heads have no row of the final norm
     shallow = log_causal(store, [make_map(n_layers=4)])
     rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, shallow)]
-    assert [max(each) for each in rows] == [6, 4, 4]  # one number is a layer here, the final norm there
+    assert [max(each) for each in rows] == [6, 4]  # one number is a layer here, the final norm there
+
+
+@pytest.mark.parametrize(
+    ("of", "hops", "said"),
+    [
+        ({"n_layers": 4}, 3, "the same number of layers (6 and 4)."),
+        ({"heads": 4}, 3, "the same component (residual_stream and attention_heads)."),
+        ({}, 2, "the same hops (3 and 2)."),
+        ({"n_layers": 4, "heads": 4}, 2, "number of layers (6 and 4), nor of the same component"),
+    ],
+)
+def test_maps_of_another_depth_component_or_hops_have_no_difference(store, of, hops, said):
+    one, other = log_causal(store, [make_map()]), log_causal(store, [make_map(**of)], hops=hops)
+    app = opened("causal_map", run=one, **{"with": other})
+    assert len(charts(app)[0]["concat"]) == 2
+    assert said in sentences(app)
+    assert "first less second" not in captions(app)
+    same = opened("causal_map", run=one, **{"with": log_causal(store, [make_map()])})
+    assert len(charts(same)[0]["concat"]) == 3
+
+
+def test_a_difference_that_says_nothing_is_refused_where_it_is_drawn():
+    from debug.dashboard_charts import side_by_side
+
+    maps = [mean_over_pairs([make_map(n_layers=n)]) for n in (6, 4)]
+    with pytest.raises(ValueError, match=r"not of the same number of layers \(6 and 4\)"):
+        side_by_side(maps[0], maps[1], "success", ("one", "other"))
+
+
+def test_an_attribution_is_called_estimated_wherever_it_is_shown(store):
+    run_id, exact = log_causal(store, [make_estimate(n) for n in range(3)]), log_causal(store, [make_map()])
+    store.client.log_metric(run_id, "normalized_logit_diff", 0.5)
+    app = opened("causal_map", run=run_id)
+    assert titles(app) == ["residual_stream, estimated · mean over 3 pairs"] * 2
+    assert set(app.selectbox(key="metric").options) == {"estimated normalized logit difference"}
+    drawn = json.dumps(charts(app)[0])
+    assert '"title": "estimated normalized logit difference"' in drawn
+    assert '"normalized logit difference"' not in drawn
+    assert all("estimated · " in label for label in app.selectbox(key="run").options if run_id[:8] in label)
+    assert not any("estimated · " in label for label in app.selectbox(key="run").options if exact[:8] in label)
+    pair = opened("causal_map", run=run_id, pair="0", layer="2", token="6")
+    assert titles(pair)[0].startswith("residual_stream, estimated · pair 0")
+    assert "estimated normalized logit difference: 0" in literal(pair)
+    assert "estimated_normalized_logit_diff" in drawn_rows(pair, 0).columns
+    beside = opened("causal_map", run=run_id, pair="0", **{"with": exact})
+    named = [panel["title"]["text"] for panel in charts(beside)[0]["concat"]]
+    assert (named[0].endswith(", estimated"), named[1].endswith(", estimated")) == (True, False)
+    cells = opened(cells="yes", text=run_id[:8]).dataframe[0].value
+    assert cells["params.intervention_type"].to_list() == ["residual_stream (estimated)"]
+    app = opened("compare", runs=[run_id], measure="normalized_logit_diff")
+    assert charts(app)[0]["layer"][-1]["encoding"]["y"]["title"] == "estimated normalized logit difference"
 
 
 def side_by_side(store: Store, one: str, other: str) -> list[dict]:

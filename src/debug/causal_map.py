@@ -68,6 +68,8 @@ LOGGED = {
     "control_answer_kept": "control_answer_kept_rate",
 }
 """Names of rates in the tracking store; all other metrics keep theirs."""
+ESTIMATED = "estimated"
+"""The word that is with every name of a number that was not measured by patching, but estimated from gradients."""
 RANDOM = "_random"
 """Ending of a target's name: the random control of a hypothesis of a knockout."""
 RATES = ("success", "answer_kept", "control_success", "control_answer_kept", "legacy_success_rate")
@@ -164,10 +166,15 @@ class CausalMap:
         """What this map says of a cell, the main one first."""
         if self.method == "imported":
             return ("success", *(name for name in LEGACY if getattr(self, name) is not None))
-        if self.method == "attribution":
+        if self.estimated:
             return ("normalized_logit_diff", "logit_diff")
         moved = ("success", "normalized_logit_diff", "logit_diff")
         return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
+
+    @property
+    def estimated(self) -> bool:
+        """Its numbers are estimates of what patching would give."""
+        return self.method == "attribution"
 
     @property
     def target_metrics(self) -> tuple[str, ...]:
@@ -521,6 +528,8 @@ class MeanCausalMap:
     """Share of the pairs whose own effect z_cf[c] - z_clean[c] is below ``min_effect``; None where it is not asked."""
     negative: Interval | None = None
     """Share of the pairs whose counterfactual makes its own answer less likely: their effect counts with its sign."""
+    estimated: bool = False
+    """See :attr:`CausalMap.estimated`."""
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)
@@ -733,6 +742,7 @@ class MeanOverPairs:
             hand_overs(by_no_construction, self._first.layers, self._share_a_token),
             too_small,
             negative,
+            self._first.estimated,
         )
 
     def _success(self) -> dict[str, Float[np.ndarray, "pair layer"]]:
@@ -766,6 +776,16 @@ class MeanOverPairs:
                 random, draws = kept[name + RANDOM], self._draws[name + RANDOM]
                 found[name] = [compared(own[with_control, row], random[:, row], draws) for row in range(own.shape[1])]
         return found
+
+
+def column_of(metric: str, of: CausalMap | MeanCausalMap) -> str:
+    """A metric's name in tables: that of an estimate says so."""
+    return f"{ESTIMATED}_{metric}" if of.estimated else metric
+
+
+def title_of(metric: str, of: CausalMap | MeanCausalMap) -> str:
+    """A metric's name on screen: the same."""
+    return f"{ESTIMATED} {METRICS[metric]}" if of.estimated else METRICS[metric]
 
 
 def random_of(target: str) -> str | None:

@@ -26,7 +26,7 @@ import numpy as np
 import polars as pl
 
 from debug import checks
-from debug.causal_map import CausalMap
+from debug.causal_map import CausalMap, column_of
 from debug.provenance import file_digest, text_digest
 from debug.statistics import Interval
 from debug.tracking import LATEST, SCHEMA, LoggedRun, Store, own_n
@@ -97,7 +97,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     for target, column in causal_map.target_columns.items():
         names.setdefault(column, target)
     tokens = ["".join(causal_map.tokens[p] for p in column) for column in causal_map.columns]
-    values = {metric: causal_map.values(metric).ravel() for metric in causal_map.metrics}
+    values = {column_of(metric, causal_map): causal_map.values(metric).ravel() for metric in causal_map.metrics}
     frame = pl.DataFrame(
         {
             "pair": np.full(causal_map.top.size, causal_map.pair),
