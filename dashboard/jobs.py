@@ -6,6 +6,7 @@ The process is runs/rerun.py, so that what a page starts is what a command line 
 from __future__ import annotations
 
 import atexit
+import os
 import signal
 import subprocess
 import sys
@@ -55,15 +56,23 @@ class Jobs:
         self._folder = tempfile.TemporaryDirectory(prefix="rerun-")
         atexit.register(self._end)
 
-    def start(self, of: str, pairs: int, arguments: list[str]) -> None:
-        """Raises RuntimeError while another one runs."""
+    def start(self, of: str, pairs: int, arguments: list[str], tracking_uri: str) -> None:
+        """The store goes into the environment: everybody on a machine can read command lines.
+
+        Raises RuntimeError while another one runs.
+        """
         if self.last is not None and self.last.running:
             raise RuntimeError("another re-run is going on")
         command = [sys.executable, str(ROOT / "runs" / "rerun.py"), *arguments]
         log = Path(self._folder.name) / f"{time.time_ns()}.log"
         with log.open("wb") as file:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri},
             )
         self.last = Job(of, pairs, command, process, log)
 

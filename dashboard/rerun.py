@@ -33,6 +33,7 @@ from view import (
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
 from debug.dashboard_charts import no_difference, side_by_side
+from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
 COMPONENTS = ("residual_stream", "attention_heads", "attention", "mlp", "attention_knockout")
@@ -94,14 +95,15 @@ def ask(run: LoggedRun) -> None:
     busy = job is not None and job.running
     if st.button("Run it", type="primary", disabled=busy, help="One re-run at a time" if busy else None):
         try:
-            jobs().start(run.run_id, len(numbers_asked), arguments)
+            jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
         except (RuntimeError, OSError) as error:
             problem("It could not be started.", error)
         else:
             put(new=None)
             again()
     with st.expander("The same from a command line"):
-        literally(shlex.join(["python", "runs/rerun.py", *arguments]))
+        store = f"--tracking-uri={without_passwords(run.store.uri)}"
+        literally(shlex.join(["python", "runs/rerun.py", run.run_id, store, *arguments[1:]]))
 
 
 def models(run: LoggedRun) -> list[str]:
@@ -121,8 +123,11 @@ def roles(run: LoggedRun) -> list[str]:
 def command(
     run: LoggedRun, pairs: list[int], model: str, component: str, positions: str, named: list[str], layers: str
 ) -> list[str]:
-    """Arguments of runs/rerun.py. Raises ValueError for layers that are none, and names that would be options."""
-    arguments = [run.run_id, f"--tracking-uri={run.store.uri}"]
+    """Arguments of runs/rerun.py, but for the store.
+
+    Raises ValueError for layers that are none, and names that would be options.
+    """
+    arguments = [run.run_id]
     if model != AS_LOGGED:
         arguments.append(f"--model={model}")
     if component != AS_LOGGED:

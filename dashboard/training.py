@@ -12,7 +12,7 @@ from view import all_runs, choice, draw, literally, one_run, part, said_of
 
 from debug.causal_map import ESTIMATED, title_of
 from debug.dashboard_charts import no_difference, over_steps, side_by_side
-from debug.provenance import files_digest
+from debug.provenance import files_digest, without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
 CHECKPOINT = re.compile(r"checkpoints/(step_\d+)/config\.json")
@@ -88,7 +88,7 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         literally(
             "python runs/causal_trace.py --models "
             + " ".join(folders[:1] + folders[-1:])
-            + f" \\\n  --tracking-uri {run.store.uri}"
+            + f" \\\n  --tracking-uri {without_passwords(run.store.uri)}"
             if folders
             else "(this run kept no checkpoints)"
         )

@@ -19,6 +19,7 @@ from streamlit.navigation.page import StreamlitPage
 
 from debug.causal_map import ESTIMATED, CausalMapError
 from debug.programs import ProgramError
+from debug.provenance import without_passwords
 from debug.tracking import TrackingError
 
 CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
@@ -176,7 +177,7 @@ def problem(sentence: str, detail: object = "") -> None:
     """A sentence of ours, and below it what the store says about the case."""
     st.error(sentence)
     if str(detail):
-        literally(detail)
+        literally(without_passwords(str(detail)))
 
 
 def part(show: Callable[..., Any], *arguments: Any) -> Any:
@@ -207,7 +208,7 @@ def all_runs() -> pl.DataFrame | None:
     _watch()
     if runs.frame.is_empty():
         st.info("There are no runs in this store yet: `make demo` makes the first ones.")
-        literally(runs.store.uri)
+        literally(without_passwords(runs.store.uri))
         return None
     return runs.frame
 

@@ -132,7 +132,7 @@ def store_uri(tracking_uri: str | None = None) -> str:
     database = _sqlite_path(given)
     if database is None or "?" in str(database):  # what follows a question mark would not be part of the path
         raise TrackingError(
-            f"the tracking URI is {given!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
+            f"the tracking URI is {_shown(given)!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
         )
     return _sqlite_uri(database)
 
@@ -223,7 +223,9 @@ class Store:
             except FileNotFoundError:
                 return False
         if head and head != b"SQLite format 3\0":
-            raise TrackingError(f"cannot open the store {self.uri}: the file is no SQLite database; name another file")
+            raise TrackingError(
+                f"cannot open the store {_shown(self.uri)}: the file is no SQLite database; name another file"
+            )
         return bool(head)
 
     def _create(self, database: Path) -> None:
@@ -544,7 +546,7 @@ class Store:
             TrackingError: there is no such run, or several, or it was written by a newer version of this project.
         """
         if not self._exists():
-            raise TrackingError(f"no run {run_id!r}: there is no store {self.uri} yet")
+            raise TrackingError(f"no run {run_id!r}: there is no store {_shown(self.uri)} yet")
         experiments = self._experiments()
         if re.fullmatch("[0-9a-f]{32}", run_id):
             with self._reported(f"cannot load run {run_id} from"):
@@ -1097,7 +1099,7 @@ class LoggedRun:
             "start_time": self._run.info.start_time,
             "end_time": self._run.info.end_time,
             "params": self.params,
-            "tags": {name: value for name, value in self.tags.items() if _kept_tag(name)},
+            "tags": {name: _shown(value) for name, value in self.tags.items() if _kept_tag(name)},
             "metrics": sorted(metrics),
             "datasets": self.datasets,
             "files": files,
