@@ -117,9 +117,8 @@ def main(options: argparse.Namespace) -> None:
     programs = config.programs()
     if note := shared_programs((programs.generator[0], *c, programs.first_seed(*c)) for c in programs.cells):
         print(f"\n{note}")
-    print(
-        f"\nstudy run {result.run_id} in {without_passwords(result.tracking_uri)}; look: make dashboard, or make mlflow"
-    )
+    store = without_passwords(result.tracking_uri)
+    print(f"\nstudy run {result.run_id} in {store}; look: make dashboard, or make mlflow")
 
 
 if __name__ == "__main__":

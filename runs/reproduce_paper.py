@@ -49,9 +49,8 @@ def main(options: argparse.Namespace) -> None:
     run = reproduce(what, options.tracking_uri, dtype=options.dtype, device=options.device)
     for claim in run.summary["claims"]:
         print(f"{claim['verdict']:14}  {claim['text']}  ({claim['number']})")
-    print(
-        f"\nreport: {run.artifact('report.md')}\nsummary run {run.run_id} in {without_passwords(run.store.uri)}; look: make mlflow"
-    )
+    store = without_passwords(run.store.uri)
+    print(f"\nreport: {run.artifact('report.md')}\nsummary run {run.run_id} in {store}; look: make mlflow")
 
 
 if __name__ == "__main__":
