@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import streamlit as st
-from jobs import Job, jobs
+from jobs import Job, jobs, why_off
 from store import load, table
 from view import (
     READING,
@@ -92,8 +92,13 @@ def ask(run: LoggedRun) -> None:
         problem("This cannot be asked.", error)
         return
     job = jobs().last
-    busy = job is not None and job.running
-    if st.button("Run it", type="primary", disabled=busy, help="One re-run at a time" if busy else None):
+    busy, off = job is not None and job.running, why_off()
+    if off is not None:
+        st.warning(f"Nothing is started from here: {off}. The command line below does the same.")
+    asked = st.button(
+        "Run it", type="primary", disabled=busy or off is not None, help="One at a time" if busy else None
+    )
+    if asked and off is None:  # a browser may send the click of a button that is disabled
         try:
             jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
         except (RuntimeError, OSError) as error:
@@ -177,7 +182,8 @@ def follow() -> None:
             done = 0
     what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
     st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
-    if st.button("Stop", disabled=job.stopped):
+    off = why_off() is not None
+    if st.button("Stop", disabled=job.stopped or off) and not off:
         job.stop()
         st.rerun(scope="fragment")
 
