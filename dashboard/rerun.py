@@ -95,10 +95,9 @@ def ask(run: LoggedRun) -> None:
     busy, off = job is not None and job.running, why_off()
     if off is not None:
         st.warning(f"Nothing is started from here: {off}. The command line below does the same.")
-    asked = st.button(
-        "Run it", type="primary", disabled=busy or off is not None, help="One at a time" if busy else None
-    )
-    if asked and off is None:  # a browser may send the click of a button that is disabled
+    help_text = "One re-run at a time" if busy else None
+    clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
+    if clicked and off is None:  # a browser may send the click of a button that is disabled
         try:
             jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
         except (RuntimeError, OSError) as error:

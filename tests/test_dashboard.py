@@ -720,6 +720,19 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
         assert "This cannot be asked" in sentences(opened("rerun", run=run_id, layers=broken))
 
 
+def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch):
+    """Here no address is set: it would listen on all. A click is not obeyed either, were it sent for a disabled button."""
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **_: started.append(given))
+    app = opened("rerun", run=log_causal(store, [make_map()]))
+    (button,) = [each for each in app.button if each.label == "Run it"]
+    assert button.disabled
+    assert "Nothing is started from here: the dashboard listens on every address" in sentences(app)
+    button.click().run()
+    assert not app.exception
+    assert not started
+
+
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
