@@ -721,7 +721,7 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
 
 
 def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch):
-    """Here no address is set: it would listen on all. A click is not obeyed either, were it sent for a disabled button."""
+    """Here no address is set: it would listen on all. The click of a disabled button is not obeyed either."""
     started: list[object] = []
     monkeypatch.setattr("subprocess.Popen", lambda *given, **_: started.append(given))
     app = opened("rerun", run=log_causal(store, [make_map()]))

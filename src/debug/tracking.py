@@ -1488,6 +1488,10 @@ _TABLE_COLUMNS = {
     **{f"metrics.{name}": pl.Float64 for name in _TABLE_METRICS},
 }
 ENDED = ("FINISHED", "FAILED", "KILLED")
+_HAS_ENDED = pl.col("status").is_in(ENDED)
+_CLOCKS_APART = 60_000  # milliseconds by which machines that log to one server are expected to differ at most
+_ALL_SECONDS = 60  # a server's runs are all read again no sooner than after that,
+_ALL_SHARE = 20  # nor after this many times what reading them took
 
 
 class RunTable:
@@ -1506,12 +1510,15 @@ class RunTable:
         self._rows = pl.DataFrame(schema=_TABLE_COLUMNS)
         self._lock = threading.Lock()
         self._stamp: object = None
+        self._looked = 0  # when a server was read, in milliseconds since 1970 by this machine's clock
+        self._all_again = 0.0  # when all of it is to be read again, of time.monotonic()
 
     def refresh(self) -> bool:
         """Read what is new or has changed since the last time; whether that was anything.
 
         Every run's own row is read (name, status, times), params, metrics and tags those of runs that are new or were
-        not ended. Tags set later on a run that had ended are not seen.
+        not ended. Tags set later on a run that had ended are not seen. Of a server not every run's own row is read
+        each time: see :meth:`_from_server`.
 
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
@@ -1596,19 +1603,38 @@ class RunTable:
         return runs.join(found.rename(dict(columns)), on="run_id", how="left")
 
     def _from_server(self) -> pl.DataFrame:
-        """Through MLflow's client: everything at first, then what was started since, and what had not ended."""
-        experiments = self.store._experiments()
-        newest = self._rows["start_time"].max() if len(self._rows) else None
-        going_on = self._rows.filter(~pl.col("status").is_in(ENDED))["start_time"].min() if len(self._rows) else None
-        since = min(t for t in (newest, going_on) if t is not None) if newest is not None else None  # type: ignore[type-var]
-        also = "" if since is None else f"attributes.start_time >= {since}"
-        found = [self._row(run, experiments) for run in self.store._search(experiments, {}, also=also)]
-        new = pl.DataFrame(found, schema=_TABLE_COLUMNS)
-        kept = self._rows if since is None else self._rows.filter(pl.col("start_time") < since)
+        """Through MLflow's client: everything at first; then what was started about since, and what goes on or did.
+
+        Start times are of the clocks of many machines, some of them wrong, and MLflow keeps no other order. A run whose
+        clock is behind by more than _CLOCKS_APART, and that begins and ends between two looks, is found by reading
+        everything again, now and then, as is that a run was deleted.
+        """
+        experiments, begun, looked = self.store._experiments(), time.monotonic(), int(1000 * time.time())
+
+        def rows(also: str = "") -> pl.DataFrame:
+            found = (self._row(run, experiments) for run in self.store._search(experiments, {}, also=also))
+            return pl.DataFrame(list(found), schema=_TABLE_COLUMNS)
+
+        if self._rows.is_empty() or begun >= self._all_again:
+            now = rows()
+            self._all_again = begun + max(_ALL_SECONDS, _ALL_SHARE * (time.monotonic() - begun))
+        else:
+            newest: int = self._rows["start_time"].max() or 0  # type: ignore[assignment]
+            started = rows(f"attributes.start_time >= {min(newest, self._looked) - _CLOCKS_APART}")
+            going_on = [rows(f"attributes.status = '{status}'") for status in ("RUNNING", "SCHEDULED")]
+            new = pl.concat([started, *going_on]).unique("run_id", keep="last")
+            unknown = ~pl.col("run_id").is_in(new["run_id"].implode())
+            kept, ended = (self._rows.filter(unknown, each) for each in (_HAS_ENDED, ~_HAS_ENDED))
+            ids = [
+                ", ".join(f"'{run_id}'" for run_id in chunk)
+                for chunk in _chunks(ended["run_id"].to_list(), _BATCH_OTHERS)
+            ]
+            now = pl.concat([kept, new, *(rows(f"attributes.run_id IN ({chunk})") for chunk in ids)])
+        self._looked = looked
         of = self.store._search(
             experiments, {("tags", SUPERSEDED): None}, also=f"tags.`{SUPERSEDED}` != ''", everything=True
         )
-        return pl.concat([kept.filter(~pl.col("run_id").is_in([run.info.run_id for run in of])), new])
+        return now.filter(~pl.col("run_id").is_in([run.info.run_id for run in of]))
 
     @staticmethod
     def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, Any]:
