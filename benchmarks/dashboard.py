@@ -110,7 +110,9 @@ def in_browser(store: Store, table: RunTable, times: int) -> None:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "streamlit", "run", "dashboard/serve.py", "--server.headless=true"]
     command += [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
-    server = subprocess.Popen([*command, "--", f"--tracking-uri={store.uri}"], cwd=ROOT, stdout=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": store.uri}, stdout=subprocess.DEVNULL
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         while not answers(f"{address}/_stcore/health"):

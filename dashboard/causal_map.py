@@ -31,7 +31,15 @@ from view import (
     yes,
 )
 
-from debug.causal_map import METRICS, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs
+from debug.causal_map import (
+    ESTIMATED,
+    CausalMap,
+    MeanCausalMap,
+    MeanOverPairs,
+    column_of,
+    mean_over_pairs,
+    title_of,
+)
 from debug.causal_visualization import (
     causal_heatmap,
     cells,
@@ -42,7 +50,7 @@ from debug.causal_visualization import (
     mean_heatmap,
     visible,
 )
-from debug.dashboard_charts import clickable, outlined, quick, side_by_side, top_tokens
+from debug.dashboard_charts import clickable, no_difference, outlined, quick, side_by_side, top_tokens
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
@@ -83,18 +91,20 @@ def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
     """Component -> run id, of the same model on programs of the same shape: the newest, and of its own this one."""
     names = ("params.model", "params.hops", "params.seq_len", "weights_digest")
     same = [pl.col(name).eq_missing(row[name]) for name in names]
+    same.append((pl.col("kind") == "attribution") == (row["kind"] == "attribution"))
     there = runs.filter(CAUSAL, *same).unique("params.intervention_type", keep="first", maintain_order=True)
     found = dict(there.select("params.intervention_type", "run_id").iter_rows())
     return found | {row["params.intervention_type"]: row["run_id"]}
 
 
-def component(of: dict[str, str], shown: str) -> None:
-    """Another component, where a run has it."""
+def component(of: dict[str, str], shown: str, estimated: bool) -> None:
+    """Another component, where a run has it, and has it measured, or estimated, in the same way."""
+    how = f" ({ESTIMATED})" if estimated else ""
     st.session_state["component"] = shown
     st.selectbox(
         "Component",
         list(of),
-        format_func=lambda name: COMPONENTS.get(name, visible(name or "not recorded")),
+        format_func=lambda name: COMPONENTS.get(name, visible(name or "not recorded")) + how,
         key="component",
         on_change=lambda: put_now(run=of[st.session_state["component"]]),
     )
@@ -111,7 +121,7 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
     boxes = st.columns(3 if len(of) > 1 else 2)
     if len(of) > 1:
         with boxes[0]:
-            component(of, row["params.intervention_type"])
+            component(of, row["params.intervention_type"], maps[0].estimated)
     with boxes[-2]:
         averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
         pair = choice(
@@ -125,7 +135,7 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         metrics = ordered(shown.metrics)
         if second is None and isinstance(shown, CausalMap) and shown.positions and not shown.heads:
             metrics.append(TOP)
-        metric = choice("metric", "Metric", metrics, lambda name: METRICS.get(name, "top token"))
+        metric = choice("metric", "Metric", metrics, lambda name: "top token" if name == TOP else title_of(name, shown))
     if second is not None:
         part(beside, run, shown, second, metric)
     elif isinstance(shown, MeanCausalMap) and behind is not None:
@@ -154,12 +164,13 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
         label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
         chart = outlined(chart, label=label, layer=layer)
+    how = f"{ESTIMATED}-" if mean.estimated else ""
     with st.container(horizontal=True, vertical_alignment="top"):
         if mean.against_random and len(mean.layers) == 1:
             draw(knockout_chart(mean), "knockout", table)
-        draw(clickable(chart, "target", "head", "layer"), "mean", table, open_cell)
+        draw(clickable(chart, "target", "head", "layer"), f"{how}mean", table, open_cell)
         if len(mean.layers) > 1:
-            draw(curves_by_layer(mean, metric), "curves", table)
+            draw(curves_by_layer(mean, metric), f"{how}curves", table)
     if layer is None or target is None:
         st.caption("A click on a cell lists the pairs that make it up.")
         return
@@ -178,7 +189,7 @@ def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
         {
             "target": curve.target,
             "layer": layer,
-            "metric": metric,
+            "metric": column_of(metric, mean),
             "mean": value.estimate,
             "ci_low": value.low,
             "ci_high": value.high,
@@ -205,7 +216,9 @@ def pairs_behind(
     numbers, values = behind.behind(target, layer)
     curve = mean[target]
     st.subheader("Pairs behind this cell")
-    literally(f"{target} at layer {layer}: {METRICS[metric]} {curve[metric][mean.layers.index(layer)] or 'no value'}")
+    literally(
+        f"{target} at layer {layer}: {title_of(metric, mean)} {curve[metric][mean.layers.index(layer)] or 'no value'}"
+    )
     pairs = run.pairs
     texts = [pairs[n].original.text.replace("\n", " ⏎ ") if n < len(pairs) else None for n in numbers]
     counterfactual = [str(pairs[n].expected_counterfactual) if n < len(pairs) else None for n in numbers]
@@ -226,7 +239,9 @@ def pairs_behind(
         on_select="rerun",
         selection_mode="single-row",
         key=f"behind {run.run_id} {target} {layer} {metric}",
-        column_config={name: st.column_config.NumberColumn(METRICS[name], format="%.3f") for name in mean.metrics},
+        column_config={
+            name: st.column_config.NumberColumn(title_of(name, mean), format="%.3f") for name in mean.metrics
+        },
     )
     for chosen in event["selection"]["rows"]:
         pair = int(lowest_first["pair"][chosen])
@@ -281,6 +296,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     beside = st.container(horizontal=True, vertical_alignment="top", gap="medium")
     st.empty()  # takes the place of a mean's list of pairs at once, not when the page is done
     with beside:
+        key = f"{ESTIMATED}-{key}" if causal_map.estimated else key
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
         with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
             behind_cell(run, causal_map, where)
@@ -338,7 +354,7 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
 
 def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
     """A cell's values, and the top tokens and logits of the three runs."""
-    values = {METRICS[metric]: causal_map.values(metric)[where] for metric in causal_map.metrics}
+    values = {title_of(metric, causal_map): causal_map.values(metric)[where] for metric in causal_map.metrics}
     literally(
         "\n".join(f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items())
     )
@@ -384,7 +400,7 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
         st.info("The second run has no map of this pair. The means over pairs can be compared.")
         return
     if metric not in with_it.metrics:
-        st.info(f"The second run has no {METRICS[metric]}.")
+        st.info(f"The second run has no {title_of(metric, with_it)}.")
         return
     titles = [name_of(each) for each in (run, other)]
     if titles[0] == titles[1]:
@@ -393,7 +409,8 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     tables = [
         map_table(each).with_columns(run=pl.lit(title)) for each, title in zip((shown, with_it), titles, strict=True)
     ]
-    chart = side_by_side(shown, with_it, metric, (titles[0], titles[1]), place)
+    why = no_difference(shown, with_it, (run.params.get("hops"), other.params.get("hops")))
+    chart = side_by_side(shown, with_it, metric, (titles[0], titles[1]), place, difference=why is None)
 
     def open_cell(cell: dict) -> None:
         if isinstance(shown, MeanCausalMap) and isinstance(with_it, MeanCausalMap):
@@ -409,10 +426,10 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
         pl.concat(tables, how="diagonal_relaxed"),
         open_cell,
     )
-    st.caption(
-        "The first two share one scale; the third is the first less the second, centred on zero. "
-        "A click on a cell shows what is behind it in both."
-    )
+    if why is not None:
+        st.info(why)
+    third = "" if why else "; the third is the first less the second, centred on zero"
+    st.caption(f"The first two share one scale{third}. A click on a cell shows what is behind it in both.")
     if place is None:
         return
     both = ((run, shown, titles[0], other), (other, with_it, titles[1], run))

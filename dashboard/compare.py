@@ -6,13 +6,28 @@ from collections import Counter
 
 import polars as pl
 import streamlit as st
-from store import load, samples_of
-from view import all_runs, choice, chosen_runs, downloads, draw, in_url, literally, part, problem, put, run_label, yes
+from store import load, mean_of, samples_of
+from view import (
+    READING,
+    all_runs,
+    choice,
+    chosen_runs,
+    downloads,
+    draw,
+    in_url,
+    literally,
+    part,
+    problem,
+    put,
+    run_label,
+    yes,
+)
 
+from debug.causal_map import ESTIMATED
 from debug.core import shared_programs
 from debug.dashboard_charts import models_by_hops, rates, slopes
-from debug.statistics import mcnemar
-from debug.tracking import TrackingError
+from debug.statistics import bootstrap_mean, mcnemar
+from debug.tracking import LoggedRun
 
 MEASURES = {
     "accuracy": "accuracy",
@@ -22,7 +37,25 @@ MEASURES = {
     "normalized_logit_diff": "normalized logit difference",
 }
 SIGNED = ("normalized_logit_diff",)
+# Rates of which each pair of programs has its own -> what of a map that is. (Comments: docstrings would be printed.)
+OF_PAIRS = {"patch_success_rate": "success", "answer_kept_rate": "answer_kept"}
 AXES = {"hops": "hops", "seq_len": "lines (seq_len)", "model": "model"}
+ONE = "one"
+# How cells were asked, beside their model, hops and lines: no mean is over cells that differ in one of these.
+SETTING = {
+    "kind": "{}",
+    "generator": "{}",
+    "prompt_template": "prompt {}",
+    "few_shot": "{} solved",
+    "chat": "chat {}",
+    "scoring": "scoring {}",
+    "answer_parser": "parser {}",
+    "component": "{}",
+    "source": "source {}",
+    "direction": "{}",
+    "layer_window": "window {}",
+    "positions": "positions {}",
+}
 MOST = 400  # cells of one comparison
 
 
@@ -47,22 +80,26 @@ def page() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         measure = choice("measure", "Measure", measures, MEASURES.__getitem__, width=260)
         by = choice("by", "From left to right", list(AXES), AXES.__getitem__, width=200)
+        every = measured(chosen, measure)
+        frame = every.head(MOST)
+        # What varies and is on no axis has small charts at first: a series is a model or a run, not a cell.
+        others = sorted((n for n in AXES if n != by), key=lambda n: n == "model" or frame[n].n_unique() < 2)
+        at_first = [others[0]] if others[0] != "model" and frame[others[0]].n_unique() > 1 else []
         each = choice(
             "each",
             "A small chart for each",
-            ["", *(name for name in AXES if name != by)],
+            list(dict.fromkeys([*at_first, ONE, *others])),
             lambda n: AXES.get(n, "(one chart)"),
             width=220,
         )
         zoom = yes("raw", "Show the table")
-    frame = measured(chosen, measure)
-    if len(frame) > MOST:
-        st.caption(f"The newest {MOST} of {len(frame):,} cells.")
-        frame = frame.head(MOST)
+    each = "" if each == ONE else each
+    if len(every) > MOST:
+        st.caption(f"The newest {MOST} of {len(every):,} cells.")
     frame = frame.with_columns(series=series(frame, by, each))
     numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
     in_order = frame.sort("model", *numbers, "series")
-    signed, title = measure in SIGNED, MEASURES[measure]
+    signed, title = measure in SIGNED, title_of(measure, frame)
     part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
     cells = chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())).select(
         pl.col("params.generator").fill_null("?"),
@@ -74,11 +111,32 @@ def page() -> None:
     if zoom:
         st.dataframe(frame.drop("series"), hide_index=True)
         downloads("table", frame)
-    if frame["model"].n_unique() > 1 or frame["hops"].n_unique() > 1:
-        st.subheader("Models by hops, mean over lengths")
-        part(draw, models_by_hops(in_order, title, signed), "models-by-hops", frame)
+    if any(frame[name].n_unique() > 1 for name in ("model", "hops", *SETTING)):
+        part(by_hops, frame, title, signed)
     if len(frame) > 1:
-        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, title, signed)
+        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, measure)
+
+
+def by_hops(frame: pl.DataFrame, title: str, signed: bool) -> None:
+    """The models on the cells that all of them have, and what was left out for that."""
+    st.subheader("Models by hops, mean over lengths")
+    shared, left_out = common(frame)
+    if shared.is_empty():
+        st.info("The chosen models have no cell in common, of one task, prompt, kind of run, hops and lines.")
+    else:
+        numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
+        shared = shared.with_columns(model="row").drop("row").sort("model", *numbers)
+        st.caption("Each cell is the mean over these numbers of lines:")
+        literally(", ".join(shared["seq_len"].unique(maintain_order=True)))
+        draw(models_by_hops(shared, title, signed), "models-by-hops", shared)
+    if left_out:
+        st.caption("Left out:")
+        literally("\n".join(left_out))
+
+
+def title_of(measure: str, frame: pl.DataFrame) -> str:
+    """The measure's name, with a word where all that is shown are estimates; where some are, their series say so."""
+    return f"{ESTIMATED} {MEASURES[measure]}" if set(frame["kind"]) == {"attribution"} else MEASURES[measure]
 
 
 def newest_study(runs: pl.DataFrame) -> list[str]:
@@ -89,38 +147,93 @@ def newest_study(runs: pl.DataFrame) -> list[str]:
 
 
 def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """A row a run that has the measure: its coordinates as text, value, interval, n."""
-    n = "metrics.num_samples" if measure == "accuracy" else "metrics.pairs_used"
+    """A row a run that has the measure, newest first: its coordinates and its setting as text, value, interval, n.
+
+    ``model`` is its label, which may say how it was asked; ``of`` the model alone.
+    """
+    estimated = pl.when(pl.col("kind") == "attribution").then(pl.lit(f" ({ESTIMATED})")).otherwise(pl.lit(""))
+    params = [name for name in SETTING if name not in ("kind", "component")]
     frame = chosen.filter(pl.col(f"metrics.{measure}").is_not_null()).select(
         "run_id",
         pl.coalesce("params.label", "params.model", pl.lit("(no model)")).alias("model"),
+        pl.coalesce("params.model", "params.label", pl.lit("(no model)")).alias("of"),
         pl.col("params.hops").fill_null("any").alias("hops"),
         pl.col("params.seq_len").fill_null("any").alias("seq_len"),
-        pl.col("params.intervention_type").fill_null("").alias("component"),
+        pl.col("kind").fill_null(""),
+        pl.format("{}{}", pl.col("params.intervention_type").fill_null(""), estimated).alias("component"),
+        *(pl.col(f"params.{name}").fill_null("").alias(name) for name in params),
         pl.col("experiment"),
+        pl.coalesce("parent_run_id", "run_id").alias("study"),
         pl.col("name"),
         pl.col(f"metrics.{measure}").alias("value"),
         pl.col(f"metrics.{measure}_ci_low").alias("ci_low"),
         pl.col(f"metrics.{measure}_ci_high").alias("ci_high"),
-        pl.coalesce(n, "metrics.num_samples").alias("n"),
+        pl.col(f"metrics.{measure}_n").alias("n"),
         pl.col("weights_digest"),
     )
     weights = pl.col("weights_digest")
     several = weights.drop_nulls().n_unique().over("model") > 1  # two folders of one name are two models
-    own = pl.format("{} ({})", "model", weights.str.slice(0, 6))
-    return frame.with_columns(model=pl.when(several & weights.is_not_null()).then(own).otherwise("model")).drop(
-        "weights_digest"
-    )
+    own = {name: pl.format("{} ({})", name, weights.str.slice(0, 6)) for name in ("model", "of")}
+    return frame.with_columns(
+        pl.when(several & weights.is_not_null()).then(text).otherwise(name).alias(name) for name, text in own.items()
+    ).drop("weights_digest")
+
+
+def common(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
+    """The cells that can be compared, with the column ``row`` (a model, in one setting), and what was left out.
+
+    Every row has the same numbers of hops, each on the same numbers of lines, one run a cell: the newest. Settings are
+    those that all models were asked in.
+    """
+    left_out = []
+    newest = frame.unique(["of", *SETTING, "hops", "seq_len"], keep="first", maintain_order=True)
+    if older := len(frame) - len(newest):
+        left_out.append(f"{older} older runs of cells that were run again")
+    asked = pl.struct(*SETTING)
+    alike = newest.filter(pl.col("of").n_unique().over(asked) == newest["of"].n_unique())
+    if len(alike) < len(newest):
+        others = newest.join(alike, on="run_id", how="anti")
+        told = others.select(setting(varying(newest))).to_series().unique(maintain_order=True)
+        left_out.append(f"{len(others)} cells asked in a way that not all models were: {'; '.join(told)}")
+    if alike.is_empty():
+        return alike.with_columns(row=pl.lit("")), left_out
+    names = varying(alike)
+    alike = alike.with_columns(row=pl.concat_str("of", setting(names), separator=" · ") if names else pl.col("of"))
+    rows = alike["row"].n_unique()
+    shared = alike.filter(pl.col("row").n_unique().over("hops", "seq_len") == rows)
+    on_all = shared.filter(pl.col("hops").n_unique().over("seq_len") == shared["hops"].n_unique())
+    if on_all.is_empty() and len(shared):  # no number of lines has all hops: that with the most of them
+        most = pl.col("hops").n_unique().over("seq_len")
+        on_all = shared.filter(
+            pl.col("seq_len") == shared.sort(most, descending=True, maintain_order=True)["seq_len"][0]
+        )
+    if len(on_all) < len(alike):
+        others = alike.join(on_all, on="run_id", how="anti")
+        cells = others.select(pl.format("{} hops on {} lines", "hops", "seq_len")).to_series().unique().sort()
+        left_out.append(f"{len(others)} cells of hops and lines that not all have: {'; '.join(cells)}")
+    return on_all, left_out
+
+
+def varying(frame: pl.DataFrame) -> list[str]:
+    """In what the settings of cells differ."""
+    return [name for name in SETTING if frame[name].n_unique() > 1]
+
+
+def setting(names: list[str]) -> pl.Expr:
+    words = [pl.when(pl.col(n) != "").then(pl.format(SETTING[n], n)).otherwise(pl.lit(f"no {n}")) for n in names]
+    return pl.concat_str(words, separator=" · ") if words else pl.lit("")
 
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
-    """What tells the points of a chart apart: what varies and is on neither axis; the experiment, then run ids, only
-    where all that is alike."""
-    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines", "component": "{}"}
+    """What tells the points of a chart apart: what varies and is on neither axis, of a model's settings those that it
+    was asked in; the experiment, then the study, only where all that is alike."""
+    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines"}
     told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
-    shown = [pl.format(words[name], name) for name in told]
+    asked = [name for name in SETTING if frame.select(pl.col(name).n_unique().over("model").max()).item() > 1]
+    shown = [pl.format(text, name) for name, text in (words | SETTING).items() if name in (*told, *asked)]
+    told += asked
     axes = [by, *([each] if each else [])]
-    for name, text in (("experiment", pl.col("experiment")), ("run_id", pl.col("run_id").str.slice(0, 6))):
+    for name, text in (("experiment", pl.col("experiment")), ("study", pl.col("study").str.slice(0, 6))):
         if frame.select(*axes, *told).is_unique().all():
             break
         if frame[name].n_unique() > 1:
@@ -131,7 +244,7 @@ def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
     return frame.select(pl.concat_str(shown, separator=" · "))[:, 0].alias("series")
 
 
-def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool) -> None:
+def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
     """A slope for each cell that two models (or two runs) share; and the paired difference of two runs."""
     st.subheader("Two of them")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
@@ -147,8 +260,8 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, title: str, signed: bool)
         second = choice("second", "Second", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
-        part(draw, slopes(slope, title, signed), "slopes", slope)
-    part(paired, first, second)
+        part(draw, slopes(slope, title_of(measure, frame), measure in SIGNED), "slopes", slope)
+    part(paired, first, second, measure)
 
 
 def shape(row: dict) -> tuple:
@@ -157,30 +270,62 @@ def shape(row: dict) -> tuple:
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:
-    """All cells of the two runs' models where these differ, else the two runs alone."""
+    """The cells that the two runs' models have in common where these differ, else the two runs alone."""
     one, other = (frame.row(by_predicate=pl.col("run_id") == run_id, named=True) for run_id in (first, second))
-    if one["model"] == other["model"]:
-        sides = frame.filter(pl.col("run_id").is_in([first, second])).with_columns(
-            run=pl.format("hops {} · {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6)),
-            cell=pl.lit("these two"),
-        )
+    if one["of"] == other["of"]:
+        sides = frame.filter(pl.col("run_id").is_in([first, second]))
+        name = pl.format("hops {} · {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6))
+        if names := varying(sides):
+            name = pl.concat_str(name, setting(names), separator=" · ")
+        sides = sides.with_columns(run=name, cell=pl.lit("these two"))
     else:
-        sides = frame.filter(pl.col("model").is_in([one["model"], other["model"]])).with_columns(
-            run=pl.col("model"), cell=pl.format("hops {} · {} lines", "hops", "seq_len")
-        )
-        sides = sides.unique(["run", "cell"], keep="first", maintain_order=True)
-        sides = sides.filter(pl.len().over("cell") == 2)
-        sides = sides.sort(pl.col("model") != one["model"], maintain_order=True)
+        sides, _ = common(frame.filter(pl.col("of").is_in([one["of"], other["of"]])))
+        cell = pl.format("hops {} · {} lines", "hops", "seq_len")
+        if names := varying(sides):
+            cell = pl.concat_str(cell, setting(names), separator=" · ")
+        sides = sides.with_columns(run=pl.col("of"), cell=cell).sort(pl.col("of") != one["of"], maintain_order=True)
     return sides.select("run", "cell", "value", "ci_low", "ci_high", "n") if len(sides) else None
 
 
-def paired(first: str, second: str) -> None:
-    """The difference on the programs that both were asked, its test, and the programs on which they disagree."""
+def paired(first: str, second: str, measure: str) -> None:
+    """The difference of the measure on what both were asked, and its test, where there is one."""
     try:
-        one, other = (answered(run_id) for run_id in (first, second))
-    except TrackingError as error:
+        if measure == "accuracy":
+            by_program(first, second)
+        elif measure in OF_PAIRS:
+            by_pair(first, second, measure)
+        else:
+            st.info(f"There is no paired test of the {MEASURES[measure]}: its runs are compared by their intervals.")
+    except READING as error:
         problem("The two cannot be compared program by program.", error)
+
+
+def by_pair(first: str, second: str, measure: str) -> None:
+    """Of causal runs: the difference on the pairs that both patched."""
+    one, other = (shares(load(run_id), OF_PAIRS[measure]) for run_id in (first, second))
+    both = [pair for pair in one if pair in other]
+    if not both:
+        st.info("The two runs share no pair of programs: their difference is not paired, and is not tested here.")
         return
+    st.caption(
+        f"{MEASURES[measure].capitalize()} on the same pairs of programs: first less second, the mean over pairs of "
+        "each pair's own rate, 95% interval"
+    )
+    literally(bootstrap_mean([one[pair] - other[pair] for pair in both], is_rate=True, bounds=(-1, 1)))
+
+
+def shares(run: LoggedRun, metric: str) -> dict[tuple[str, str], float]:
+    """Original and counterfactual -> the share of the interventions at its targets that have the metric."""
+    pairs, maps = run.pairs, run.maps
+    of_map = mean_of(run)[1].of_each(metric)
+    at = {number: maps[number].pair for number in of_map}
+    known = {number: pairs[pair] for number, pair in at.items() if 0 <= pair < len(pairs)}
+    return {(known[n].original.text, known[n].counterfactual.text): of_map[n] for n in known}
+
+
+def by_program(first: str, second: str) -> None:
+    """The difference of the accuracies, its test, and the programs on which the two disagree."""
+    one, other = (answered(run_id) for run_id in (first, second))
     both = one.join(other, on="program", how="inner", suffix="_second", maintain_order="left")
     if both.is_empty():
         st.info("The two runs share no program: their difference is not paired, and is not tested here.")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 import streamlit as st
-from jobs import Job, jobs
+from jobs import Job, jobs, why_off
 from store import load, table
 from view import (
     READING,
@@ -30,9 +30,10 @@ from view import (
     text,
 )
 
-from debug.causal_map import METRICS, CausalMap
+from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
-from debug.dashboard_charts import side_by_side
+from debug.dashboard_charts import no_difference, side_by_side
+from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
 COMPONENTS = ("residual_stream", "attention_heads", "attention", "mlp", "attention_knockout")
@@ -91,17 +92,22 @@ def ask(run: LoggedRun) -> None:
         problem("This cannot be asked.", error)
         return
     job = jobs().last
-    busy = job is not None and job.running
-    if st.button("Run it", type="primary", disabled=busy, help="One re-run at a time" if busy else None):
+    busy, off = job is not None and job.running, why_off()
+    if off is not None:
+        st.warning(f"Nothing is started from here: {off}. The command line below does the same.")
+    help_text = "One re-run at a time" if busy else None
+    clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
+    if clicked and off is None:  # a browser may send the click of a button that is disabled
         try:
-            jobs().start(run.run_id, len(numbers_asked), arguments)
+            jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
         except (RuntimeError, OSError) as error:
             problem("It could not be started.", error)
         else:
             put(new=None)
             again()
     with st.expander("The same from a command line"):
-        literally(shlex.join(["python", "runs/rerun.py", *arguments]))
+        store = f"--tracking-uri={without_passwords(run.store.uri)}"
+        literally(shlex.join(["python", "runs/rerun.py", run.run_id, store, *arguments[1:]]))
 
 
 def models(run: LoggedRun) -> list[str]:
@@ -121,8 +127,11 @@ def roles(run: LoggedRun) -> list[str]:
 def command(
     run: LoggedRun, pairs: list[int], model: str, component: str, positions: str, named: list[str], layers: str
 ) -> list[str]:
-    """Arguments of runs/rerun.py. Raises ValueError for layers that are none, and names that would be options."""
-    arguments = [run.run_id, f"--tracking-uri={run.store.uri}"]
+    """Arguments of runs/rerun.py, but for the store.
+
+    Raises ValueError for layers that are none, and names that would be options.
+    """
+    arguments = [run.run_id]
     if model != AS_LOGGED:
         arguments.append(f"--model={model}")
     if component != AS_LOGGED:
@@ -172,7 +181,8 @@ def follow() -> None:
             done = 0
     what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
     st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
-    if st.button("Stop", disabled=job.stopped):
+    off = why_off() is not None
+    if st.button("Stop", disabled=job.stopped or off) and not off:
         job.stop()
         st.rerun(scope="fragment")
 
@@ -219,9 +229,12 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
     now = repeated.maps[int(shown)]
     program = repeated.pairs[now.pair]
     then = next((each for each in logged.maps if logged.pairs[each.pair] == program), None)
-    metric = choice("metric", "Metric", list(now.metrics), METRICS.__getitem__, width=260)
+    metric = choice("metric", "Metric", list(now.metrics), lambda name: title_of(name, now), width=260)
     if then is not None and comparable(now, then, metric):
-        draw(side_by_side(now, then, metric, ("new", "logged")), "new-and-logged")
+        why = no_difference(now, then)
+        if why is not None:
+            st.info(why)
+        draw(side_by_side(now, then, metric, ("new", "logged"), difference=why is None), "new-and-logged")
         return
     left, right = st.columns(2)
     with left:
@@ -232,7 +245,7 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
         if then is None:
             st.info("The logged run has no map of this program.")
         elif metric not in then.metrics:
-            st.info(f"The logged map has no {METRICS[metric]}.")
+            st.info(f"The logged map has no {title_of(metric, then)}.")
         else:
             draw(picture(then, metric), "logged")
 

@@ -30,7 +30,8 @@ from view import (
     yes,
 )
 
-from debug.tracking import LoggedRun
+from debug.causal_map import ESTIMATED
+from debug.tracking import LoggedRun, own_n
 
 FILTERS = {
     "experiment": "Experiment",
@@ -41,7 +42,6 @@ FILTERS = {
     "params.seed": "Seed",
     "status": "Status",
 }
-RATES = ("accuracy", "patch_success_rate", "peak_patch_success_rate", "answer_kept_rate")
 NAMES = {
     "start_time": "started (UTC)",
     "params.seq_len": "lines",
@@ -53,9 +53,9 @@ NAMES = {
     "metrics.peak_patch_success_rate": "peak patch success",
 }
 # Rate -> the columns with the ends of its interval, and with its n.
-INTERVALS = {name: (f"{name}_ci_low", f"{name}_ci_high", f"{name}_n") for name in ("lowest", "highest", "patched")} | {
-    f"metrics.{rate}": (f"metrics.{rate}_ci_low", f"metrics.{rate}_ci_high", n)
-    for rate, n in (("accuracy", "n"), ("peak_patch_success_rate", "metrics.pairs_used"))
+INTERVALS = {
+    name: (f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
+    for name in ("lowest", "highest", "patched", "metrics.accuracy", "metrics.peak_patch_success_rate")
 }
 # By which column of studies, and of cells, and whether the largest come first: what a click on a column's head sorts
 # stays in the browser. (No docstring: Streamlit would print it on the page.)
@@ -144,23 +144,22 @@ def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
     top = runs.filter(~is_child | pl.col("parent_run_id").is_null())
     mine = runs.with_columns(top=pl.when(is_child).then(pl.col("parent_run_id")).otherwise(pl.col("run_id")))
     hit = mine.filter(pl.col("run_id").is_in(matching["run_id"].implode()))["top"].unique()
-    n = pl.coalesce("metrics.num_samples", "metrics.pairs_used")
     reached = mine.group_by("top").agg(
         cells=pl.len() - 1,
         models=listed("params.model"),
         hops=listed("params.hops"),
         lines=listed("params.seq_len"),
-        **extreme("lowest", "metrics.accuracy", n, descending=False),
-        **extreme("highest", "metrics.accuracy", n, descending=True),
-        **extreme("patched", "metrics.peak_patch_success_rate", pl.col("metrics.pairs_used"), descending=True),
+        **extreme("lowest", "metrics.accuracy", descending=False),
+        **extreme("highest", "metrics.accuracy", descending=True),
+        **extreme("patched", "metrics.peak_patch_success_rate", descending=True),
     )
     return top.filter(pl.col("run_id").is_in(hit.implode())).join(reached, left_on="run_id", right_on="top", how="left")
 
 
-def extreme(name: str, rate: str, n: pl.Expr, descending: bool) -> dict[str, pl.Expr]:
+def extreme(name: str, rate: str, descending: bool) -> dict[str, pl.Expr]:
     """A group's lowest or highest rate, the ends of its interval, and its n."""
-    columns = (pl.col(rate), pl.col(f"{rate}_ci_low"), pl.col(f"{rate}_ci_high"), n)
-    first = [each.sort_by(rate, descending=descending, nulls_last=True).first() for each in columns]
+    columns = (rate, *INTERVALS[rate])
+    first = [pl.col(each).sort_by(rate, descending=descending, nulls_last=True).first() for each in columns]
     return dict(zip((name, *INTERVALS[name]), first, strict=True))
 
 
@@ -198,13 +197,14 @@ def study_table(studies: pl.DataFrame, chosen: list[str]) -> None:
 
 def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> None:
     columns = ["start_time", "name", "status", "kind", "params.model", "params.hops", "params.seq_len"]
-    rates = ["metrics.accuracy", "metrics.peak_patch_success_rate"]
-    (accuracy, patched), n = rates, pl.coalesce("metrics.num_samples", "metrics.pairs_used").alias("n")
-    shown = cells.with_columns(n).select(
+    accuracy, patched = "metrics.accuracy", "metrics.peak_patch_success_rate"
+    component = pl.col("params.intervention_type")
+    estimated = pl.when(pl.col("kind") == "attribution").then(pl.format(f"{{}} ({ESTIMATED})", component))
+    shown = cells.select(
         "run_id",
         *columns,
         *(accuracy, *INTERVALS[accuracy]),
-        "params.intervention_type",
+        estimated.otherwise(component),
         *(patched, *INTERVALS[patched]),
         "experiment",
     )
@@ -299,11 +299,11 @@ def details(runs: pl.DataFrame, picked: list[str]) -> None:
 
 def numbers(run: LoggedRun) -> None:
     rows = [
-        (name, value, run.metrics.get(f"{name}_ci_low"), run.metrics.get(f"{name}_ci_high"))
+        (name, value, *(run.metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high")), own_n(name, run.metrics))
         for name, value in sorted(run.metrics.items())
-        if not name.endswith(("_ci_low", "_ci_high")) and "_by_layer/" not in name
+        if not name.endswith(("_ci_low", "_ci_high", "_n")) and "_by_layer/" not in name
     ]
-    ends = {"value": pl.Float64, "from": pl.Float64, "to": pl.Float64}
+    ends = {"value": pl.Float64, "from": pl.Float64, "to": pl.Float64, "n": pl.Int64}
     config = {
         "value": st.column_config.NumberColumn("value", format="%.4g"),
         "from": st.column_config.NumberColumn("95% interval from", format="%.3f"),

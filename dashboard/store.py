@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import polars as pl
 import streamlit as st
@@ -37,10 +37,13 @@ def _table(uri: str) -> RunTable:
 
 
 def mlflow_address(experiment_id: str, run_id: str) -> str | None:
-    """Where the MLflow UI shows a run; None where no UI is known."""
+    """Where the MLflow UI shows a run, without user or password; None where no UI is known."""
     ui = options().mlflow_ui or (uri if (uri := store_uri(options().tracking_uri)).startswith("http") else None)
     place = f"experiments/{quote(experiment_id, safe='')}/runs/{quote(run_id, safe='')}"
-    return None if ui is None else f"{ui.rstrip('/')}/#/{place}"
+    if ui is None:
+        return None
+    address = urlsplit(ui)
+    return f"{address.scheme}://{address.netloc.rpartition('@')[2]}{address.path.rstrip('/')}/#/{place}"
 
 
 def load(run_id: str) -> LoggedRun:

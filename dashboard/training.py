@@ -10,9 +10,9 @@ import streamlit as st
 from store import load, mean_of, weights_of
 from view import all_runs, choice, draw, literally, one_run, part, said_of
 
-from debug.causal_map import METRICS
-from debug.dashboard_charts import over_steps, side_by_side
-from debug.provenance import files_digest
+from debug.causal_map import ESTIMATED, title_of
+from debug.dashboard_charts import no_difference, over_steps, side_by_side
+from debug.provenance import files_digest, without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
 CHECKPOINT = re.compile(r"checkpoints/(step_\d+)/config\.json")
@@ -88,7 +88,7 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         literally(
             "python runs/causal_trace.py --models "
             + " ".join(folders[:1] + folders[-1:])
-            + f" \\\n  --tracking-uri {run.store.uri}"
+            + f" \\\n  --tracking-uri {without_passwords(run.store.uri)}"
             if folders
             else "(this run kept no checkpoints)"
         )
@@ -105,12 +105,16 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         st.info("The two maps have no metric in common.")
         return
     with right:
-        metric = choice("metric", "Metric", shared, METRICS.__getitem__)
+        metric = choice("metric", "Metric", shared, lambda name: title_of(name, one))
     titles = [
         f"{rows[i]['params.model']} · {mean.n_pairs} {'pair' if mean.n_pairs == 1 else 'pairs'}"
         for i, mean in ((first, one), (second, other))
     ]
-    draw(side_by_side(one, other, metric, (titles[0], titles[1])), "checkpoints")
+    why = no_difference(one, other, (rows[first]["params.hops"], rows[second]["params.hops"]))
+    if why is not None:
+        st.info(why)
+    chart = side_by_side(one, other, metric, (titles[0], titles[1]), difference=why is None)
+    draw(chart, "checkpoints")
 
 
 def digest(run: LoggedRun, checkpoint: str) -> str | None:
@@ -130,7 +134,7 @@ def short_label(row: dict[str, Any]) -> str:
             row["params.model"],
             f"{row['params.hops']} hops, {row['params.seq_len']} lines",
             row["run_id"][:4],
-            row["params.intervention_type"],
+            row["params.intervention_type"] + (f" ({ESTIMATED})" if row["kind"] == "attribution" else ""),
         ]
     )
 

@@ -17,8 +17,9 @@ from store import REFRESH_SECONDS, table
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
-from debug.causal_map import CausalMapError
+from debug.causal_map import ESTIMATED, CausalMapError
 from debug.programs import ProgramError
+from debug.provenance import without_passwords
 from debug.tracking import TrackingError
 
 CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
@@ -176,7 +177,7 @@ def problem(sentence: str, detail: object = "") -> None:
     """A sentence of ours, and below it what the store says about the case."""
     st.error(sentence)
     if str(detail):
-        literally(detail)
+        literally(without_passwords(str(detail)))
 
 
 def part(show: Callable[..., Any], *arguments: Any) -> Any:
@@ -207,7 +208,7 @@ def all_runs() -> pl.DataFrame | None:
     _watch()
     if runs.frame.is_empty():
         st.info("There are no runs in this store yet: `make demo` makes the first ones.")
-        literally(runs.store.uri)
+        literally(without_passwords(runs.store.uri))
         return None
     return runs.frame
 
@@ -268,7 +269,8 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
 def run_label(row: dict[str, Any]) -> str:
     started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
     status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
-    return f"{status}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
+    how = f"{ESTIMATED} · " if row["kind"] == "attribution" else ""
+    return f"{status}{how}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
 
 
 def said_of(status: str, error: str | None) -> None:

@@ -18,6 +18,7 @@ import argparse
 from debug import cli, generators, quick_experiment
 from debug.core import PARSERS, TASKS
 from debug.prompts import PROMPTS
+from debug.provenance import without_passwords
 
 
 def arguments() -> argparse.Namespace:
@@ -90,7 +91,8 @@ def main(options: argparse.Namespace) -> None:
         name, configs, no_cache=options.no_cache, resume=resume, mix=options.mix, take_over=options.take_over
     )
     print(f"\n{result}")
-    print(f"\nstudy run {result.run_id} in {result.tracking_uri}; look: make dashboard, or make mlflow")
+    store = without_passwords(result.tracking_uri)
+    print(f"\nstudy run {result.run_id} in {store}; look: make dashboard, or make mlflow")
 
 
 if __name__ == "__main__":

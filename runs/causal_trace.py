@@ -19,6 +19,7 @@ from debug import cli, generators
 from debug.causal_map import DIRECTIONS, SOURCES
 from debug.core import shared_programs
 from debug.prompts import PROMPTS
+from debug.provenance import without_passwords
 
 
 def arguments() -> argparse.Namespace:
@@ -116,7 +117,8 @@ def main(options: argparse.Namespace) -> None:
     programs = config.programs()
     if note := shared_programs((programs.generator[0], *c, programs.first_seed(*c)) for c in programs.cells):
         print(f"\n{note}")
-    print(f"\nstudy run {result.run_id} in {result.tracking_uri}; look: make dashboard, or make mlflow")
+    store = without_passwords(result.tracking_uri)
+    print(f"\nstudy run {result.run_id} in {store}; look: make dashboard, or make mlflow")
 
 
 if __name__ == "__main__":

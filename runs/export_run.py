@@ -11,6 +11,7 @@ import argparse
 from pathlib import Path
 
 from debug import cli
+from debug.provenance import without_passwords
 
 
 def arguments() -> argparse.Namespace:
@@ -31,7 +32,7 @@ def main(options: argparse.Namespace) -> None:
     store = Store(options.tracking_uri)
     if options.source is not None:
         run_id, known = import_run(options.source, store)
-        print(f"run {run_id} {'was there already' if known else 'was made'} in {store.uri}")
+        print(f"run {run_id} {'was there already' if known else 'was made'} in {without_passwords(store.uri)}")
         return
     run = store.load_run(options.run_id)
     print(export_run(run, options.to or Path(run.run_id)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.provenance import without_passwords
 
 
 def arguments() -> argparse.Namespace:
@@ -51,7 +52,7 @@ def main(options: argparse.Namespace) -> None:
     for cell in causal.cells:
         print(f"\n{cell}")
     print(f"\naccuracy run {accuracy.run_id}\ncausal run   {causal.run_id} (map: {causal.cells[0].run_id})")
-    print(f"in {causal.tracking_uri}")
+    print(f"in {without_passwords(causal.tracking_uri)}")
     print("\nbrowse the heatmaps:   make dashboard\ncompare the runs:      make mlflow")
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.provenance import without_passwords
 
 
 def arguments() -> argparse.Namespace:
@@ -48,7 +49,8 @@ def main(options: argparse.Namespace) -> None:
     run = reproduce(what, options.tracking_uri, dtype=options.dtype, device=options.device)
     for claim in run.summary["claims"]:
         print(f"{claim['verdict']:14}  {claim['text']}  ({claim['number']})")
-    print(f"\nreport: {run.artifact('report.md')}\nsummary run {run.run_id} in {run.store.uri}; look: make mlflow")
+    store = without_passwords(run.store.uri)
+    print(f"\nreport: {run.artifact('report.md')}\nsummary run {run.run_id} in {store}; look: make mlflow")
 
 
 if __name__ == "__main__":

@@ -64,6 +64,12 @@ def make_map(
     )
 
 
+def make_estimate(pair: int = 0, heads: int | None = None) -> CausalMap:
+    """The same map as an attribution estimates it: without a top token."""
+    one = make_map(pair, heads=heads)
+    return replace(one, method="attribution", top=np.full_like(one.top, -1))
+
+
 def make_knockout(pair: int = 0) -> CausalMap:
     """Edges of two hypotheses and as many random ones cut in all six layers: the answer is lost where the chain's are
     cut, and of the random ones of the same number in even pairs."""
@@ -104,10 +110,13 @@ def log_accuracy(store: Store, raw_output: str = "8", hops: Iterable[int] = (1, 
     return ids
 
 
-def log_causal(store: Store, maps: list[CausalMap], model: str = "tiny", weights_digest: str | None = None) -> str:
+def log_causal(
+    store: Store, maps: list[CausalMap], model: str = "tiny", weights_digest: str | None = None, hops: int = 3
+) -> str:
     """A causal study of one cell; the run id of the cell."""
-    with store.start("causal", "tiny · residual_stream", kind="causal_tracing") as study:
-        params = {"model": model, "hops": 3, "seq_len": 5, "intervention_type": maps[0].intervention_type}
+    kind = "attribution" if maps[0].estimated else "causal_tracing"
+    with store.start("causal", "tiny · residual_stream", kind=kind) as study:
+        params = {"model": model, "hops": hops, "seq_len": 5, "intervention_type": maps[0].intervention_type}
         with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
             if weights_digest is not None:
                 cell.set_tags({"debug.weights_digest": weights_digest})

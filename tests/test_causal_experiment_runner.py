@@ -45,6 +45,9 @@ def test_metrics_are_those_of_the_maps(study):
     run = result.logged(1)
     n = len(run.maps)
     assert run.metrics["pairs_used"] == n == len(run.pairs) == 12
+    accuracy = result.cells[1].accuracy
+    assert accuracy is not None
+    assert (run.metrics["accuracy_n"], run.metrics["patch_success_rate_n"]) == (accuracy.n, n)
     rates = [np.mean([m.at_target(t)[:-1] for t in m.targets]) for m in run.maps]
     assert run.metrics["patch_success_rate"] == pytest.approx(np.mean(rates))
     moved = [np.sum([m.at_target(t, "logit_diff")[:-1] for t in m.targets]) for m in run.maps]

@@ -26,8 +26,9 @@ from debug.causal_visualization import (
     save_chart,
     visible,
 )
+from debug.export import cells as every_cell
 from debug.statistics import Interval
-from synthetic import make_knockout, make_map
+from synthetic import make_estimate, make_knockout, make_map
 
 NASTY = ["<s>", "<script>alert(1)</script>", "$x$", '"', "\n", "'", "🐙", "\x00", "datum.x", "\ud800", "a" * 10_000]
 NASTY += ["</script>", "\u202e", "{{x}}", "%s", "\\", "\ufffe"]
@@ -330,3 +331,25 @@ def test_a_large_map_is_drawn_in_a_second():
     chart = causal_heatmap(causal_map)
     assert len(coloured(chart)) == 65 * 200
     assert time.perf_counter() - started < 1.5
+
+
+@pytest.mark.parametrize("heads", [None, 4])
+def test_pictures_and_tables_of_an_attribution_say_estimated(heads):
+    """In names of files, titles, legends, tooltips and columns; a map that was patched has the word nowhere."""
+    estimate, exact = make_estimate(heads=heads), make_map(heads=heads)
+    drawn = pictures(estimate, mean_over_pairs([estimate]))
+    assert drawn
+    for stem, chart in drawn.items():
+        assert stem.startswith("estimated_")
+        spec = chart.to_dict()
+        assert "attention_heads, estimated" in spec["title"]["text"] or "stream, estimated" in spec["title"]["text"]
+        named = set(re.findall(r'"title": "([^"]*logit difference)"', json.dumps(spec)))
+        assert named <= {"estimated normalized logit difference", "estimated logit difference"}
+    if heads:
+        spec = head_heatmap(estimate, "final").to_dict()
+        assert spec["layer"][0]["encoding"]["color"]["title"] == "estimated normalized logit difference"
+    for table in (cells(estimate), every_cell(estimate)):
+        assert {"estimated_normalized_logit_diff", "estimated_logit_diff"} <= set(table.columns)
+        assert "normalized_logit_diff" not in table.columns
+    assert not any("estimated" in f"{stem} {chart.to_json()}" for stem, chart in pictures(exact, None).items())
+    assert "estimated" not in " ".join(cells(exact).columns)

@@ -12,11 +12,12 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from debug.causal_map import mean_over_pairs
 from debug.legacy import import_results
 from debug.provenance import files_digest
-from debug.statistics import wilson
+from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunTable, Store
-from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_map
+from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map
 from test_legacy import grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -286,6 +287,129 @@ def test_series_are_named_by_what_tells_them_apart(store):
     assert series(opened("compare", runs=studies)) == ["one · first try", "two · second try", "two · third try"]
 
 
+def log_cells(store: Store, *cells: dict[str, object], kind: str = "accuracy", model: str = "tiny") -> str:
+    """A study of cells that are params and, among them, an accuracy; 60 programs each."""
+    with store.start("grid", f"{model} · grid", kind=kind) as study:
+        for params in cells:
+            rate = float(str(params["accuracy"]))
+            known = {"model": model, "hops": 1, "seq_len": 5, "generator": "variable_binding"} | params
+            with study.cell("a cell", {name: value for name, value in known.items() if name != "accuracy"}) as cell:
+                cell.log_metrics({"accuracy": rate, "num_samples": 60})
+    return study.run_id
+
+
+def drawn_rows(app: AppTest, number: int) -> pl.DataFrame:
+    return pl.read_ipc_stream(app.get("vega_lite_chart")[number].proto.datasets[0].data.data)
+
+
+def test_models_are_compared_on_the_lengths_that_all_have(store):
+    """10% on 17 lines and 90% on 5 are not 50% beside another model's 90% on 5."""
+    one = log_cells(store, {"accuracy": 0.9}, {"accuracy": 0.1, "seq_len": 17}, model="one")
+    two = log_cells(store, {"accuracy": 0.9}, model="two")
+    app = opened("compare", runs=[one, two])
+    rows = drawn_rows(app, 1).sort("model")
+    assert rows.select("model", "value", "n").rows() == [("one", 0.9, 60), ("two", 0.9, 60)]
+    assert "1 cells of hops and lines that not all have: 1 hops on 17 lines" in literal(app)
+
+
+def test_no_mean_is_over_prompts_generators_or_kinds_of_run(store):
+    asked = [
+        {"accuracy": 0.9, "prompt_template": "MINIMAL"},
+        {"accuracy": 0.1, "prompt_template": "MINIMAL", "generator": "range"},
+        {"accuracy": 0.2, "prompt_template": "FEW"},
+    ]
+    one = log_cells(store, *asked, model="one")
+    two = log_cells(store, {"accuracy": 0.8, "prompt_template": "MINIMAL"}, model="two")
+    rows = drawn_rows(app := opened("compare", runs=[one, two]), 1).sort("model")
+    assert rows.select("model", "value").rows() == [("one", 0.9), ("two", 0.8)]
+    said = literal(app)
+    assert "2 cells asked in a way that not all models were" in said
+    assert "range · prompt MINIMAL" in said
+    assert "variable_binding · prompt FEW" in said
+    alone = drawn_rows(opened("compare", runs=[one, log_cells(store, {"accuracy": 0.3}, model="one")]), 1)
+    assert dict(alone.select("model", "value").iter_rows()) == {
+        "one · variable_binding · prompt MINIMAL": 0.9,
+        "one · range · prompt MINIMAL": 0.1,
+        "one · variable_binding · prompt FEW": 0.2,
+        "one · variable_binding · no prompt_template": 0.3,
+    }
+    other = log_cells(store, {"accuracy": 0.7, "prompt_template": "CHAT"}, model="three")
+    assert "no cell in common" in sentences(opened("compare", runs=[one, other]))
+
+
+def test_a_cell_that_was_run_again_is_not_averaged_with_itself(store):
+    before = log_cells(store, {"accuracy": 0.1}, model="one")
+    after = log_cells(store, {"accuracy": 0.9}, model="one")
+    two = log_cells(store, {"accuracy": 0.5}, model="two")
+    rows = drawn_rows(app := opened("compare", runs=[before, after, two]), 1).sort("model")
+    assert rows.select("model", "value", "n").rows() == [("one", 0.9, 60), ("two", 0.5, 60)]
+    assert "1 older runs of cells that were run again" in literal(app)
+
+
+@pytest.mark.parametrize("lengths", [(5,), (5, 17)])
+def test_two_runs_of_one_grid_are_two_series(store, lengths):
+    grid = [{"accuracy": 0.5, "hops": hops, "seq_len": lines} for hops in (1, 2, 3, 4) for lines in lengths]
+    studies = [log_cells(store, *grid) for _ in range(2)]
+    app = opened("compare", runs=studies)
+    chart = charts(app)[0]
+    layers = chart["spec"]["layer"] if "spec" in chart else chart["layer"]
+    assert layers[1]["encoding"]["color"]["scale"]["domain"] == sorted(study[:6] for study in studies)
+    assert ("facet" in chart) == (len(lengths) > 1)
+    if len(lengths) > 1:
+        assert url(app, "each") == "seq_len"
+        one = charts(opened("compare", runs=studies, each="one"))[0]
+        assert len(one["layer"][1]["encoding"]["color"]["scale"]["domain"]) == 4
+
+
+def test_two_models_slopes_are_of_cells_asked_alike(store):
+    one = log_cells(
+        store, {"accuracy": 0.9, "prompt_template": "A"}, {"accuracy": 0.1, "prompt_template": "B"}, model="1"
+    )
+    two = log_cells(store, {"accuracy": 0.8, "prompt_template": "A"}, model="2")
+    rows = drawn_rows(opened("compare", runs=[one, two]), 2).sort("run")
+    assert rows.select("run", "cell", "value").rows() == [
+        ("1", "hops 1 · 5 lines", 0.9),
+        ("2", "hops 1 · 5 lines", 0.8),
+    ]
+
+
+def test_the_paired_test_is_of_the_measure_that_is_chosen(store):
+    runs = [log_causal(store, [make_map(pair) for pair in range(n)]) for n in (6, 4)]
+    query = {"runs": runs, "first": runs[0], "second": runs[1]}
+    app = opened("compare", measure="patch_success_rate", **query)
+    assert "McNemar" not in captions(app)
+    assert "Patch success rate on the same pairs of programs" in captions(app)
+    distinct = len({pair.counterfactual for pair in store.load_run(runs[1]).pairs})
+    assert str(bootstrap_mean([0.0] * distinct, is_rate=True, bounds=(-1, 1))) in literal(app)
+    for run_id in runs:
+        store.client.log_metric(run_id, "peak_patch_success_rate", 0.5)
+    st.cache_resource.clear()
+    app = opened("compare", measure="peak_patch_success_rate", **query)
+    assert "no paired test of the peak patch success rate" in sentences(app)
+    assert "McNemar" not in captions(app)
+
+
+def test_a_causal_runs_accuracy_has_its_own_n(store):
+    """Ten programs were asked, three of them patched: 4 of 10 right is not 4 of 3."""
+    rate = wilson(4, 10)
+    with store.start("causal", "own n", kind="causal_tracing") as study:
+        ids = {}
+        for name, known in (("now", {"accuracy_n": 10}), ("before", {})):
+            with study.cell(name, {"model": name, "hops": 1, "seq_len": 5, "intervention_type": "mlp"}) as cell:
+                peak = {"peak_patch_success_rate": 0.5}
+                peak |= {"peak_patch_success_rate_n": 2} if known else {}
+                cell.log_metrics(rate.metrics("accuracy") | {"pairs_used": 3, **known, **peak})
+            ids[name] = cell.run_id
+    table = opened(cells="yes", text=study.run_id[:8], runs=[ids["now"]]).dataframe
+    shown = table[0].value.set_index("params.model")
+    assert dict(shown["metrics.accuracy"]) == {"now": " 40.0% [16.8, 68.7] n=10", "before": " 40.0% [16.8, 68.7]"}
+    assert dict(shown["metrics.peak_patch_success_rate"]) == {"now": " 50.0% n=2", "before": " 50.0%"}
+    assert dict(zip(table[1].value["metric"], table[1].value["n"], strict=True))["accuracy"] == 10
+    assert opened(text=study.run_id[:8]).dataframe[0].value["lowest"].to_list()[0].startswith(" 40.0% [16.8, 68.7]")
+    rows = drawn_rows(opened("compare", runs=list(ids.values())), 1)
+    assert dict(rows.select("model", "how_many").iter_rows()) == {"now": "n=10", "before": None}
+
+
 def test_runs_without_a_rate_are_a_sentence(store):
     with store.start("accuracy", "empty", kind="accuracy") as study:
         pass
@@ -379,10 +503,61 @@ def test_a_cell_of_two_runs_opens_what_is_behind_it_in_both(store):
 def test_two_runs_have_the_same_layer_at_the_same_height(store):
     one, other = log_causal(store, [make_map()]), log_causal(store, [make_map(heads=4)])
     rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, other)]
-    assert rows == [[*range(6, -1, -1)]] * 3  # heads have no row of the final norm
+    assert rows == [[*range(6, -1, -1)]] * 2  # heads have no row of the final norm
     shallow = log_causal(store, [make_map(n_layers=4)])
     rows = [panel["layer"][0]["encoding"]["y"]["scale"]["domain"] for panel in side_by_side(store, one, shallow)]
-    assert [max(each) for each in rows] == [6, 4, 4]  # one number is a layer here, the final norm there
+    assert [max(each) for each in rows] == [6, 4]  # one number is a layer here, the final norm there
+
+
+@pytest.mark.parametrize(
+    ("of", "hops", "said"),
+    [
+        ({"n_layers": 4}, 3, "the same number of layers (6 and 4)."),
+        ({"heads": 4}, 3, "the same component (residual_stream and attention_heads)."),
+        ({}, 2, "the same hops (3 and 2)."),
+        ({"n_layers": 4, "heads": 4}, 2, "number of layers (6 and 4), nor of the same component"),
+    ],
+)
+def test_maps_of_another_depth_component_or_hops_have_no_difference(store, of, hops, said):
+    one, other = log_causal(store, [make_map()]), log_causal(store, [make_map(**of)], hops=hops)
+    app = opened("causal_map", run=one, **{"with": other})
+    assert len(charts(app)[0]["concat"]) == 2
+    assert said in sentences(app)
+    assert "first less second" not in captions(app)
+    same = opened("causal_map", run=one, **{"with": log_causal(store, [make_map()])})
+    assert len(charts(same)[0]["concat"]) == 3
+
+
+def test_a_difference_that_says_nothing_is_refused_where_it_is_drawn():
+    from debug.dashboard_charts import side_by_side
+
+    maps = [mean_over_pairs([make_map(n_layers=n)]) for n in (6, 4)]
+    with pytest.raises(ValueError, match=r"not of the same number of layers \(6 and 4\)"):
+        side_by_side(maps[0], maps[1], "success", ("one", "other"))
+
+
+def test_an_attribution_is_called_estimated_wherever_it_is_shown(store):
+    run_id, exact = log_causal(store, [make_estimate(n) for n in range(3)]), log_causal(store, [make_map()])
+    store.client.log_metric(run_id, "normalized_logit_diff", 0.5)
+    app = opened("causal_map", run=run_id)
+    assert titles(app) == ["residual_stream, estimated · mean over 3 pairs"] * 2
+    assert set(app.selectbox(key="metric").options) == {"estimated normalized logit difference"}
+    drawn = json.dumps(charts(app)[0])
+    assert '"title": "estimated normalized logit difference"' in drawn
+    assert '"normalized logit difference"' not in drawn
+    assert all("estimated · " in label for label in app.selectbox(key="run").options if run_id[:8] in label)
+    assert not any("estimated · " in label for label in app.selectbox(key="run").options if exact[:8] in label)
+    pair = opened("causal_map", run=run_id, pair="0", layer="2", token="6")
+    assert titles(pair)[0].startswith("residual_stream, estimated · pair 0")
+    assert "estimated normalized logit difference: 0" in literal(pair)
+    assert "estimated_normalized_logit_diff" in drawn_rows(pair, 0).columns
+    beside = opened("causal_map", run=run_id, pair="0", **{"with": exact})
+    named = [panel["title"]["text"] for panel in charts(beside)[0]["concat"]]
+    assert (named[0].endswith(", estimated"), named[1].endswith(", estimated")) == (True, False)
+    cells = opened(cells="yes", text=run_id[:8]).dataframe[0].value
+    assert cells["params.intervention_type"].to_list() == ["residual_stream (estimated)"]
+    app = opened("compare", runs=[run_id], measure="normalized_logit_diff")
+    assert charts(app)[0]["layer"][-1]["encoding"]["y"]["title"] == "estimated normalized logit difference"
 
 
 def side_by_side(store: Store, one: str, other: str) -> list[dict]:
@@ -543,6 +718,20 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
     assert "--intervention-type=mlp --positions=targets --layers 0 1 2 5 --pairs 1" in literal(app)
     for broken in ("a", "3-1", "-1", "1,,x", "0-99999"):
         assert "This cannot be asked" in sentences(opened("rerun", run=run_id, layers=broken))
+
+
+def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch):
+    """Here no address is set: it would listen on all. The click of a disabled button is not obeyed either."""
+    started: list[object] = []
+    monkeypatch.setattr("subprocess.Popen", lambda *given, **_: started.append(given))
+    app = opened("rerun", run=log_causal(store, [make_map()]))
+    (button,) = [each for each in app.button if each.label == "Run it"]
+    assert button.disabled
+    assert "Nothing is started from here: the dashboard listens on every address" in sentences(app)
+    button.proto.disabled = button.disabled = False  # as a browser that was tampered with
+    button.click().run()
+    assert not app.exception
+    assert not started
 
 
 # --- Training --------------------------------------------------------------------------------------------------------

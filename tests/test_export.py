@@ -16,6 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from debug.export import ExportError, export_run, import_run
+from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError
 from synthetic import NASTY, log_accuracy, log_causal, make_map
 
@@ -43,6 +44,13 @@ def said(run: LoggedRun) -> dict[str, Any]:
         return {**record, "run_id": "", "tags": tags, "children": children}
 
     return without_ids(run.record())
+
+
+def test_an_exports_readme_gives_each_rate_its_own_interval_and_n(store, tmp_path):
+    with store.start("causal", "own n", kind="causal_tracing") as study:
+        study.log_metrics(wilson(4, 10).metrics("accuracy") | {"accuracy_n": 10, "pairs_used": 3})
+    export_run(store.load_run(study.run_id), tmp_path / "out")
+    assert f"| accuracy {wilson(4, 10)} |" in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize("name", ["export", "export.zip"])

@@ -22,7 +22,17 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, MeanOverPairs, save_maps, save_tensors
+from debug.causal_map import (
+    ESTIMATED,
+    LOGGED,
+    RANDOM,
+    CausalMap,
+    MeanCausalMap,
+    MeanOverPairs,
+    column_of,
+    save_maps,
+    save_tensors,
+)
 from debug.causal_tracing import Agreement, PairResult, Plan, Reference, agreement_metrics, as_written, trace_pairs
 from debug.core import ExperimentConfig
 from debug.counterfactual import as_pair, make_pair
@@ -132,7 +142,7 @@ class CellResult:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
             lines += [
-                f"  {LOGGED.get(name, name).replace('_', ' ')} at the targets, over layers: {of}"
+                f"  {LOGGED.get(name, column_of(name, self.mean)).replace('_', ' ')} at the targets, over layers: {of}"
                 for name, of in self.mean.overall.items()
                 if of
             ]
@@ -220,7 +230,7 @@ class CausalExperimentRunner:
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         names = models.names_of(config.models)
-        title = f"{', '.join(names.values())} · {config.intervention_type}"
+        title = f"{', '.join(names.values())} · {_what(config.plan())}"
         with self.store.start(programs.name, title, kind=config.kind) as study:
             study.log_json("config.json", programs.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
@@ -299,7 +309,7 @@ class CausalExperimentRunner:
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
         model.require_patchable()
-        title = f"{model.id} · {plan.intervention_type}"
+        title = f"{model.id} · {_what(plan)}"
         given = {"num_seqs": len(programs), "generator": "given"}
         prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}
         with self.store.start(name or plan.kind, title, kind=plan.kind, tags=tags) as study:
@@ -361,7 +371,7 @@ class CausalExperimentRunner:
         shape = [
             f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
             f"{seq_len} lines" if seq_len else "",
-            plan.intervention_type,
+            _what(plan),
         ]
         cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
         if plan.answer_lead or plan.prompt_template != asked:
@@ -512,8 +522,9 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
     }
     if cell.accuracy is not None and cell.accuracy_counterfactual is not None:
-        metrics |= cell.accuracy.metrics("accuracy")
+        metrics |= cell.accuracy.metrics("accuracy") | {"accuracy_n": cell.accuracy.n}
         metrics |= cell.accuracy_counterfactual.metrics("accuracy_counterfactual")
+        metrics |= {"accuracy_counterfactual_n": cell.accuracy_counterfactual.n}
     if cell.checks is not None:
         metrics |= cell.checks.metrics()
     if cell.rank_agreement:
@@ -588,6 +599,11 @@ def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> di
         "seq_len": seq_lens.pop() if len(seq_lens) == 1 else "any",
         "seed": pairs[0].seed if pairs else None,
     }
+
+
+def _what(plan: Plan) -> str:
+    """The component in a run's name, with a word where it is not patched."""
+    return f"{plan.intervention_type} ({ESTIMATED})" if plan.method == "attribution" else plan.intervention_type
 
 
 def _listed(values: Any) -> Any:

@@ -68,6 +68,8 @@ LOGGED = {
     "control_answer_kept": "control_answer_kept_rate",
 }
 """Names of rates in the tracking store; all other metrics keep theirs."""
+ESTIMATED = "estimated"
+"""The word that is with every name of a number that was not measured by patching, but estimated from gradients."""
 RANDOM = "_random"
 """Ending of a target's name: the random control of a hypothesis of a knockout."""
 RATES = ("success", "answer_kept", "control_success", "control_answer_kept", "legacy_success_rate")
@@ -164,10 +166,15 @@ class CausalMap:
         """What this map says of a cell, the main one first."""
         if self.method == "imported":
             return ("success", *(name for name in LEGACY if getattr(self, name) is not None))
-        if self.method == "attribution":
+        if self.estimated:
             return ("normalized_logit_diff", "logit_diff")
         moved = ("success", "normalized_logit_diff", "logit_diff")
         return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
+
+    @property
+    def estimated(self) -> bool:
+        """Its numbers are estimates of what patching would give."""
+        return self.method == "attribution"
 
     @property
     def target_metrics(self) -> tuple[str, ...]:
@@ -521,6 +528,8 @@ class MeanCausalMap:
     """Share of the pairs whose own effect z_cf[c] - z_clean[c] is below ``min_effect``; None where it is not asked."""
     negative: Interval | None = None
     """Share of the pairs whose counterfactual makes its own answer less likely: their effect counts with its sign."""
+    estimated: bool = False
+    """See :attr:`CausalMap.estimated`."""
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)
@@ -539,7 +548,8 @@ class MeanCausalMap:
         scalars: dict[str, float | None] = {}
         for metric, value in self.overall.items():
             if value is not None and metric not in LEGACY:
-                scalars |= value.metrics(LOGGED.get(metric, metric))
+                name = LOGGED.get(metric, metric)
+                scalars |= value.metrics(name) | {f"{name}_n": value.n}
         shares = {"normalized_logit_diff_too_small": self.too_small, "counterfactual_effect_negative": self.negative}
         for name, share in shares.items():
             scalars |= share.metrics(name) if share else {}
@@ -586,6 +596,7 @@ class MeanOverPairs:
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
+        self._overall_of: list[int] = []  # which of the maps that were added these are
         self._raw: dict[str, list[np.ndarray]] = {}  # target -> per pair [layer]: logit differences
         self._draws: dict[str, int] = {}  # target -> how many random controls its pairs have
         self._raw_overall: list[float] = []  # per pair: their sum over the interventions
@@ -650,6 +661,7 @@ class MeanOverPairs:
         if parts and any(below_top):
             interventions = np.concatenate(parts, axis=1)
             self._overall.append((interventions.mean(axis=1), interventions.shape[1]))
+            self._overall_of.append(self._n - 1)
             self._raw_overall.append(raw_sum)
 
     def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
@@ -666,6 +678,18 @@ class MeanOverPairs:
         values = np.stack(self._rows[target])[:, :, row]
         effects = {"logit_diff": np.stack(self._raw[target])[:, row], "whole_effect": np.array(self._whole)[numbers]}
         return numbers, dict(zip(self._metrics, values.T, strict=True)) | effects
+
+    def of_each(self, metric: str) -> dict[int, float]:
+        """Which of the maps, counted from 0 -> its mean of a metric over the interventions at its targets; those
+        without a value left out. ``overall`` is their mean, each weighted by its number of interventions.
+
+        Raises:
+            CausalMapError: the maps have no such metric.
+        """
+        if metric not in self._metrics:
+            raise CausalMapError(f"these maps have no {metric!r}; they have {', '.join(self._metrics)}")
+        values = (float(means[self._metrics.index(metric)]) for means, _ in self._overall)
+        return {n: value for n, value in zip(self._overall_of, values, strict=True) if not math.isnan(value)}
 
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
@@ -718,6 +742,7 @@ class MeanOverPairs:
             hand_overs(by_no_construction, self._first.layers, self._share_a_token),
             too_small,
             negative,
+            self._first.estimated,
         )
 
     def _success(self) -> dict[str, Float[np.ndarray, "pair layer"]]:
@@ -751,6 +776,16 @@ class MeanOverPairs:
                 random, draws = kept[name + RANDOM], self._draws[name + RANDOM]
                 found[name] = [compared(own[with_control, row], random[:, row], draws) for row in range(own.shape[1])]
         return found
+
+
+def column_of(metric: str, of: CausalMap | MeanCausalMap) -> str:
+    """A metric's name in tables: that of an estimate says so."""
+    return f"{ESTIMATED}_{metric}" if of.estimated else metric
+
+
+def title_of(metric: str, of: CausalMap | MeanCausalMap) -> str:
+    """A metric's name on screen: the same."""
+    return f"{ESTIMATED} {METRICS[metric]}" if of.estimated else METRICS[metric]
 
 
 def random_of(target: str) -> str | None:

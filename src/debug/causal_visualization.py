@@ -21,7 +21,17 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import LOGGED, METRICS, RANDOM, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import (
+    ESTIMATED,
+    LOGGED,
+    METRICS,
+    RANDOM,
+    RATES,
+    CausalMap,
+    MeanCausalMap,
+    column_of,
+    title_of,
+)
 from debug.statistics import Interval
 
 Picture = alt.LayerChart | alt.FacetChart
@@ -199,7 +209,8 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
 
 
 def cells(causal_map: CausalMap) -> pl.DataFrame:
-    """The cells of a map as rows: layer, (head,) token position, token, target, the metrics, the top token as text."""
+    """The cells of a map as rows: layer, (head,) token position, token, target, the metrics (of an attribution named
+    ``estimated_...``), the top token as text."""
     top = causal_map.top_token
     axes = ("layer", "head", "position") if top.ndim == 3 else ("layer", "position")
     index = {axis: values.ravel() for axis, values in zip(axes, np.indices(top.shape), strict=True)}
@@ -214,7 +225,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
             "position": position,
             "token": token_text[position],
             "target": [target_at.get(p) for p in position.tolist()],
-            **{metric: causal_map.grid(metric).ravel() for metric in causal_map.metrics},
+            **{column_of(metric, causal_map): causal_map.grid(metric).ravel() for metric in causal_map.metrics},
             "top_token": [top_text.get(token, f"token {token}") for token in top.ravel().tolist()],
         },
         schema_overrides={"token": pl.Utf8, "target": pl.Utf8},
@@ -224,8 +235,9 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
 def pictures(first: CausalMap, mean: MeanCausalMap | None) -> dict[str, Picture]:
     """The charts that a causal run keeps, by the names of their files: of its first pair, and of the mean over all."""
     charts: dict[str, Picture] = {}
+    how = f"{ESTIMATED}_" if first.estimated else ""
     if first.positions and not first.heads:
-        charts["causal_map_first_pair"] = causal_heatmap(first)
+        charts[f"{how}causal_map_first_pair"] = causal_heatmap(first)
     if first.lens_ranks is not None:
         charts["logit_lens_first_pair"] = lens_heatmap(first)
     if mean is None:
@@ -233,8 +245,8 @@ def pictures(first: CausalMap, mean: MeanCausalMap | None) -> dict[str, Picture]
     if mean.against_random and len(mean.layers) == 1:
         return charts | {"knockout": knockout_chart(mean)}
     if any(known is not None for curve in mean.curves for known in curve[mean.metrics[0]]):
-        charts["causal_map_mean"] = mean_heatmap(mean)
-        charts["curves_by_layer"] = curves_by_layer(mean)
+        charts[f"{how}causal_map_mean"] = mean_heatmap(mean)
+        charts[f"{how}curves_by_layer"] = curves_by_layer(mean)
     return charts
 
 
@@ -260,7 +272,7 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Pictu
     """
     if causal_map.top.ndim == 3:
         raise ValueError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
-    metric, frame = metric or shown_first(causal_map), cells(causal_map)
+    metric, frame = column_of(metric or shown_first(causal_map), causal_map), cells(causal_map)
     return _over_tokens(causal_map, frame, metric, _Rows.of(causal_map), _title(causal_map, frame, metric))
 
 
@@ -322,9 +334,10 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = Non
         raise ValueError("the map has no heads (layers x positions); draw it with causal_heatmap")
     if target not in causal_map.targets:
         raise ValueError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
-    metric, labels = metric or shown_first(causal_map), _head_labels(causal_map)
+    metric, labels = column_of(metric or shown_first(causal_map), causal_map), _head_labels(causal_map)
     layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
-    values = {name: causal_map.at_target(target, name).ravel() for name in causal_map.target_metrics}
+    names = causal_map.target_metrics
+    values = {column_of(name, causal_map): causal_map.at_target(target, name).ravel() for name in names}
     columns = {"layer": np.array(causal_map.layers)[layer], "head": np.array(labels)[head], **values}
     frame = pl.DataFrame(columns).fill_nan(None)
     x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
@@ -338,6 +351,7 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
     target, layers x heads."""
     metric = metric or shown_first(mean)
     frame, rows = _curves(mean, metric), _Rows.of(mean)
+    metric = column_of(metric, mean)
     if frame["head"].null_count() == 0:
         labels = frame["head"].unique(maintain_order=True).to_list()
         x = alt.X("head:N", sort=labels, axis=_axis()).title("head")
@@ -390,8 +404,8 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
     axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
     x = alt.X("layer:O", axis=axis).title("layer")
-    name = LOGGED.get(metric, METRICS[metric]).replace("_", " ")
-    y = alt.Y(f"{metric}:Q", title=name)
+    name = LOGGED.get(metric, title_of(metric, mean)).replace("_", " ")
+    y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
     if metric in RATES:
         y = alt.Y(
             f"{metric}:Q",
@@ -420,7 +434,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         *([bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")] if mean.n_pairs > 1 else []),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
     ]
-    title, notes = _title(mean, frame, metric), []
+    title, notes = _title(mean, frame, column_of(metric, mean)), [_NOT_PATCHED] if mean.estimated else []
     if (control := f"control_{metric}") in frame.columns:
         layers.insert(0, base.mark_line(strokeWidth=1.5, strokeDash=[2, 3]).encode(y=alt.Y(f"{control}:Q")))
         notes.append("dotted: the same cells patched from a program of the same answer")
@@ -520,7 +534,7 @@ def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
             "head": curve.target.partition("/head")[2].lstrip("s_").replace("_", "+") or None,
             "label": f"{visible(curve.target)} (n={curve.n})",
             "layer": layer,
-            metric: value and value.estimate,
+            column_of(metric, mean): value and value.estimate,
             "ci_low": value and value.low,
             "ci_high": value and value.high,
             "interval": str(value) if value else "no value",
@@ -529,7 +543,7 @@ def _curves(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
         for curve in mean.curves
         for row, (layer, value) in enumerate(zip(mean.layers, curve[metric], strict=True))
     ]
-    numbers = dict.fromkeys((metric, "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
+    numbers = dict.fromkeys((column_of(metric, mean), "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
     numbers |= {control: pl.Float64} if controls else {}
     return pl.DataFrame(rows, schema_overrides={"head": pl.Utf8} | numbers).fill_nan(None)
 
@@ -614,7 +628,7 @@ _LENS = {"rank": "rank of the answer (0: the top token)", "logit": "logit of the
 
 
 def _on_unit(metric: str) -> bool:
-    return metric in ("normalized_logit_diff", "legacy_normalized_logit_difference")
+    return metric.removeprefix(f"{ESTIMATED}_") in ("normalized_logit_diff", "legacy_normalized_logit_difference")
 
 
 def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.Color:
@@ -637,7 +651,7 @@ def _colour(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.C
         end = 1.0 if _on_unit(metric) else _largest(frame, metric) or 1.0
         loses = metric == "answer_logit_drop"
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
-    title = _LENS.get(metric) or METRICS[metric]
+    title = _LENS.get(metric) or _TITLES[metric]
     return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
 
 
@@ -650,10 +664,12 @@ def _tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def _tooltip(frame: pl.DataFrame) -> list[alt.Tooltip]:
-    shown = set(frame.columns) - (set(METRICS) if "interval" in frame.columns else set())
+    shown = set(frame.columns) - (set(_TITLES) if "interval" in frame.columns else set())
     return [tooltip for name, tooltip in _TOOLTIPS.items() if name in shown]
 
 
+_TITLES = METRICS | {f"{ESTIMATED}_{metric}": f"{ESTIMATED} {title}" for metric, title in METRICS.items()}
+_NOT_PATCHED = "estimated from gradients, not patched"
 _TOOLTIPS = {
     "token": alt.Tooltip("token:N"),
     "position": alt.Tooltip("position:O", title="token position"),
@@ -664,7 +680,7 @@ _TOOLTIPS = {
     "control": alt.Tooltip("control:N", title="same-answer control"),
     "rank": alt.Tooltip("rank:Q", format=",d", title="rank (0: the top token)"),
     "logit": alt.Tooltip("logit:Q", format=".2f"),
-    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in METRICS.items()},
+    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in _TITLES.items()},
     "success": alt.Tooltip("success:N"),
     "top_token": alt.Tooltip("top_token:N", title="top token"),
 }
@@ -699,14 +715,14 @@ def _title(
         patched = {"zero": "zeros", "mean": "means", "resample": "another pair's activations"}.get(of.source, c)
         what = "edges cut in" if of.source == "knockout" else f"{patched} patched into"
         which = f"pair {of.pair} · {what} a program whose answer is {o}"
-    parts = [visible(of.intervention_type), *([visible(target)] if target else []), which]
-    notes = (
-        ["estimated from gradients, not patched"] if isinstance(of, CausalMap) and of.method == "attribution" else []
-    )
+    how = f", {ESTIMATED}" if of.estimated else ""
+    parts = [f"{visible(of.intervention_type)}{how}", *([visible(target)] if target else []), which]
+    notes = [_NOT_PATCHED] if of.estimated else []
+    normalized = metric.removeprefix(f"{ESTIMATED}_") == "normalized_logit_diff"
     if frame[metric].null_count():
-        why = ", the pair's own effect is too small to divide by" if metric == "normalized_logit_diff" else ""
+        why = ", the pair's own effect is too small to divide by" if normalized else ""
         notes.append(f"×: no value{why}")
-    if metric == "normalized_logit_diff" and (beyond := int((frame[metric].abs() > 1.005).sum())):
+    if normalized and (beyond := int((frame[metric].abs() > 1.005).sum())):
         notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
     return _heading(" · ".join(parts), subtitle=notes or alt.Undefined, subtitleColor=_GREY)
 

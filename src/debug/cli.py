@@ -12,8 +12,11 @@ import logging
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from debug.provenance import without_passwords
 
 
 def store_parser(doc: str | None) -> argparse.ArgumentParser:
@@ -87,8 +90,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     except Exception as error:
         # This package's own errors, and refused arguments, say what to do; a traceback would bury that.
         if not isinstance(error, ValueError) and not type(error).__module__.startswith("debug."):
-            raise
-        print(f"error: {error}", file=sys.stderr)
+            print(without_passwords("".join(traceback.format_exception(error))), file=sys.stderr)
+            sys.exit(1)
+        print(without_passwords(f"error: {error}"), file=sys.stderr)
         sys.exit(2)
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

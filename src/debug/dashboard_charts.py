@@ -14,7 +14,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import METRICS, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import ESTIMATED, RATES, CausalMap, MeanCausalMap, title_of
 from debug.causal_visualization import (
     _CATEGORIES,
     _GREY,
@@ -140,14 +140,15 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """Models x hops, one cell a mean over lengths, with how many runs and samples that is; the interval where it is one
-    run's. Frame as for :func:`rates`."""
+    """Models x hops, one cell a mean over lengths, with how many runs and samples that is, where that is known of all;
+    the interval where it is one run's. Frame as for :func:`rates`."""
     named = frame.with_columns(pl.col("model").map_elements(_named, pl.Utf8))
     cells_of = named.group_by("model", "hops", maintain_order=True)
     titles = {"ci_low": "95% interval from", "ci_high": "to"}
     titles = {end: text for end, text in titles.items() if end in frame.columns}
     ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
-    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), pl.col("n").sum(), *ends).with_columns(
+    n = pl.when(pl.col("n").is_not_null().all()).then(pl.col("n").sum()).alias("n")
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), n, *ends).with_columns(
         how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
     )
     end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
@@ -250,42 +251,72 @@ def side_by_side(
     metric: str,
     names: tuple[str, str],
     place: tuple[str | int, int] | None = None,
+    difference: bool = True,
 ) -> Chart:
     """Two maps, of pairs of one program or means, on one scale; and the first less the second where both have a value.
 
-    ``place`` is a target or a token position, and a layer: its cell is outlined.
+    ``place`` is a target or a token position, and a layer: its cell is outlined. Without a ``difference`` there are
+    the two maps alone: see :func:`no_difference`.
 
     Raises:
-        ValueError: a map has heads: no picture has room for three axes twice.
+        ValueError: a map has heads: no picture has room for three axes twice; or a difference of maps is asked for that
+            has no meaning.
     """
+    if difference and (why := no_difference(first, second)):
+        raise ValueError(why)
     one, other = _values(first, metric), _values(second, metric)
     end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
-    difference = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
-    difference = difference.with_columns(
+    apart = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
+    apart = apart.with_columns(
         value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} less {}", "shown", "shown_second")
     )
-    spread = float(difference["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
+    spread = float(apart["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
     columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
     if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
         columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
     depths = (first.n_layers, second.n_layers, min(first.n_layers, second.n_layers))
-    rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, difference)]
+    rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, apart)]
     if first.n_layers == second.n_layers:  # the same row at the same height, also where one of them lacks some
         rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
-    shared, signed = METRICS[metric], metric not in RATES
-    titles = (shared, shared, f"difference of {shared}")
+    signed, shown = metric not in RATES, [title_of(metric, of) for of in (first, second)]
+    titles = (*shown, f"difference of {' and '.join(dict.fromkeys(shown))}")
+    heads = [f"{name}, {ESTIMATED}" if of.estimated else name for name, of in zip(names, (first, second), strict=True)]
     scales = (_scale(signed, end), _scale(signed, end), _scale(True, spread or 1))
     panels = [
         _panel(frame, columns, layers, depth, name, title, scale, percent=not signed)
         for frame, layers, depth, name, title, scale in zip(
-            (one, other, difference), rows, depths, (*names, "first less second"), titles, scales, strict=True
+            (one, other, apart), rows, depths, (*heads, "first less second"), titles, scales, strict=True
         )
-    ]
+    ][: 3 if difference else 2]
     if place is not None:
         at = pl.col("target") == visible(place[0]) if isinstance(place[0], str) else pl.col("position") == place[0]
         for column in pl.concat([one, other]).filter(at)["column"].head(1):
             panels = [outlined(panel, column=column, layer=place[1]) for panel in panels]
-    return alt.concat(*panels, columns=3 if len(columns) <= _MOST_ABREAST else 1).resolve_scale(color="independent")
+    return alt.concat(*panels, columns=len(panels) if len(columns) <= _MOST_ABREAST else 1).resolve_scale(
+        color="independent"
+    )
+
+
+def no_difference(
+    first: CausalMap | MeanCausalMap,
+    second: CausalMap | MeanCausalMap,
+    hops: tuple[str | None, str | None] | None = None,
+) -> str | None:
+    """Why one map less the other would say nothing, in a sentence; None where it says something.
+
+    A layer of six is not the same layer of four, nor a head's row a stream's, nor the second line of a chain of two the
+    second of three. ``hops`` are those of the two maps' programs, as their runs have logged them.
+    """
+    facts = {
+        "number of layers": (first.n_layers, second.n_layers),
+        "component": (first.intervention_type, second.intervention_type),
+        "layers changed together": (first.layer_window, second.layer_window),
+        "hops": hops or ("", ""),
+    }
+    differ = [f"{name} ({one} and {other})" for name, (one, other) in facts.items() if one != other]
+    if not differ:
+        return None
+    return f"There is no difference of the two: they are not of the same {', nor of the same '.join(differ)}."
 
 
 _PLACE = ("target", "position", "token")

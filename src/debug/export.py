@@ -26,11 +26,14 @@ import numpy as np
 import polars as pl
 
 from debug import checks
-from debug.causal_map import CausalMap
+from debug.causal_map import CausalMap, column_of
 from debug.provenance import file_digest, text_digest
-from debug.tracking import LATEST, SCHEMA, LoggedRun, Store
+from debug.statistics import Interval
+from debug.tracking import LATEST, SCHEMA, LoggedRun, Store, own_n
 
 FORMAT = "debug-run"
+RATES = ("accuracy", "patch_success_rate", "answer_kept_rate")
+"""What an export's README says of a run."""
 _STATUSES = ("FINISHED", "FAILED", "KILLED")
 _MOST_RUNS = 100_000
 _UNPACKED = 200  # times the size of a zip that its content may have; JSON is packed to a fiftieth
@@ -94,7 +97,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     for target, column in causal_map.target_columns.items():
         names.setdefault(column, target)
     tokens = ["".join(causal_map.tokens[p] for p in column) for column in causal_map.columns]
-    values = {metric: causal_map.values(metric).ravel() for metric in causal_map.metrics}
+    values = {column_of(metric, causal_map): causal_map.values(metric).ravel() for metric in causal_map.metrics}
     frame = pl.DataFrame(
         {
             "pair": np.full(causal_map.top.size, causal_map.pair),
@@ -120,8 +123,7 @@ def _readme(run: LoggedRun, runs: list[LoggedRun]) -> str:
     ]
     lines += ["| run | id | status | main numbers |", "| --- | --- | --- | --- |"]
     for each in runs:
-        shown = {n: each.metrics[n] for n in ("accuracy", "patch_success_rate", "pairs_used") if n in each.metrics}
-        numbers = ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+        numbers = ", ".join(f"{name} {_rate(each, name)}" for name in RATES if name in each.metrics)
         lines.append(f"| {_plain(each.name)} | `{each.run_id}` | {each.status} | {numbers} |")
     lines += [
         "",
@@ -134,6 +136,13 @@ def _readme(run: LoggedRun, runs: list[LoggedRun]) -> str:
         "To have it in a store again: `python runs/export_run.py --import FOLDER_OR_ZIP`.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _rate(run: LoggedRun, name: str) -> str:
+    """A rate with its own interval and n, as far as they were logged."""
+    value, n = run.metrics[name], own_n(name, run.metrics)
+    low, high = (run.metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high"))
+    return f"{100 * value:.1f}%" if n is None else str(Interval(value, low, high, n, is_rate=True))
 
 
 def _plain(text: str) -> str:

@@ -52,7 +52,7 @@ def of_process() -> dict[str, str]:
                 versions[name] = version(distribution)
     tags = {
         "debug.versions": json.dumps(versions),
-        "debug.command": without_passwords(shlex.join(sys.argv))[:8000],
+        "debug.command": shlex.join(map(without_passwords, sys.argv))[:8000],
         "debug.platform": platform.platform(),
         "debug.source_digest": _SOURCE,
     }
@@ -89,8 +89,13 @@ def _git(*arguments: str) -> str | None:
 
 
 def without_passwords(text: str) -> str:
-    """The text without the passwords of the URIs in it."""
-    return re.sub(r"(://[^:/@\s]*:)[^@\s]+@", r"\1***@", text)
+    """The text without the passwords of the URIs in it: the only way in which one is printed, shown or logged.
+
+    Of a password with an @ or / in it, which should have been escaped, nothing is left either.
+    """
+    text = re.sub(r"(://[^:/@\s]*:)\S+@", r"\1***@", text)
+    text = re.sub(r"(?i)((?:password|passwd|pwd)(?:=|%3D))[^&\s]+", r"\1***", text)
+    return re.sub(r"(?i)([?&](?:[a-z_]*token|[a-z_]*secret|api_?key)=)[^&\s]+", r"\1***", text)
 
 
 def text_digest(texts: Iterable[str]) -> str:

@@ -578,7 +578,7 @@ class ExperimentRunner:
         store = tracking.Store(self.tracking_uri)
         found = store.find_runs(experiment=name, kind=KIND, role="study", limit=1)
         if found.is_empty():
-            raise ValueError(f"no accuracy run of experiment {name!r} in {store.uri}")
+            raise ValueError(f"no accuracy run of experiment {name!r} in {provenance.without_passwords(store.uri)}")
         return store.load_run(found["run_id"][0]).children
 
 

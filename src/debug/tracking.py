@@ -132,7 +132,7 @@ def store_uri(tracking_uri: str | None = None) -> str:
     database = _sqlite_path(given)
     if database is None or "?" in str(database):  # what follows a question mark would not be part of the path
         raise TrackingError(
-            f"the tracking URI is {given!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
+            f"the tracking URI is {_shown(given)!r}; expected a file whose path has no question mark: sqlite:///folder/mlflow.db"
         )
     return _sqlite_uri(database)
 
@@ -223,7 +223,9 @@ class Store:
             except FileNotFoundError:
                 return False
         if head and head != b"SQLite format 3\0":
-            raise TrackingError(f"cannot open the store {self.uri}: the file is no SQLite database; name another file")
+            raise TrackingError(
+                f"cannot open the store {_shown(self.uri)}: the file is no SQLite database; name another file"
+            )
         return bool(head)
 
     def _create(self, database: Path) -> None:
@@ -544,7 +546,7 @@ class Store:
             TrackingError: there is no such run, or several, or it was written by a newer version of this project.
         """
         if not self._exists():
-            raise TrackingError(f"no run {run_id!r}: there is no store {self.uri} yet")
+            raise TrackingError(f"no run {run_id!r}: there is no store {_shown(self.uri)} yet")
         experiments = self._experiments()
         if re.fullmatch("[0-9a-f]{32}", run_id):
             with self._reported(f"cannot load run {run_id} from"):
@@ -1097,7 +1099,7 @@ class LoggedRun:
             "start_time": self._run.info.start_time,
             "end_time": self._run.info.end_time,
             "params": self.params,
-            "tags": {name: value for name, value in self.tags.items() if _kept_tag(name)},
+            "tags": {name: _shown(value) for name, value in self.tags.items() if _kept_tag(name)},
             "metrics": sorted(metrics),
             "datasets": self.datasets,
             "files": files,
@@ -1450,8 +1452,8 @@ _TABLE_PARAMS = (
     "seed",
     "generator",
     "prompt_template",
-    "intervention_type",
-    "source",
+    *("few_shot", "chat", "scoring", "answer_parser"),
+    *("intervention_type", "source", "direction", "layer_window", "positions"),
 )
 _TABLE_RATES = (
     "accuracy",
@@ -1460,8 +1462,13 @@ _TABLE_RATES = (
     "answer_kept_rate",
     "normalized_logit_diff",
 )
+_N_BEFORE = {
+    "accuracy": "num_samples",  # of accuracy runs: causal ones have asked more programs than they have patched
+    **dict.fromkeys(("patch_success_rate", "answer_kept_rate", "normalized_logit_diff"), "pairs_used"),
+}
+"""Rate -> the metric that is its n where it was logged without ``<rate>_n``. The peak's is none: half of the pairs."""
 _TABLE_METRICS = (
-    *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high")),
+    *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high", "_n")),
     *("num_samples", "pairs_used", "held_out_accuracy"),
 )
 _TABLE_TAGS = {
@@ -1481,6 +1488,10 @@ _TABLE_COLUMNS = {
     **{f"metrics.{name}": pl.Float64 for name in _TABLE_METRICS},
 }
 ENDED = ("FINISHED", "FAILED", "KILLED")
+_HAS_ENDED = pl.col("status").is_in(ENDED)
+_CLOCKS_APART = 60_000  # milliseconds by which machines that log to one server are expected to differ at most
+_ALL_SECONDS = 60  # a server's runs are all read again no sooner than after that,
+_ALL_SHARE = 20  # nor after this many times what reading them took
 
 
 class RunTable:
@@ -1499,12 +1510,15 @@ class RunTable:
         self._rows = pl.DataFrame(schema=_TABLE_COLUMNS)
         self._lock = threading.Lock()
         self._stamp: object = None
+        self._looked = 0  # when a server was read, in milliseconds since 1970 by this machine's clock
+        self._all_again = 0.0  # when all of it is to be read again, of time.monotonic()
 
     def refresh(self) -> bool:
         """Read what is new or has changed since the last time; whether that was anything.
 
         Every run's own row is read (name, status, times), params, metrics and tags those of runs that are new or were
-        not ended. Tags set later on a run that had ended are not seen.
+        not ended. Tags set later on a run that had ended are not seen. Of a server not every run's own row is read
+        each time: see :meth:`_from_server`.
 
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
@@ -1589,19 +1603,38 @@ class RunTable:
         return runs.join(found.rename(dict(columns)), on="run_id", how="left")
 
     def _from_server(self) -> pl.DataFrame:
-        """Through MLflow's client: everything at first, then what was started since, and what had not ended."""
-        experiments = self.store._experiments()
-        newest = self._rows["start_time"].max() if len(self._rows) else None
-        going_on = self._rows.filter(~pl.col("status").is_in(ENDED))["start_time"].min() if len(self._rows) else None
-        since = min(t for t in (newest, going_on) if t is not None) if newest is not None else None  # type: ignore[type-var]
-        also = "" if since is None else f"attributes.start_time >= {since}"
-        found = [self._row(run, experiments) for run in self.store._search(experiments, {}, also=also)]
-        new = pl.DataFrame(found, schema=_TABLE_COLUMNS)
-        kept = self._rows if since is None else self._rows.filter(pl.col("start_time") < since)
+        """Through MLflow's client: everything at first; then what was started about since, and what goes on or did.
+
+        Start times are of the clocks of many machines, some of them wrong, and MLflow keeps no other order. A run whose
+        clock is behind by more than _CLOCKS_APART, and that begins and ends between two looks, is found by reading
+        everything again, now and then, as is that a run was deleted.
+        """
+        experiments, begun, looked = self.store._experiments(), time.monotonic(), int(1000 * time.time())
+
+        def rows(also: str = "") -> pl.DataFrame:
+            found = (self._row(run, experiments) for run in self.store._search(experiments, {}, also=also))
+            return pl.DataFrame(list(found), schema=_TABLE_COLUMNS)
+
+        if self._rows.is_empty() or begun >= self._all_again:
+            now = rows()
+            self._all_again = begun + max(_ALL_SECONDS, _ALL_SHARE * (time.monotonic() - begun))
+        else:
+            newest: int = self._rows["start_time"].max() or 0  # type: ignore[assignment]
+            started = rows(f"attributes.start_time >= {min(newest, self._looked) - _CLOCKS_APART}")
+            going_on = [rows(f"attributes.status = '{status}'") for status in ("RUNNING", "SCHEDULED")]
+            new = pl.concat([started, *going_on]).unique("run_id", keep="last")
+            unknown = ~pl.col("run_id").is_in(new["run_id"].implode())
+            kept, ended = (self._rows.filter(unknown, each) for each in (_HAS_ENDED, ~_HAS_ENDED))
+            ids = [
+                ", ".join(f"'{run_id}'" for run_id in chunk)
+                for chunk in _chunks(ended["run_id"].to_list(), _BATCH_OTHERS)
+            ]
+            now = pl.concat([kept, new, *(rows(f"attributes.run_id IN ({chunk})") for chunk in ids)])
+        self._looked = looked
         of = self.store._search(
             experiments, {("tags", SUPERSEDED): None}, also=f"tags.`{SUPERSEDED}` != ''", everything=True
         )
-        return pl.concat([kept.filter(~pl.col("run_id").is_in([run.info.run_id for run in of])), new])
+        return now.filter(~pl.col("run_id").is_in([run.info.run_id for run in of]))
 
     @staticmethod
     def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, Any]:
@@ -1621,14 +1654,22 @@ class RunTable:
 
     @staticmethod
     def _sorted(rows: pl.DataFrame) -> pl.DataFrame:
+        """Newest first, and each rate with its own n, where that is known."""
+        ns = [pl.coalesce(f"metrics.{rate}_n", f"metrics.{of}") for rate, of in _N_BEFORE.items()]
         started = pl.when(pl.col("start_time").is_between(0, LATEST)).then("start_time")
         started = started.cast(_RUN_COLUMNS["start_time"]).alias("start_time")
         duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
         return (
             rows.sort("start_time", "run_id", descending=True, nulls_last=True)
-            .with_columns(started, duration)
+            .with_columns(started, duration, *ns)
             .drop("end_time")
         )
+
+
+def own_n(rate: str, metrics: Mapping[str, float]) -> int | None:
+    """Of how many things a run's rate is the share; None where that was not logged."""
+    n = metrics.get(f"{rate}_n", metrics.get(_N_BEFORE.get(rate, ""), math.nan))
+    return int(n) if math.isfinite(n) else None
 
 
 def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:

@@ -42,6 +42,7 @@ def runs(store) -> dict[str, str]:
         "nasty tokens": log_causal(store, [make_map(tokens=nasty)]),
         "heads": log_causal(store, [make_map(pair, heads=4) for pair in range(2)]),
         "knockout": log_causal(store, [make_knockout(pair) for pair in range(4)]),
+        "as deep": log_causal(store, [make_map(pair) for pair in range(3)]),
         "other": log_causal(store, [make_map(pair, n_layers=4) for pair in range(4)]),
         "large": log_causal(store, [make_map(n_layers=64, tokens=list("i = 8\n") * 9)]),
         "broken": log_causal(store, [make_map()]),
@@ -59,11 +60,11 @@ def log_nasty_names(store: Store) -> str:
     return study.run_id
 
 
-def command(store: Store) -> Callable[[int], list[str]]:
-    """The dashboard on the store, as `make dashboard` serves it."""
+def command(store: Store, *settings: str) -> Callable[[int], list[str]]:
+    """The dashboard on the store, as `make dashboard` serves it, with its settings but those given here."""
 
     def at(port: int) -> list[str]:
-        options = [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
+        options = [f"--server.port={port}", "--server.fileWatcherType=none", *settings]
         streamlit = [sys.executable, "-m", "streamlit", "run", "dashboard/serve.py", "--server.headless=true"]
         return [*streamlit, *options, "--", "--tracking-uri", store.uri]
 
@@ -232,12 +233,16 @@ def test_a_click_on_a_knockout_opens_its_pairs_and_one_of_them(page, runs):
 
 
 def test_two_runs_side_by_side(page, runs):
-    page.goto(f"/causal_map?run={runs['causal']}&with={runs['other']}&metric=success")
+    page.goto(f"/causal_map?run={runs['causal']}&with={runs['as deep']}&metric=success")
     chart = page.get_by_test_id("stVegaLiteChart")
     expect(chart).to_have_count(1)
     expect(chart).to_contain_text("first less second")
     expect(chart.get_by_text("final norm")).to_have_count(3)
     expect(page.get_by_text("The first two share one scale")).to_be_visible()
+    page.goto(f"/causal_map?run={runs['causal']}&with={runs['other']}&metric=success")
+    expect(page.get_by_text("not of the same number of layers (6 and 4)")).to_be_visible()
+    expect(chart.get_by_text("final norm")).to_have_count(2)
+    expect(chart).not_to_contain_text("first less second")
 
 
 def test_a_click_on_a_cell_of_two_runs_opens_it_in_both(page, runs):
@@ -395,12 +400,23 @@ def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path, uri, m
             expect(page.get_by_text("This run has not finished.")).to_have_count(0)
 
 
+def test_a_dashboard_on_all_addresses_starts_no_process(browser, store, runs, serve):
+    with (
+        serve(command(store, "--server.address=0.0.0.0"), "/_stcore/health") as address,
+        window(browser, address) as page,
+    ):
+        page.goto(f"/rerun?run={runs['real']}&pair=1")
+        expect(page.get_by_text("Nothing is started from here: the dashboard listens on 0.0.0.0")).to_be_visible()
+        expect(page.get_by_role("button", name="Run it")).to_be_disabled()
+
+
 def test_a_pair_is_asked_again_here(page, store, runs):
     page.goto(f"/rerun?run={runs['real']}&pair=1&component=mlp&layers=0-2")
     page.get_by_role("button", name="Run it").click()
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
     expect(page.get_by_role("heading", name="The new map, and the logged one")).to_be_visible(timeout=120_000)
-    expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("first less second")
+    expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("logged")
+    expect(page.get_by_text("not of the same component (mlp and residual_stream)")).to_be_visible()
     page.wait_for_url("**new=*")
     again = store.load_run(page.url.rpartition("new=")[2][:32])
     assert (again.tags["debug.rerun_of"], again.status) == (runs["real"], "FINISHED")
