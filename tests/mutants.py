@@ -27,18 +27,9 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = Path("src/debug")
-LIBRARIES = [
-    "pytest",
-    "anyio._backends._asyncio",
-    "torch",
-    "transformers",
-    "nnsight",
-    "mlflow",
-    "altair",
-    "scipy.stats",
-]
-"""Imported once: the processes that run tests are forks of one that has them. What anyio needs comes before nnsight,
-which gives every object a ``save``."""
+IMPORTED = ["pytest", "hypothesis", "anyio._backends._asyncio", "debug.paper", "debug.rerun", "debug.robust_seeds"]
+"""Once, for all that they import: the processes that run tests are forks of one that has it. What anyio needs comes
+before nnsight, which gives every object a ``save``."""
 
 
 class Mutant(NamedTuple):
@@ -51,6 +42,8 @@ class Mutant(NamedTuple):
     fault: str
     tests: str
     """What pytest is given, separated by spaces: files, or tests in them."""
+    said: str = ""
+    """What the test that fails must say: where the fault must be seen by a check of the library's own, its error."""
 
     def source(self) -> str:
         """The file with the fault in it; raises ValueError where the text does not stand there exactly once."""
@@ -163,6 +156,20 @@ PROVENANCE: Sequence[Mutant] = (
     ),
 )
 NUMBERS: Sequence[Mutant] = (
+    Mutant(
+        "what is called the MLP is the norm before the attention",
+        "models.py",
+        'mlp: str = "mlp"',
+        'mlp: str = "input_layernorm"',
+        "tests/test_plain_hooks.py::test_every_cell_equals_a_hook[llama-mlp]",
+    ),
+    Mutant(
+        "what may not be seen is seen a little",
+        "models.py",
+        "return zero.where(allowed, lowest)[:, None]",
+        "return zero.where(allowed, -5.0)[:, None]",
+        "tests/test_plain_hooks.py::test_every_edge_equals_a_hook[gpt2-heads1]",
+    ),
     Mutant(
         "robust seed ignores the counterfactual",
         "robust_seeds.py",
@@ -285,6 +292,13 @@ SOURCES: Sequence[Mutant] = (
         "tests/test_causal_tracing.py::test_the_control_runs_where_its_own_program_differs_first",
     ),
     Mutant(
+        "each pair's control is another pair's",
+        "causal_tracing.py",
+        "self._cells(number, self.control_row[number], first)",
+        "self._cells(number, self.control_row[max({*self.control_row} - {number}, default=number)], first)",
+        "tests/test_causal_tracing.py::test_the_control_is_the_same_patch_from_a_program_of_the_same_answer[plan0]",
+    ),
+    Mutant(
         "each pair is patched from the next pair's counterfactual",
         "causal_tracing.py",
         "self.source_row[number] = len(given) + number",
@@ -353,7 +367,7 @@ SOURCES: Sequence[Mutant] = (
 def redirected(component: str, name: str, original: str, fault: str) -> Mutant:
     """The engine writes, or cuts, beside the place that it was told: a run's own self-checks must end it."""
     tests = f"tests/test_self_checks.py::test_a_run_passes_its_own_checks[qwen3_sliding-{component}]"
-    return Mutant(f"{component}: {name}", "engine.py", original, fault, tests)
+    return Mutant(f"{component}: {name}", "engine.py", original, fault, tests, "SelfCheckError")
 
 
 _HITS = "row, token, source, position, heads = (list(column) for column in zip(*hits, strict=True))"
@@ -397,6 +411,30 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str]] = (
         "logits = model.nnsight.output.logits.save()\n    return logits[0].float().roll(1, 0)\n\n\nclass Tail",
     ),
     (
+        ("residual_stream", *PARTS, KNOCKOUT),
+        "the clean prefix is another run's",
+        "(keys[row_runs, :, :prefix], values[row_runs, :, :prefix])",
+        "(keys[row_runs - 1, :, :prefix], values[row_runs - 1, :, :prefix])",
+    ),
+    (
+        ("residual_stream", *PARTS, KNOCKOUT),
+        "cells start from another run's hidden states",
+        '["residual_stream"][entry][row_runs[:, None], positions]',
+        '["residual_stream"][entry][row_runs[:, None] - 1, positions]',
+    ),
+    (
+        (*PARTS, KNOCKOUT),
+        "in the last layer each cell has the next one's MLP and attention",
+        "full[lasts] = output[0]",
+        "full[lasts] = output[0].roll(1, 0)",
+    ),
+    (
+        ("residual_stream", *PARTS),
+        "of several positions only the first is patched",
+        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions",
+        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions[:1]",
+    ),
+    (
         PARTS,
         "a position that runs alone reads the next position's clean state",
         "self.positions.append(position)",
@@ -414,6 +452,13 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str]] = (
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
         "    kept |= {name: kept[name][1:] + kept[name][:1] for name in {*kept} - {'residual_stream'}}",
+    ),
+    (
+        PARTS,
+        "what is recorded is the next position's",
+        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
+        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
+        "    kept |= {name: [at.roll(1, 1) for at in kept[name]] for name in {*kept} - {'residual_stream'}}",
     ),
     (
         ("attention_heads",),
@@ -453,6 +498,12 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str]] = (
     ),
     (
         (KNOCKOUT,),
+        "edges to the keys of a cell's own tokens go one token beside them",
+        "[prefix + offset + k - cell.start if",
+        "[max(0, prefix - 1) + offset + k - cell.start if",
+    ),
+    (
+        (KNOCKOUT,),
         "edges of the next cell are cut",
         "row, offset = packed.offsets[index]",
         "row, offset = packed.offsets[(index + 1) % len(packed.offsets)]",
@@ -488,6 +539,8 @@ def run(tests: str, mutant: Mutant | None, end: float) -> Run | None:
             (package / mutant.file).write_text(mutant.source(), "utf-8")
         os.environ["PYTHONPATH"] = folder
         sys.path.insert(0, folder)
+        for name in [name for name in sys.modules if name.partition(".")[0] == "debug"]:
+            del sys.modules[name]  # the copy's is imported instead
         os.chdir(ROOT)
         for stream in (1, 2):
             os.dup2(output.fileno(), stream)
@@ -495,16 +548,18 @@ def run(tests: str, mutant: Mutant | None, end: float) -> Run | None:
 
         status = int(pytest.main(["-x", "-p", "no:cacheprovider", "--no-header", "-W", "ignore", *tests.split()]))
         output.seek(0)
-        return Run(status, output.read().decode(errors="replace")[-2000:], time.monotonic() - began)
+        return Run(status, output.read().decode(errors="replace")[-4000:], time.monotonic() - began)
 
 
-def verdict(unchanged: Run | None, changed: Run | None) -> str:
+def verdict(unchanged: Run | None, changed: Run | None, said: str = "") -> str:
     """``killed``, or what went otherwise: tests that fail without the fault tell nothing."""
     if unchanged is None or changed is None:
         return "not run"
-    if unchanged.status == 0 and changed.status in (0, 1):
-        return "killed" if changed.status else "SURVIVED"
-    return "NOT ASKED"
+    if unchanged.status != 0 or changed.status not in (0, 1):
+        return "NOT ASKED"
+    if changed.status == 0:
+        return "SURVIVED"
+    return "killed" if said in changed.output else "ANOTHER ERROR"
 
 
 def changed_since(commit: str) -> set[str]:
@@ -543,7 +598,7 @@ def main() -> int:
     end = time.time() + 60 * options.minutes
     os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LIBRARIES)
+    context.set_forkserver_preload(IMPORTED)
     print("| file | mutant | verdict | seconds |\n| --- | --- | --- | ---: |")
     verdicts = []
     with ProcessPoolExecutor(options.processes, context, max_tasks_per_child=1) as pool:
@@ -554,10 +609,10 @@ def main() -> int:
             changed[mutant.name] = pool.submit(run, mutant.tests, mutant, end)
         for mutant in mutants:
             before, after = unchanged[mutant.tests].result(), changed[mutant.name].result()
-            verdicts.append(verdict(before, after))
+            verdicts.append(verdict(before, after, mutant.said))
             seconds = f"{after.seconds:.0f}" if after else ""
             print(f"| {mutant.file} | {mutant.name} | {verdicts[-1]} | {seconds} |", flush=True)
-            if verdicts[-1] == "NOT ASKED":
+            if verdicts[-1] in ("NOT ASKED", "ANOTHER ERROR"):
                 print((before if before and before.status else after or before).output, file=sys.stderr)
     bad = len(verdicts) - verdicts.count("killed") - verdicts.count("not run")
     print(
