@@ -47,6 +47,28 @@ def test_it_answers_as_transformers_does(name, template, monkeypatch):
     torch.testing.assert_close(scores, expected_scores, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", families.CONFIGS)
+def test_a_batch_answers_as_each_prompt_alone_does(name):
+    """In the plain model, without padding: the shorter prompts of the batch must not see what stands before them."""
+    model = families.family(name)
+    batch = [*asked(prompts.VARIABLE_BINDING), "a = 1\n#a: "]
+    assert len({len(model.encode(prompt)) for prompt in batch}) == 3
+    texts, scores = dict(model.generate(batch, max_new_tokens=6)), dict(model.score(batch, DIGITS))
+    digits = model.tokenizer.convert_tokens_to_ids(DIGITS)
+    for index, prompt in enumerate(batch):
+        ids = torch.tensor([model.encode(prompt)])
+        with torch.no_grad():
+            alone = model.hf(ids, use_cache=False).logits[0, -1, digits].log_softmax(-1)
+            for _ in range(6):
+                ids = torch.cat([ids, model.hf(ids, use_cache=False).logits[:, -1:].argmax(-1)], 1)
+                if int(ids[0, -1]) in model.end_tokens:
+                    break
+        torch.testing.assert_close(torch.tensor(scores[index].log_probabilities), alone, atol=2e-4, rtol=1e-4)
+        assert texts[index].text == model.tokenizer.decode(
+            ids[0, len(model.encode(prompt)) :], skip_special_tokens=True
+        )
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_padding_alone_becomes_no_nan_in_half_precision(dtype):
     hf = AutoModelForCausalLM.from_config(families.CONFIGS["llama"]).to(dtype).eval()

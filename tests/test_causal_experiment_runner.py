@@ -2,6 +2,7 @@
 
 import math
 from itertools import islice
+from unittest import mock
 
 import numpy as np
 import polars as pl
@@ -9,7 +10,7 @@ import pytest
 
 from debug import causal_experiment_runner, models, self_checks, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import COMPONENTS, REFERENCE, SelfCheckError, run_causal_tracing_experiment
+from debug.causal_tracing import COMPONENTS, REFERENCE, PairResult, SelfCheckError, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.generators import make_variable_binding_program, search
 from debug.rerun import rerun
@@ -175,6 +176,19 @@ def test_skipped_pairs_are_recorded_with_their_reason(uri):
     assert "shallow: the root value is assigned on line 1" in first
     assert "expected a query line" in second
     assert third is None
+
+
+def test_accuracies_are_those_of_the_pairs_asked_for_original_and_counterfactual():
+    """Pairs that replace skipped ones are drawn until enough are used, and would bias the rate."""
+    cell = causal_experiment_runner.CellResult("tiny", "cell")
+    writer = causal_experiment_runner._CellWriter(mock.Mock(), cell, {"num_seqs": 4, "generator": "given"})
+    for correct in [(True, False), (True, False), (True, True), (False, False), (False, True), (False, True)]:
+        writer.add(PairResult(0, None, "shallow", correct))
+    writer.close()
+    assert cell.accuracy is not None
+    assert cell.accuracy_counterfactual is not None
+    assert (cell.accuracy.estimate, cell.accuracy.n) == (3 / 4, 4)
+    assert (cell.accuracy_counterfactual.estimate, cell.accuracy_counterfactual.n) == (1 / 4, 4)
 
 
 def test_a_filter_that_leaves_nothing_fails_loudly(uri):

@@ -113,6 +113,14 @@ def test_cells_are_data(name: str, plan: dict[str, Any]) -> None:
     np.testing.assert_array_equal(causal_map.values("success"), causal_map.top == c)
 
 
+def test_each_pair_is_patched_from_its_own_counterfactual(qwen: LoadedModel) -> None:
+    given = pairs(3)
+    found = run_causal_tracing_experiment(qwen, given, positions="targets").maps
+    for pair, causal_map in zip(given, found, strict=True):
+        source = activations(qwen, pair.counterfactual, "residual_stream")
+        assert_map_is(causal_map, 8, lambda sites, p=pair.original, s=source: by_hand(qwen, p, sites, s))
+
+
 def test_the_axes_of_a_map_are_those_of_its_plan(qwen: LoadedModel) -> None:
     def of(**plan: Any) -> CausalMap:
         return run_causal_tracing_experiment(qwen, pairs(1), **plan).maps[0]
@@ -214,6 +222,16 @@ def partner_of(model: LoadedModel, given: list[ProgramPair], number: int) -> str
     assert partner.text != given[number].original.text
     assert partner.answer not in (given[number].expected_original, given[number].expected_counterfactual)
     return partner.text
+
+
+def test_no_partner_has_an_answer_of_the_pair(qwen: LoadedModel) -> None:
+    given, plan = pairs(40), Plan(source="resample")
+    reference = Reference.found(qwen, given, plan, 4096)
+    answer_of = {tuple(tokenized.token_ids): program.answer for program, tokenized in reference.programs}
+    for number, pair in enumerate(given):
+        partner = reference.partner(causal_tracing._prepare(qwen, number, pair, plan), plan)
+        assert partner is not None
+        assert answer_of[tuple(partner.token_ids)] not in (pair.expected_original, pair.expected_counterfactual)
 
 
 @pytest.mark.parametrize("source", ["mean", "resample"])

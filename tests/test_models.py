@@ -99,6 +99,18 @@ def test_a_prompt_outside_the_vocabulary_names_the_characters():
     models.load("tiny").check_vocabulary("a = 1\n#a: ")
 
 
+def test_a_prompt_and_what_follows_it_may_fill_the_window_and_no_more():
+    model = models.load("tiny")
+    prompt = "a = 1\n" * 127 + "#a: "
+    length, window = len(model.encode(prompt)), model.window
+    assert window is not None
+    assert len(model.encode(prompt, room=window - length)) == length
+    with pytest.raises(models.PromptTooLong, match=f"{length} tokens, {window - length + 1} are to follow"):
+        model.encode(prompt, room=window - length + 1)
+    answers = dict(model.generate([prompt], max_new_tokens=window - length))
+    assert answers[0].error is None
+
+
 def test_completions_do_not_depend_on_the_batch():
     model = models.load("tiny")
     prompts = [

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
 from debug import ExperimentRunner, prompts, quick_experiment, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_map import load_maps, save_maps
+from debug.causal_map import CausalMap, load_maps, save_maps
 from debug.causal_tracing import run_causal_tracing_experiment
 from debug.programs import ProgramPair
-from debug.rerun import Rerun, RerunError, rerun
+from debug.rerun import Rerun, RerunError, _compare_maps, rerun
 from debug.tracking import LoggedRun, Store, TrackingError, load_run
+from synthetic import make_map
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +155,29 @@ def test_a_log_that_says_something_else_is_different_with_the_cell(moved, tmp_pa
     assert f"1 (pair 1, layer 2, token 5 {token!r}); tolerance 0.0001" in result.verdict.findings[0]
     assert "success differs in 1 of" in result.verdict.findings[1]
     assert "layer 3, token 4" in result.verdict.findings[1]
+
+
+def test_an_outcome_that_flips_is_different_however_little_the_logits_moved():
+    """Of a cell, of the same-answer control, and of the runs that nothing was patched in."""
+    one = replace(make_map(), control_top=np.full((7, 4), 18))
+
+    def compared(other: CausalMap) -> tuple[str, list[str]]:
+        runs = [SimpleNamespace(pairs=[], maps=[each], params={"dtype": "float32"}) for each in (one, other)]
+        return _compare_maps(*cast(Any, runs))
+
+    assert compared(one)[0] == "identical"
+    moved = one.z_patched + np.float32(2e-5)
+    assert compared(replace(one, z_patched=moved))[0] == "within tolerance"
+    top, control = one.top.copy(), np.full((7, 4), 18)
+    top[3, 4], control[2, 1] = 17, 17
+    for change, said in [
+        ({"top": top}, "success differs in 1 of 161 cells"),
+        ({"control_top": control}, "success of the same-answer control differs in 1 cells"),
+        ({"top_tokens": (17, 17)}, "1 answers of clean or counterfactual runs"),
+    ]:
+        outcome, findings = compared(replace(one, z_patched=moved, **change))
+        assert outcome == "different"
+        assert findings[1].startswith(said)
 
 
 def test_a_completion_that_says_something_else_is_different(moved, tmp_path):

@@ -59,6 +59,13 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     monkeypatch.setattr(causal_tracing, "measured", lambda *given: Measured(given[-1]))
 
 
+@pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
+def test_a_run_passes_its_own_checks(model: LoadedModel, component: str) -> None:
+    """Nothing is asked here but what every run asks itself: tests/mutants.py has the engine write beside its place."""
+    plan: dict[str, Any] = {"layer_window": 1, "heads": [1]} if component == KNOCKOUT else {}
+    assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
+
+
 class Measured:
     """Of the self-checks, those that ask the cells of the maps themselves."""
 

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from safetensors.numpy import save_file
 
-from debug import tracking
+from debug import provenance, tracking
 from debug.causal_map import save_maps
 from debug.programs import Program, ProgramPair
 from debug.tracking import LoggedRun, RunTable, Store, TrackingError, find_runs, load_run, store_uri
@@ -400,6 +400,21 @@ def test_control_c_while_a_run_is_created_or_ended_waits_for_it(sqlite: Store, m
         pass
     assert sqlite.find_runs()["status"].to_list() == ["KILLED"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_cell_that_is_added_later_says_what_made_it_and_not_what_made_the_study(sqlite: Store):
+    with pytest.raises(KeyboardInterrupt), sqlite.start("e", "study", kind="accuracy", tags={"own": "kept"}) as study:
+        raise KeyboardInterrupt
+    others = {"debug.source_digest": "0" * 64, "debug.command": "other", "debug.git_commit": "1" * 40}
+    sqlite.set_tags(study.run_id, others | {tracking.MIXED: "then", "debug.exported_from": "elsewhere"})
+    with sqlite.resume(study.run_id) as again, again.cell("later", {"model": "tiny"}) as cell:
+        pass
+    tags, made = sqlite.load_run(cell.run_id).tags, provenance.of_process()
+    for name in others:
+        assert tags.get(name) == made.get(name), name
+    assert not {tracking.MIXED, "debug.exported_from", "debug.error"} & tags.keys()
+    assert tags["own"] == "kept"
+    assert "debug.error" not in sqlite.load_run(study.run_id).tags
 
 
 def test_a_generator_that_is_abandoned_inside_a_run_does_not_leave_it_running(sqlite: Store):

@@ -117,6 +117,12 @@ def test_a_file_that_is_written_over_later_changes_neither_the_loaded_weights_no
     assert model.weights_digest == digest == models.load("tiny").weights_digest
 
 
+def test_a_digest_that_is_asked_for_later_is_of_what_was_read(folder):
+    model = models.load(str(folder))
+    rewrite(folder, negate)
+    assert model.weights_digest == models.load("tiny").weights_digest
+
+
 @pytest.mark.parametrize("keep_time", [False, True], ids=["later", "same time and size"])
 def test_a_folder_that_is_rewritten_is_loaded_again(folder, keep_time, caplog):
     first = models.load(str(folder))

@@ -1,0 +1,157 @@
+"""The engine against torch's own hooks on the plain transformers model: no engine, no nnsight, no mask of ours.
+
+Where a module is, and what a mask looks like, stands here by hand for two families of other structure, so that a hook
+point or a mask that is wrong in the library is seen; tests/reference.py takes both from there.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+import families
+from debug.engine import COMPONENTS, Cell, Cut, Site
+from debug.models import LoadedModel
+from reference import fast, grid, runs_of, strongest
+
+HEADS = 4
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def model(request: pytest.FixtureRequest) -> LoadedModel:
+    return families.family(request.param)
+
+
+def untouched(model: LoadedModel) -> Any:
+    """The same weights in a model that nnsight has never seen."""
+    hf = type(model.hf)(model.config).eval()
+    hf.load_state_dict(model.hf.state_dict())
+    return hf
+
+
+def layers_of(hf: Any) -> list[Any]:
+    return list(hf.model.layers if hf.config.model_type == "llama" else hf.transformer.h)
+
+
+def attention(hf: Any, layer: int) -> Any:
+    return layers_of(hf)[layer].self_attn if hf.config.model_type == "llama" else layers_of(hf)[layer].attn
+
+
+@contextmanager
+def hooked(hf: Any, component: str, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """``change`` is given what there is of a component, [1, token, width], and gives what it shall be."""
+
+    def before(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
+        assert given, "the first argument is what a layer, a norm and a projection read"
+        return (change(given[0]), *given[1:]), named
+
+    def after(_: nn.Module, __: tuple, output: Any) -> Any:
+        return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
+
+    llama = hf.config.model_type == "llama"
+    if component == "residual_stream":
+        norm = hf.model.norm if llama else hf.transformer.ln_f
+        handle = [*layers_of(hf), norm][layer].register_forward_pre_hook(before, with_kwargs=True)
+    elif component == "attention_heads":
+        projection = attention(hf, layer).o_proj if llama else attention(hf, layer).c_proj
+        handle = projection.register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        module = attention(hf, layer) if component == "attention" else layers_of(hf)[layer].mlp
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def logits(hf: Any, token_ids: Int[Tensor, "token"]) -> Float[Tensor, "vocabulary"]:
+    return hf(input_ids=token_ids[None], use_cache=False).logits[0, -1]
+
+
+def activations(hf: Any, token_ids: Int[Tensor, "token"], component: str, layer: int) -> Float[Tensor, "token width"]:
+    kept: list[Tensor] = []
+
+    def keep(value: Tensor) -> Tensor:
+        kept.append(value[0].clone())
+        return value
+
+    with hooked(hf, component, layer, keep):
+        logits(hf, token_ids)
+    return kept[0]
+
+
+def patched(
+    hf: Any, token_ids: Int[Tensor, "token"], site: Site, source: Float[Tensor, "token width"]
+) -> Float[Tensor, "vocabulary"]:
+    [position] = site.positions
+    width = source.shape[1] // HEADS
+    channels = slice(None) if site.heads is None else slice(site.heads[0] * width, (site.heads[0] + 1) * width)
+
+    def change(value: Tensor) -> Tensor:
+        value = value.clone()
+        value[0, position, channels] = source[position, channels]
+        return value
+
+    with hooked(hf, site.component, site.layer, change):
+        return logits(hf, token_ids)
+
+
+def without_edges(
+    hf: Any,
+    token_ids: Int[Tensor, "token"],
+    layers: Sequence[int],
+    edges: Sequence[tuple[int, int]],
+    heads: Sequence[int],
+) -> Float[Tensor, "vocabulary"]:
+    """Attention that is causal, and has not these edges in these heads: -inf is added to their scores."""
+    length = len(token_ids)
+    mask = torch.full((length, length), -torch.inf).triu(1).repeat(1, HEADS, 1, 1)
+    for query, key in edges:
+        mask[0, list(heads), query, key] = -torch.inf
+
+    def cut(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
+        assert "attention_mask" in named
+        return given, named | {"attention_mask": mask}
+
+    with ExitStack() as hooks:
+        for layer in layers:
+            hooks.callback(attention(hf, layer).register_forward_pre_hook(cut, with_kwargs=True).remove)
+        return logits(hf, token_ids)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_every_cell_equals_a_hook(model: LoadedModel, component: str) -> None:
+    given, hf = strongest(model, 1), untouched(model)
+    runs = runs_of(model, given)
+    clean, counterfactual = runs.token_ids
+    cells = grid(model, component, runs.length, 0, 1)
+    sources = [
+        activations(hf, counterfactual, component, layer) for layer in range(4 + (component == "residual_stream"))
+    ]
+    expected = [
+        patched(hf, clean, site, sources[site.layer]) for cell in cells for site in cell.sites if isinstance(site, Site)
+    ]
+    found = fast(model, runs, cells)
+    assert len(expected) == len(found)
+    assert (found - torch.stack(expected)).abs().max() < 1e-4
+    assert (found - logits(hf, clean)).abs().max() > 1, "what is compared does something"
+
+
+@pytest.mark.parametrize("heads", [(0, 1, 2, 3), (2,), (1, 3)])
+def test_every_edge_equals_a_hook(model: LoadedModel, heads: tuple[int, ...]) -> None:
+    """Single edges of single layers; and a few of them in all layers at once."""
+    given, hf = strongest(model, 1), untouched(model)
+    runs = runs_of(model, given)
+    clean, last = runs.token_ids[0], runs.length - 1
+    cuts = [((layer,), ((query, key),)) for layer in range(4) for query, key in ((last, 2), (last, last), (7, 6))]
+    cuts += [((0, 1, 2, 3), ((last, 2), (last, 6), (9, 2)))]
+    cells = [Cell(0, tuple(Cut(layer, edges, heads) for layer in layers)) for layers, edges in cuts]
+    expected = [without_edges(hf, clean, layers, edges, heads) for layers, edges in cuts]
+    found = fast(model, runs, cells)
+    assert (found - torch.stack(expected)).abs().max() < 1e-4
+    assert (found - logits(hf, clean)).abs().amax(1)[-1] > 0.01, "what is compared does something"
