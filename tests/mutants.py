@@ -364,9 +364,9 @@ SOURCES: Sequence[Mutant] = (
 )
 
 
-def redirected(component: str, name: str, original: str, fault: str) -> Mutant:
+def redirected(test: str, component: str, name: str, original: str, fault: str) -> Mutant:
     """The engine writes, or cuts, beside the place that it was told: a run's own self-checks must end it."""
-    tests = f"tests/test_self_checks.py::test_a_run_passes_its_own_checks[qwen3_sliding-{component}]"
+    tests = f"tests/test_self_checks.py::{test}[qwen3_sliding-{component}]"
     return Mutant(f"{component}: {name}", "engine.py", original, fault, tests, "SelfCheckError")
 
 
@@ -427,12 +427,6 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str]] = (
         "in the last layer each cell has the next one's MLP and attention",
         "full[lasts] = output[0]",
         "full[lasts] = output[0].roll(1, 0)",
-    ),
-    (
-        ("residual_stream", *PARTS),
-        "of several positions only the first is patched",
-        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions",
-        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions[:1]",
     ),
     (
         PARTS,
@@ -504,9 +498,29 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str]] = (
     ),
     (
         (KNOCKOUT,),
-        "edges of the next cell are cut",
+        "edges of the next row of the batch are cut",
         "row, offset = packed.offsets[index]",
-        "row, offset = packed.offsets[(index + 1) % len(packed.offsets)]",
+        "row, offset = (packed.offsets[index][0] + 1) % len(packed.runs), packed.offsets[index][1]",
+    ),
+)
+JOINT: Sequence[tuple[Sequence[str], str, str, str]] = (
+    (
+        ("residual_stream", *PARTS),
+        "of several positions only the first is patched",
+        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions",
+        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions[:1]",
+    ),
+    (
+        PARTS,
+        "of several positions that run alone only the first is patched",
+        "for position in site.positions:\n            at = packed.token",
+        "for position in site.positions[:1]:\n            at = packed.token",
+    ),
+    (
+        ("residual_stream", *PARTS),
+        "of several layers only the first is patched",
+        "elif tail is None or site.layer != layer:",
+        "elif site.layer == cell.layer and (tail is None or site.layer != layer):",
     ),
 )
 MUTANTS: Sequence[Mutant] = (
@@ -514,7 +528,15 @@ MUTANTS: Sequence[Mutant] = (
     *PROVENANCE,
     *NUMBERS,
     *SOURCES,
-    *(redirected(component, *change) for components, *change in REDIRECTIONS for component in components),
+    *(
+        redirected(test, component, *change)
+        for test, redirections in (
+            ("test_a_run_passes_its_own_checks", REDIRECTIONS),
+            ("test_a_run_of_joint_positions_and_layers_passes_its_own_checks", JOINT),
+        )
+        for components, *change in redirections
+        for component in components
+    ),
 )
 
 

@@ -66,6 +66,12 @@ def test_a_run_passes_its_own_checks(model: LoadedModel, component: str) -> None
     assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
 
 
+@pytest.mark.parametrize("component", COMPONENTS)
+def test_a_run_of_joint_positions_and_layers_passes_its_own_checks(model: LoadedModel, component: str) -> None:
+    plan: dict[str, Any] = {"positions": ["ref_depth_2_line", "ref_depth_3_rhs+final"], "layer_window": 2}
+    assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
+
+
 class Measured:
     """Of the self-checks, those that ask the cells of the maps themselves."""
 
