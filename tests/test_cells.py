@@ -1,11 +1,13 @@
 """Cells of one study: which programs they share, that it is said, and how they are drawn from seeds of their own."""
 
 from itertools import combinations, pairwise, product
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import vocabularies
 from debug import ExperimentRunner, models, quick_experiment, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, CellResult
 from debug.core import ExperimentConfig, shared_programs
@@ -76,6 +78,7 @@ class Guesses:
     """In the place of a model: right on programs whose text has an even number of some letter."""
 
     path, dtype, device, backend, quantization = "nowhere", "float32", "cpu", "transformers", None
+    tokenizer = vocabularies.tokenizer("tiny")
 
     def __init__(self, model_id):
         self.id = model_id
@@ -135,7 +138,7 @@ def test_causal_cells_are_drawn_from_the_same_seeds_as_accuracy_cells(uri, monke
         cells[params["hops"], params["seq_len"]] = (params["seed"], [next(pairs).seed for _ in range(5)])
         return CellResult("tiny", "cell")
 
-    monkeypatch.setattr(models, "load", lambda model_id, **_: None)
+    monkeypatch.setattr(models, "load", lambda model_id, **_: SimpleNamespace(id=model_id))
     monkeypatch.setattr(CausalExperimentRunner, "_cell", cell)
     fields = {"models": ["tiny"], "hops": [2, 3], "seq_lens": [5, 9], "independent_cells": True}
     config = CausalConfig(**fields)

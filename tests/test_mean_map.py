@@ -291,6 +291,12 @@ def test_the_share_is_the_ratio_of_the_sums() -> None:
     assert mean.overall["normalized_logit_diff"].estimate == pytest.approx(effects.sum() / wholes.sum() / 5, abs=1e-6)
 
 
+def test_a_pair_without_a_target_counts_in_no_share() -> None:
+    alone, bare = make_map(0), replace(make_map(1), targets={}, target_columns={})
+    both = mean_over_pairs([alone, bare]).overall["normalized_logit_diff"]
+    assert both.estimate == mean_over_pairs([alone]).overall["normalized_logit_diff"].estimate
+
+
 def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
     """The mean of ratios: 22 and more, for 1.1 logits over 0.05."""
     wholes, effects = np.array([10.0] * 19 + [0.05]), np.array([5.0] * 19 + [21.0])

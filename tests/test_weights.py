@@ -24,6 +24,7 @@ WEIGHT = "model.layers.3.mlp.up_proj.weight"
 
 @pytest.fixture(autouse=True)
 def empty_cache() -> Iterator[None]:
+    models.unload_all()
     yield
     models.unload_all()
 

@@ -720,7 +720,8 @@ class MeanOverPairs:
             too_small = wilson(int((np.abs(whole) < smallest).sum()), len(whole))
             negative = wilson(int((whole <= -smallest).sum()), len(whole))
             if self._overall:
-                sums, wholes = np.array(self._raw_overall) / weights.mean(), whole * weights / weights.mean()
+                of_these, share = whole[self._overall_of], weights / weights.mean()
+                sums, wholes = np.array(self._raw_overall) / weights.mean(), of_these * share
                 [overall["normalized_logit_diff"]] = ratio_of_means(sums[:, None], wholes[:, None], smallest)
         success, below_top = self._success(), _below_top(self._first)
         by_no_construction = {

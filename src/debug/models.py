@@ -276,7 +276,7 @@ class AnswersPrompts:
             return what + "numbers above 65,504 overflow in float16, so that bfloat16 or float32 may do"
         return what + "its weights may be broken"
 
-    @cached_property
+    @property
     def weights_digest(self) -> str:
         """SHA-256 of the files with configuration and weights, as they were when they were read into memory; of the
         parameters in memory where the model came from no files."""
