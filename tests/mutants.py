@@ -590,14 +590,15 @@ def changed_since(commit: str) -> set[str]:
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError as error:
-        return print(f"no mutant is chosen: {error}") or set()
+        print(f"no mutant is chosen: {error}")
+        return set()
     if done.returncode:
         print(f"no mutant is chosen: {done.stderr.partition(chr(10))[0]}")
     return set(done.stdout.split())
 
 
 def chosen(only: str, since: str | None) -> list[Mutant]:
-    """Those whose name holds a word, and whose file changed since a commit, then those of whose tests' files one did."""
+    """Those whose name holds a word; first those whose file changed since a commit, then those whose tests did."""
     named = [mutant for mutant in MUTANTS if only in mutant.name]
     if since is None:
         return named
