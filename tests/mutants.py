@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -590,19 +590,22 @@ def changed_since(commit: str) -> set[str]:
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     except OSError as error:
-        return print(f"no mutant is chosen: {error}") or set()
+        print(f"no mutant is chosen: {error}")
+        return set()
     if done.returncode:
-        print(f"no mutant is chosen: {done.stderr.strip()}")
+        print(f"no mutant is chosen: {done.stderr.partition(chr(10))[0]}")
     return set(done.stdout.split())
 
 
-def chosen(only: str, since: str | None) -> Iterator[Mutant]:
-    """Those whose name holds a word, and whose file or one of whose tests' files changed since a commit."""
-    changed = None if since is None else changed_since(since)
-    for mutant in MUTANTS:
-        files = {str(PACKAGE / mutant.file), *(name.partition("::")[0] for name in mutant.tests.split())}
-        if only in mutant.name and (changed is None or files & changed):
-            yield mutant
+def chosen(only: str, since: str | None) -> list[Mutant]:
+    """Those whose name holds a word; first those whose file changed since a commit, then those whose tests did."""
+    named = [mutant for mutant in MUTANTS if only in mutant.name]
+    if since is None:
+        return named
+    changed = changed_since(since)
+    of_source = [mutant for mutant in named if str(PACKAGE / mutant.file) in changed]
+    of_tests = [mutant for mutant in named if changed & {name.partition("::")[0] for name in mutant.tests.split()}]
+    return list(dict.fromkeys([*of_source, *of_tests]))
 
 
 def main() -> int:
@@ -613,7 +616,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60, help="none is begun after so many (default 60)")
     parser.add_argument("--processes", type=int, default=2)
     options = parser.parse_args()
-    mutants = list(chosen(options.only, options.since))
+    mutants = chosen(options.only, options.since)
     if options.list:
         print("\n".join(f"{mutant.file}: {mutant.name}" for mutant in mutants))
         return 0
