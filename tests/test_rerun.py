@@ -18,6 +18,7 @@ from debug.causal_map import CausalMap, load_maps, save_maps
 from debug.causal_tracing import run_causal_tracing_experiment
 from debug.programs import ProgramPair
 from debug.rerun import Rerun, RerunError, _compare_maps, rerun
+from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError, load_run
 from synthetic import make_map
 
@@ -356,3 +357,12 @@ def test_functions_that_are_not_this_projects_are_given_again(uri):
     [repeated] = rerun(run_id, tracking_uri=uri, program_generator=make_mine, answer_parser=parse_mine)
     assert repeated.verdict is not None
     assert repeated.verdict.outcome == "identical"
+
+
+def test_a_rate_before_and_after_has_its_own_n():
+    from debug.rerun import _shown
+
+    known = wilson(4, 10).metrics("accuracy") | {"accuracy_n": 10, "pairs_used": 3}
+    assert _shown({name: value for name, value in known.items() if value is not None}, "accuracy") == (
+        "0.4 [0.168, 0.687] (n=10)"
+    )

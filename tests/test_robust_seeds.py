@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import families
+import vocabularies
 from debug import ExperimentRunner, models, robust_seeds
 from debug.counterfactual import make_pair
 from debug.generators import generate, make_variable_binding_program
@@ -111,6 +112,8 @@ def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loa
         generate = type(model).generate
 
         class Counted:
+            tokenizer = vocabularies.tokenizer("tiny")
+
             def __getattr__(self, name):
                 return getattr(model, name)
 
@@ -147,6 +150,7 @@ def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkey
 
     class Half:
         id, backend, dtype, device = "half", "transformers", "float32", "cpu"
+        tokenizer = vocabularies.tokenizer("tiny")
 
         def generate(self, programs, **_):
             for place, program in enumerate(programs):

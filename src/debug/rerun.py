@@ -27,7 +27,7 @@ from debug.generators import GENERATORS, GeneratedProgram
 from debug.provenance import differences
 from debug.runner import ExperimentRunner
 from debug.statistics import wilson
-from debug.tracking import LoggedRun, Store, TrackingError
+from debug.tracking import LoggedRun, Store, TrackingError, own_n
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
 
@@ -181,7 +181,8 @@ def _shown(metrics: Mapping[str, float], name: str) -> str:
         return "none"
     ends = [metrics.get(f"{name}_{end}") for end in ("ci_low", "ci_high")]
     interval = "" if None in ends else f" [{ends[0]:.3g}, {ends[1]:.3g}]"
-    return f"{metrics[name]:.3g}{interval}"
+    n = own_n(name, metrics)
+    return f"{metrics[name]:.3g}{interval}" + ("" if n is None or not interval else f" (n={n})")
 
 
 def _metrics_of(run: LoggedRun, numbers: Sequence[int]) -> dict[str, float]:
