@@ -52,7 +52,7 @@ def of_process() -> dict[str, str]:
                 versions[name] = version(distribution)
     tags = {
         "debug.versions": json.dumps(versions),
-        "debug.command": shlex.join(map(without_passwords, sys.argv))[:8000],
+        "debug.command": without_passwords(shlex.join(sys.argv))[:8000],
         "debug.platform": platform.platform(),
         "debug.source_digest": _SOURCE,
     }

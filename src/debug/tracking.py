@@ -37,6 +37,7 @@ from urllib.parse import unquote, urlsplit
 # MLflow reads these when it is imported or asked. Its usage statistics would leave the machine, and its seven retries
 # keep a mistyped server address waiting for four minutes. Whoever has set them otherwise is left alone.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # of a server it would print the address as it is
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
