@@ -24,6 +24,7 @@ from view import (
 )
 
 from debug import heuristics
+from debug.core import PARSERS, answer_span
 from debug.dashboard_charts import program_graph
 from debug.programs import Program, ProgramError
 from debug.statistics import Interval, wilson
@@ -36,6 +37,7 @@ OUTCOMES = {
     "error": "error (not asked or not read)",
 }
 MOST_ROWS = 1000
+LONGEST_MARKED = 100_000  # characters of an output that are read again to mark its answer
 MOST_PARSED = 2000  # programs that are parsed to tell which chain is the largest
 
 
@@ -73,7 +75,7 @@ def show(run_id: str) -> None:
         st.caption(f"Right among those listed: {wilson(int(scored.sum()), len(scored))}")
     sample = chosen(shown, run_id)
     if sample is not None:
-        one_sample(sample)
+        one_sample(sample, run.params.get("answer_parser"))
     part(wrong_answers, shown)
 
 
@@ -146,7 +148,18 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
     return found.row(0, named=True)
 
 
-def one_sample(sample: dict) -> None:
+def with_answer_marked(output: str, parser: str | None, parsed: object) -> str | None:
+    """The output with the characters in ⟦ ⟧ that were read as its answer; None where the logged answer was not read by
+    this parser, or a parser of one's own read it."""
+    known = PARSERS.get(parser or "")
+    span = answer_span(known, output) if known and len(output) <= LONGEST_MARKED else None
+    if known is None or span is None or str(known(output)) != str(parsed):
+        return None
+    start, end = span
+    return f"{output[:start]}⟦{output[start:end]}⟧{output[end:]}"
+
+
+def one_sample(sample: dict, parser: str | None) -> None:
     st.subheader(f"Sample {sample['sample']}")
     left, right = st.columns(2)
     with left:
@@ -157,8 +170,10 @@ def one_sample(sample: dict) -> None:
             wrap_lines=True,
             height=300 if len(sample["prompt"] or "") > 600 else "content",
         )
-        st.caption("Raw output")
-        literally(sample["raw_output"] if sample["raw_output"] is not None else "(none)")
+        output = sample["raw_output"]
+        marked = None if output is None else with_answer_marked(output, parser, sample["parsed"])
+        st.caption("Raw output" if marked is None else "Raw output; the answer was read from what stands in ⟦ ⟧")
+        literally("(none)" if output is None else marked or output)
         st.caption("Expected, and parsed")
         said = "no answer" if sample["parsed"] is None else sample["parsed"]
         literally(f"expected  {sample['expected']}\nparsed    {said}")

@@ -13,6 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug.causal_map import mean_over_pairs
+from debug.core import parse_last_integer
 from debug.legacy import import_results
 from debug.provenance import files_digest
 from debug.statistics import bootstrap_mean, wilson
@@ -704,6 +705,24 @@ def test_a_sample_shows_its_program_as_a_graph(store):
     (chart,) = charts(app)
     assert [layer["mark"]["type"] for layer in chart["layer"]] == ["rule", "point", "text"]
     assert PROGRAM in literal(app)
+
+
+def test_what_was_read_as_the_answer_is_marked_in_the_output(store):
+    texts = ["Step 1: **x** = 0.\n5 + 10 = 15, <b>so</b> Answer: 15. Question 2: Answer: 9", "none", "- 5"]
+    params = {"model": "tiny", "hops": 1, "seq_len": 1, "answer_parser": "last_integer"}
+    with store.start("accuracy", "marks", kind="accuracy") as study, study.cell("marks", params) as cell:
+        known = {"seq_len": 1, "hops": 1, "program": PROGRAM, "prompt": PROGRAM, "expected": 15, "chain": None}
+        rows = [
+            {"seed": n, **known, "raw_output": text, "parsed": parse_last_integer(text), "correct": n == 0}
+            for n, text in enumerate(texts)
+        ]
+        rows += [{**rows[0], "parsed": 9}]  # as other rules read it
+        cell.append_jsonl("samples.jsonl", [row | {"error": None} for row in rows])
+        cell.log_metrics({"accuracy": 0.5, "num_samples": len(rows)})
+    shown = [literal(opened("samples", run=cell.run_id, sample=str(n))) for n in range(4)]
+    assert "<b>so</b> Answer: ⟦15⟧. Question 2: Answer: 9" in shown[0]
+    assert "⟦- 5⟧" in shown[2]
+    assert "⟦" not in shown[1] + shown[3]
 
 
 # --- Re-run ----------------------------------------------------------------------------------------------------------
