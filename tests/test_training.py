@@ -20,10 +20,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from debug import training
+from debug import models, training
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program
-from debug.tracking import find_runs, load_run
+from debug.tracking import Store, find_runs, load_run
 from debug.training import Settings, State
 
 SCRIPT = Path(__file__).parents[1] / "runs" / "train_bundled_model.py"
@@ -333,6 +333,23 @@ training.Settings = lambda **given: replace(small, **given)
 sys.argv = [sys.argv[1], "--resume", "--out", sys.argv[2], "--tracking-uri", sys.argv[3]]
 script["main"](script["arguments"]())
 """
+
+
+def test_the_ablation_logs_a_training_and_a_causal_run_of_each_and_says_which_model_cannot_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: dict
+) -> None:
+    one = runpy.run_path(str(SCRIPT.with_name("ablate_training.py")))["one"]
+    monkeypatch.setitem(one.__globals__, "PAIRS", 20)
+    store, settings = Store(f"sqlite:///{tmp_path / 'mlflow.db'}"), replace(SMALL, naming_site="none")
+    row = one(store, settings, tmp_path / "weak", held_out)
+    assert row.startswith("| none | mimetic | 0 |")
+    assert "not asked: below 80%" in row
+    monkeypatch.setattr(training, "checkpoint_folder", lambda *_: models.CHECKPOINTS / "tiny")
+    row = one(store, settings, tmp_path / "weak", held_out)  # its training is finished, and not repeated
+    assert "| ref_depth_2_rhs at layer 2: 100.0%" in row
+    assert "ref_depth_1_rhs → ref_depth_2_rhs at 2" in row
+    found = find_runs(experiment="training_ablation", tracking_uri=store.uri)
+    assert found["kind"].value_counts().sort("kind").rows() == [("causal_tracing", 2), ("training", 2)]
 
 
 def test_the_script_killed_at_random_moments_reaches_the_losses_of_an_uninterrupted_run(

@@ -275,9 +275,10 @@ def _head(page: Page, model: LoadedModel) -> None:
     if model.id == "tiny":
         page.write(
             "The bundled model differs from the paper's in more than size: balanced and varied training programs, a "
-            "curriculum, an auxiliary naming loss in the beginning, and initial weights that lean towards looking up a "
-            "name (its model card has the details). That it looks names up is thus less of a discovery than in the "
-            "paper; at which layers and tokens it does, and how the value travels, is measured here."
+            "curriculum, an auxiliary naming loss on right-hand sides in the beginning, and initial weights that lean "
+            "towards looking up a name (its model card has the details). Without the one or the other the same "
+            "architecture mostly does not carry the value line by line (docs/ablation.md). That this one does is no "
+            "discovery; that it is found, at the layers and tokens where it is, is what this page can show."
         )
 
 
