@@ -292,9 +292,10 @@ def test_the_share_is_the_ratio_of_the_sums() -> None:
 
 
 def test_a_pair_without_a_target_counts_in_no_share() -> None:
-    alone, bare = make_map(0), replace(make_map(1), targets={}, target_columns={})
-    both = mean_over_pairs([alone, bare]).overall["normalized_logit_diff"]
-    assert both.estimate == mean_over_pairs([alone]).overall["normalized_logit_diff"].estimate
+    alone, effect = make_map(0), np.array([30, 2], np.float32)
+    bare = replace(make_map(1), targets={}, target_columns={}, z_counterfactual=effect)
+    both = mean_over_pairs([alone, bare, alone]).overall["normalized_logit_diff"]
+    assert both.estimate == mean_over_pairs([alone, alone]).overall["normalized_logit_diff"].estimate
 
 
 def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
