@@ -15,8 +15,9 @@ from debug import answers, models
 from debug.causal_tracing import Plan, as_written, trace_pairs
 from debug.core import PARSERS, answer_span, parse_integer, parse_last_integer
 from debug.generators import GENERATORS, search
+from debug.programs import Program
 from debug.prompts import fill, get_prompt
-from debug.token_analyzer import analyze_pair
+from debug.token_analyzer import analyze, analyze_pair
 
 ROOTS = Plan(positions="targets", targets=["ref_depth_1_rhs", "final"])
 
@@ -98,6 +99,16 @@ def test_a_prompt_that_just_fits_the_window_is_run() -> None:
         assert (result.skipped is None) == runs
 
 
+def test_a_pair_whose_answers_the_model_begins_alike_is_not_compared() -> None:
+    """Behind ``#a:`` the answers 12 and 10 are tokens of their own with a space, and one digit the same without."""
+    tokenizer = vocabularies.tokenizer("answer_merges")
+    prompt = analyze(tokenizer, Program.parse("a = 10\n#a:"))
+    of = tokenizer.get_vocab()
+    assert answers.agreed(tokenizer, prompt, "", ["12", "10"], [[of["1"], of["0"]], [of["1"], of["2"]]]) is None
+    spaced = of[" 12"], of[" 10"]
+    assert answers.agreed(tokenizer, prompt, "", ["12", "10"], [[spaced[1]], [spaced[0]]]) == spaced
+
+
 # How an answer is read
 
 READ = [
@@ -120,6 +131,46 @@ READ = [
     ("boolean", "It isn't True.", False),
     ("boolean", "not False", True),
     ("last_boolean", "x is True, then it is no longer True. Answer: False", False),
+    ("integer", "6 = 2 * 3", 6),
+    ("integer", "6 (= 2 * 3)", 6),
+    ("integer", "Answer: 6 = 2*3", 6),
+    ("integer", "$1,234.50", None),
+    ("integer", "$\\frac{6}{2} = 3$", 3),
+    ("integer", "\\boxed{\\frac{1}{2}}", None),
+    ("integer", "|x| = |-6| = 6", 6),
+    ("integer", "|-6| = 6", 6),
+    ("integer", "x &= 6", 6),
+    ("integer", "x += 2 → x = 6", 6),
+    ("integer", "minus 3", -3),
+    ("integer", "It is negative 3.", -3),
+    ("integer", "not 5 but 6", 6),
+    ("integer", "The answer isn't 5, it's 6.", 6),
+    ("integer", "The answer is no longer 5", None),
+    ("last_integer", "x is 6, not 5", 6),
+    ("integer", "x is always 6", 6),
+    ("integer", "In steps 1-3 it grows to 6", 6),
+    ("integer", "The loop `for i in range(3)` ends: x is 6", 6),
+    ("integer", "The loop runs 3 times, so x = 6", 6),
+    ("integer", "The final value of x after 3 iterations is 6", 6),
+    ("integer", "3 times 2 is 6", 6),
+    ("integer", "Answer: the loop runs 3 times, so x = 6", 6),
+    ("integer", "Answer: x is 6, because 2 + 4 = 6", 6),
+    ("last_integer", "1. x = 0\n2. It grows to 6.\n3. The loop ends.", 6),
+    ("last_integer", "**1.** x = 0\n**2.** It grows to 6.\n**3.** It ends.", 6),
+    ("last_integer", "1) - 3\n2) - 6", -6),
+    ("last_integer", "x is 6.\n#### 2. Check\nThis is 6.", 6),
+    ("last_integer", "<answer>6</answer> for a = 3", 6),
+    ("last_integer", "The answer should be 6. There a = 3.", 6),
+    ("integer", "<think>\nx = 0, so the answer is 3?\n</think>\n\n6", 6),
+    ("last_integer", "the answer is 3?\n</think>\n\nIt is 6.", 6),
+    ("last_integer", "<think>\nThe answer is 3, or", None),
+    ("boolean", "So False = True and False", False),
+    ("boolean", "x is no longer True", False),
+    ("boolean", "x is always True", True),
+    ("boolean", "x is not always True", None),
+    ("boolean", "¬True", False),
+    ("boolean", "True ∧ False", None),
+    ("variable_binding", "6 = 2 * 3", 6),
     ("variable_binding", "- 5", -5),
     ("variable_binding", "5 + 10 = 15", 15),
     ("variable_binding", " 4\n#b: 3", 4),
