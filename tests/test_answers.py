@@ -133,6 +133,8 @@ READ = [
     ("last_boolean", "x is True, then it is no longer True. Answer: False", False),
     ("integer", "6 = 2 * 3", 6),
     ("integer", "6 (= 2 * 3)", 6),
+    ("integer", "5\u00a0+\u00a010\u00a0= 15", 15),
+    ("integer", "x, y = y, x gives x = 3", 3),
     ("integer", "Answer: 6 = 2*3", 6),
     ("integer", "$1,234.50", None),
     ("integer", "$\\frac{6}{2} = 3$", 3),

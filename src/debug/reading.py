@@ -48,7 +48,8 @@ _EXPRESSION = rf"{_OPERAND}(?:(?:\s*(?://|[-+*/%^|&])\s*|\s+(?:and|or)\s+){_OPER
 _CODE = re.compile(
     rf"\s*(?:\w+\s*(?://|[-+*/%])=\s*-?\w+(?:\s*//\s*\w+)?"  # x += 3, result += 6 // 2
     rf"|[^\W\d]\w*\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
-    r"|\w+, \w+ = .*|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
+    r"|\w+, \w+ = \w+, \w+(?: [-+*] \w+)?"  # a, b = b, a + b
+    r"|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
     r"\s*(?:#.*)?"
 )
 _ASSIGNED = re.compile(r"\s*\w+\s*=\s*-?\w+\s*(?:#.*)?")
@@ -90,7 +91,7 @@ _TOKEN = re.compile(
     |(?P<equals>=>|->|={{1,3}}|[→⇒])
     |(?P<operator>\*\*|//|\}}\{{|[-+*/%^&×÷·⋅∧∨−‐‑‒–﹣－])
     |(?P<line>\n)
-    |(?P<skip>[ \t`'"“”‘’$£€¥(){{}}\[\]]++|\\[()\[\]!;]|\|(?=[-−\w])|(?<=\w)\|)
+    |(?P<skip>(?:[^\S\n]|[`'"“”‘’$£€¥(){{}}\[\]])++|\\[()\[\]!;]|\|(?=[-−\w])|(?<=\w)\|)
     |(?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
