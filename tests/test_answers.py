@@ -151,6 +151,7 @@ READ = [
     ("last_integer", "x is 6, not 5", 6),
     ("integer", "x is always 6", 6),
     ("integer", "In steps 1-3 it grows to 6", 6),
+    ("integer", "Step 1/3 and step 2 of 3: x = 6", 6),
     ("integer", "The loop `for i in range(3)` ends: x is 6", 6),
     ("integer", "The loop runs 3 times, so x = 6", 6),
     ("integer", "The final value of x after 3 iterations is 6", 6),
@@ -207,7 +208,7 @@ class Said:
 
 def _equation(a: int, b: int, sign: str) -> Said:
     result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    return Said(f"Now {a} {sign} {b} = {result}.", result)
+    return Said(f"Now {a} {sign} {b} = {result}." if a > b else f"Now {result} = {a} {sign} {b}.", result)
 
 
 def _spelled(value: int, how: str) -> str:
@@ -225,6 +226,9 @@ SENTENCES = st.one_of(
     VALUES.map(lambda value: Said(f"So we have \\boxed{{{value}}}.", value, marked=True)),
     st.integers(1, 30).map(lambda n: Said(f"Step {n}: we go on.", None)),
     st.integers(1, 9).map(lambda n: Said(f"The mean is 3.{n}.", None, no_integer=True)),
+    st.tuples(VALUES, VALUES).map(lambda drawn: Said(f"It is {drawn[0]}, not {drawn[1]}.", drawn[0])),
+    st.integers(1, 30).map(lambda n: Said(f"The loop `for i in range({n})` runs {n} times.", None)),
+    st.integers(1, 30).map(lambda n: Said(f"\n{n}. We begin.\n{n + 1}. We end.", None)),
     st.just(Said("```\nx = 0\nx += 3\n```", None)),
     st.just(Said("We think about it.", None)),
     st.integers(2, 9).map(lambda n: Said(f"Question {n}: what next?", None, question=True)),

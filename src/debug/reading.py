@@ -113,7 +113,7 @@ _COUNTED = {
 }
 _AMOUNTS = {"steps", "lines", "iterations", "rounds", "loops", "times"}
 _SIGNS = {"minus", "negative"}
-_RANGE = {*"-−‑‒–", "to", "and", "or", "through"}
+_RANGE = {*"-−‑‒–/", "of", "to", "and", "or", "through"}
 _ITEM = re.compile(r"^[ \t*_#]{0,9}([0-9]{1,2})[.)](?=[ \t*])", re.MULTILINE)
 _TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 _NEGATED = {"not", "never", "cannot", "no longer"}
@@ -283,7 +283,7 @@ def _values(kind: type, text: str) -> Iterator[Found]:
 
 
 def _only_counts(tokens: list[_Token], number: int, counted: set[int]) -> bool:
-    """Whether a number only counts: step 3, step #3, the 5 of steps 3-5, 3 steps (but not 3 times 2)."""
+    """Whether a number only counts: step 3, step #3, the 5 of steps 3-5 and step 1/5, 3 steps (but not 3 times 2)."""
     earlier, before = (tokens[n] if n >= 0 else _END for n in (number - 2, number - 1))
     following, behind = (tokens[n] if n < len(tokens) else _END for n in (number + 1, number + 2))
     return (
