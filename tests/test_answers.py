@@ -58,6 +58,15 @@ def test_a_vocabulary_with_the_space_in_the_number_runs_end_to_end(name: str) ->
         assert result.correct[1] == (top == str(result.pair.expected_counterfactual))
 
 
+def test_the_template_is_the_same_whichever_program_comes_first() -> None:
+    """With a query line without its space in front, those behind it kept theirs and were all skipped."""
+    model = of_kind("gpt2")
+    one, *others = programs(3)
+    for order in ([one.removesuffix(" "), *others], [*others, one.removesuffix(" ")]):
+        plan, _ = as_written(model, ROOTS, order)
+        assert plan.prompt_template == get_prompt("VARIABLE_BINDING")[1].replace("{code}", "{code.removesuffix(' ')}")
+
+
 @pytest.mark.parametrize("name", vocabularies.SPACE_IN_THE_NUMBER)
 def test_such_a_model_is_ranked_and_generates_behind_the_same_prompt(name: str) -> None:
     model = of_kind(name)
