@@ -15,8 +15,9 @@ from debug import answers, models
 from debug.causal_tracing import Plan, as_written, trace_pairs
 from debug.core import PARSERS, answer_span, parse_integer, parse_last_integer
 from debug.generators import GENERATORS, search
+from debug.programs import Program
 from debug.prompts import fill, get_prompt
-from debug.token_analyzer import analyze_pair
+from debug.token_analyzer import analyze, analyze_pair
 
 ROOTS = Plan(positions="targets", targets=["ref_depth_1_rhs", "final"])
 
@@ -55,6 +56,15 @@ def test_a_vocabulary_with_the_space_in_the_number_runs_end_to_end(name: str) ->
         top = model.tokenizer.decode([int(logits.argmax())]).strip()
         assert result.correct is not None
         assert result.correct[1] == (top == str(result.pair.expected_counterfactual))
+
+
+def test_the_template_is_the_same_whichever_program_comes_first() -> None:
+    """With a query line without its space in front, those behind it kept theirs and were all skipped."""
+    model = of_kind("gpt2")
+    one, *others = programs(3)
+    for order in ([one.removesuffix(" "), *others], [*others, one.removesuffix(" ")]):
+        plan, _ = as_written(model, ROOTS, order)
+        assert plan.prompt_template == get_prompt("VARIABLE_BINDING")[1].replace("{code}", "{code.removesuffix(' ')}")
 
 
 @pytest.mark.parametrize("name", vocabularies.SPACE_IN_THE_NUMBER)
@@ -98,6 +108,16 @@ def test_a_prompt_that_just_fits_the_window_is_run() -> None:
         assert (result.skipped is None) == runs
 
 
+def test_a_pair_whose_answers_the_model_begins_alike_is_not_compared() -> None:
+    """Behind ``#a:`` the answers 12 and 10 are tokens of their own with a space, and one digit the same without."""
+    tokenizer = vocabularies.tokenizer("answer_merges")
+    prompt = analyze(tokenizer, Program.parse("a = 10\n#a:"))
+    of = tokenizer.get_vocab()
+    assert answers.agreed(tokenizer, prompt, "", ["12", "10"], [[of["1"], of["0"]], [of["1"], of["2"]]]) is None
+    spaced = of[" 12"], of[" 10"]
+    assert answers.agreed(tokenizer, prompt, "", ["12", "10"], [[spaced[1]], [spaced[0]]]) == spaced
+
+
 # How an answer is read
 
 READ = [
@@ -120,6 +140,49 @@ READ = [
     ("boolean", "It isn't True.", False),
     ("boolean", "not False", True),
     ("last_boolean", "x is True, then it is no longer True. Answer: False", False),
+    ("integer", "6 = 2 * 3", 6),
+    ("integer", "6 (= 2 * 3)", 6),
+    ("integer", "5\u00a0+\u00a010\u00a0= 15", 15),
+    ("integer", "x, y = y, x gives x = 3", 3),
+    ("integer", "Answer: 6 = 2*3", 6),
+    ("integer", "$1,234.50", None),
+    ("integer", "$\\frac{6}{2} = 3$", 3),
+    ("integer", "\\boxed{\\frac{1}{2}}", None),
+    ("integer", "|x| = |-6| = 6", 6),
+    ("integer", "|-6| = 6", 6),
+    ("integer", "x &= 6", 6),
+    ("integer", "x += 2 → x = 6", 6),
+    ("integer", "minus 3", -3),
+    ("integer", "It is negative 3.", -3),
+    ("integer", "not 5 but 6", 6),
+    ("integer", "The answer isn't 5, it's 6.", 6),
+    ("integer", "The answer is no longer 5", None),
+    ("last_integer", "x is 6, not 5", 6),
+    ("integer", "x is always 6", 6),
+    ("integer", "In steps 1-3 it grows to 6", 6),
+    ("integer", "Step 1/3 and step 2 of 3: x = 6", 6),
+    ("integer", "The loop `for i in range(3)` ends: x is 6", 6),
+    ("integer", "The loop runs 3 times, so x = 6", 6),
+    ("integer", "The final value of x after 3 iterations is 6", 6),
+    ("integer", "3 times 2 is 6", 6),
+    ("integer", "Answer: the loop runs 3 times, so x = 6", 6),
+    ("integer", "Answer: x is 6, because 2 + 4 = 6", 6),
+    ("last_integer", "1. x = 0\n2. It grows to 6.\n3. The loop ends.", 6),
+    ("last_integer", "**1.** x = 0\n**2.** It grows to 6.\n**3.** It ends.", 6),
+    ("last_integer", "1) - 3\n2) - 6", -6),
+    ("last_integer", "x is 6.\n#### 2. Check\nThis is 6.", 6),
+    ("last_integer", "<answer>6</answer> for a = 3", 6),
+    ("last_integer", "The answer should be 6. There a = 3.", 6),
+    ("integer", "<think>\nx = 0, so the answer is 3?\n</think>\n\n6", 6),
+    ("last_integer", "the answer is 3?\n</think>\n\nIt is 6.", 6),
+    ("last_integer", "<think>\nThe answer is 3, or", None),
+    ("boolean", "So False = True and False", False),
+    ("boolean", "x is no longer True", False),
+    ("boolean", "x is always True", True),
+    ("boolean", "x is not always True", None),
+    ("boolean", "¬True", False),
+    ("boolean", "True ∧ False", None),
+    ("variable_binding", "6 = 2 * 3", 6),
     ("variable_binding", "- 5", -5),
     ("variable_binding", "5 + 10 = 15", 15),
     ("variable_binding", " 4\n#b: 3", 4),
@@ -154,7 +217,7 @@ class Said:
 
 def _equation(a: int, b: int, sign: str) -> Said:
     result = {"+": a + b, "-": a - b, "*": a * b}[sign]
-    return Said(f"Now {a} {sign} {b} = {result}.", result)
+    return Said(f"Now {a} {sign} {b} = {result}." if a > b else f"Now {result} = {a} {sign} {b}.", result)
 
 
 def _spelled(value: int, how: str) -> str:
@@ -172,6 +235,9 @@ SENTENCES = st.one_of(
     VALUES.map(lambda value: Said(f"So we have \\boxed{{{value}}}.", value, marked=True)),
     st.integers(1, 30).map(lambda n: Said(f"Step {n}: we go on.", None)),
     st.integers(1, 9).map(lambda n: Said(f"The mean is 3.{n}.", None, no_integer=True)),
+    st.tuples(VALUES, VALUES).map(lambda drawn: Said(f"It is {drawn[0]}, not {drawn[1]}.", drawn[0])),
+    st.integers(1, 30).map(lambda n: Said(f"The loop `for i in range({n})` runs {n} times.", None)),
+    st.integers(1, 30).map(lambda n: Said(f"\n{n}. We begin.\n{n + 1}. We end.", None)),
     st.just(Said("```\nx = 0\nx += 3\n```", None)),
     st.just(Said("We think about it.", None)),
     st.integers(2, 9).map(lambda n: Said(f"Question {n}: what next?", None, question=True)),

@@ -147,7 +147,8 @@ def lead(model: Any, prompts: Sequence[str]) -> str:
 def agreed(
     tokenizer: Any, prompt: Any, lead: str, values: Sequence[str], written: Sequence[Sequence[int]]
 ) -> tuple[int, int] | None:
-    """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike.
+    """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
+    or begins both with the same token.
 
     Args:
         prompt: the :class:`debug.token_analyzer.TokenizedProgram` that the answers follow; it ends in ``lead``.
@@ -168,7 +169,7 @@ def agreed(
     if len(spaces) > 1 or not forms_:
         return None
     c, o = next((form for form in forms_ if form.space in spaces), forms_[0]).tokens[:2]
-    return c, o
+    return (c, o) if c != o else None
 
 
 def says(text: str, value: str) -> bool:

@@ -497,9 +497,8 @@ def as_written(
             program = as_pair(given).original.text
         except ProgramError:
             continue
-        if not prompts:
-            template = answers.suited(model.tokenizer, plan.prompt_template, program, answers.DIGITS)
-            plan = replace(plan, prompt_template=template)
+        template = answers.suited(model.tokenizer, plan.prompt_template, program, answers.DIGITS)
+        plan = replace(plan, prompt_template=template)
         prompts.append(fill(plan.prompt_template, program))
         if plan.answer_lead is not None or prompts[-1][-1:].isspace():
             break

@@ -1,16 +1,17 @@
 """From a completion's text to the answer in it, and where it stands. The rules, in the order in which they apply:
 
-1. Lines of code hold no answer; nor do numbers that only count (``Step 1``, ``line 3``).
+1. Lines of code, ``range(3)`` and what stands in ``<think>`` hold no answer; nor do numbers that only count
+   (``Step 1``, ``lines 3-5``, ``3 times``) and those that number a list (``1.`` above ``2.``).
 2. A number is one of at most 18 digits, alone or in groups (1024, 1,024), with its sign (-5, - 5, −5) and without its
    currency. ``12.0`` is 12; ``3.5`` is a value, and no integer, so that it is no answer. ``x - 5`` is no -5.
-3. Of an equation the result counts: ``5 + 10 = 15`` is 15, ``True and False = False`` is False. A calculation without
-   its result (``5 + 10``, ``True or False``) is no answer.
+3. Of an equation the last side that is one value counts: ``5 + 10 = 15`` and ``15 = 5 + 10`` are 15, ``True and False
+   = False`` is False. A calculation without its result (``5 + 10``, ``True or False``) is no answer.
 4. A negated truth value is the other one: ``not True`` and ``isn't true`` are False. ``not necessarily true`` and
-   ``neither True nor False`` are none.
+   ``neither True nor False`` are none, nor is a negated number (``not 5``).
 5. What follows a new question is not read, once there was an answer: ``Question 2``, ``Q:``, ``Here is a program``.
 6. A marked answer comes before all that is not marked: what follows ``Answer:``, ``the answer is``, ``final value of x
-   is``, ``####``, or stands in ``\\boxed{}``. It is what follows the mark right away, else the only value of the
-   sentence, else the one behind its last ``is``, ``=`` or colon; a sentence with several others marks no answer.
+   is``, ``####``, ``<answer>``, or stands in ``\\boxed{}``. It is what follows the mark right away, else the only value
+   of the sentence, else the one behind its last ``is``, ``=`` or colon; a sentence with several others marks none.
 
 Which of several counts, the first or the last, is the parser's: :mod:`debug.core`. Knows no task.
 """
@@ -46,8 +47,9 @@ _OPERAND = r"(?:not\s+|-)?(?:abs\()?\w+\)?"
 _EXPRESSION = rf"{_OPERAND}(?:(?:\s*(?://|[-+*/%^|&])\s*|\s+(?:and|or)\s+){_OPERAND})"
 _CODE = re.compile(
     rf"\s*(?:\w+\s*(?://|[-+*/%])=\s*-?\w+(?:\s*//\s*\w+)?"  # x += 3, result += 6 // 2
-    rf"|\w+\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
-    r"|\w+, \w+ = .*|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
+    rf"|[^\W\d]\w*\s*=\s*(?:{_EXPRESSION}|not\s+\w+|abs\(\w+\))"  # x = x + 3, x = not x
+    r"|\w+, \w+ = \w+, \w+(?: [-+*] \w+)?"  # a, b = b, a + b
+    r"|for \w+ in range\(\w+\):.*|if \w+ % \w+ == \w+:|try:|except \w+:|def \w+\(.*|print\(.*\))"
     r"\s*(?:#.*)?"
 )
 _ASSIGNED = re.compile(r"\s*\w+\s*=\s*-?\w+\s*(?:#.*)?")
@@ -68,21 +70,28 @@ def _without_code(text: str) -> str:
     return "\n".join(kept[:-1])
 
 
+def _without_thoughts(text: str) -> str:
+    """The text with blanks in the place of what a model thinks first, whose beginning may stand in the prompt."""
+    behind = text.rpartition("</think>")[2]
+    said = behind.partition("<think>")[0]
+    return said.rjust(len(text) - len(behind) + len(said))
+
+
 # --- tokens -----------------------------------------------------------------------------------------------------------
 
 _GROUP = r"\{,\}|\\,|[.,_\u00a0\u2009\u202f]"  # between groups of digits; LaTeX has two of its own
 _TOKEN = re.compile(
     rf"""
     (?P<number>(?<![\w.])[0-9]++(?:(?:{_GROUP})[0-9]++)*+(?!\w))
-    |(?P<junk>[0-9]\w*+)
+    |(?P<junk>[0-9]\w*+|range\([0-9,\ -]*+\))
     |(?P<command>\\[A-Za-z]++)
-    |(?P<word>[^\W\d]\w*+(?:['’][^\W\d]\w*+)*+)
+    |(?P<word>[Nn]o\ longer\b|[^\W\d]\w*+(?:['’][^\W\d]\w*+)*+)
     |(?P<compare>[<>!]=|<|>)
-    |(?P<augmented>(?://|\*\*|[-+*/%^&])=(?!=))
+    |(?P<augmented>(?://|\*\*|[-+*/%^])=(?!=))
     |(?P<equals>=>|->|={{1,3}}|[→⇒])
-    |(?P<operator>\*\*|//|[-+*/%^&×÷·⋅−‐‑‒–﹣－])
+    |(?P<operator>\*\*|//|\}}\{{|[-+*/%^&×÷·⋅∧∨−‐‑‒–﹣－])
     |(?P<line>\n)
-    |(?P<skip>[ \t`'"“”‘’$£€¥(){{}}\[\]]++|\\[()\[\]!;])
+    |(?P<skip>(?:[^\S\n]|[`'"“”‘’$£€¥(){{}}\[\]])++|\\[()\[\]!;]|\|(?=[-−\w])|(?<=\w)\|)
     |(?P<other>.)
     """,
     re.VERBOSE | re.DOTALL,
@@ -99,22 +108,19 @@ _NO_OPERAND = _RESULTS | {
 }
 """Words behind which a minus is a sign: "it is - 5", and not "x - 5"."""
 _COUNTED = {
-    "step",
-    "steps",
-    "line",
-    "lines",
-    "iteration",
-    "round",
-    "loop",
-    "question",
-    "problem",
-    "exercise",
-    "example",
+    *("step", "line", "iteration", "round", "loop"),
+    *("question", "problem", "exercise", "example"),
 }
+_AMOUNTS = {"steps", "lines", "iterations", "rounds", "loops", "times"}
+_SIGNS = {"minus", "negative"}
+_RANGE = {*"-−‑‒–/", "of", "to", "and", "or", "through"}
+_ITEM = re.compile(r"^[ \t*_#]{0,9}([0-9]{1,2})[.)](?=[ \t*])", re.MULTILINE)
 _TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
-_NEGATED = {"not", "never", "cannot"}
-_UNDECIDED = {"neither", "nor", "necessarily", "always", "sometimes"}
-_BETWEEN_NEGATED = {"be", "equal", "equals", "to", "a", "an", "the", "longer", "really", "actually", "simply"}
+_NEGATED = {"not", "never", "cannot", "no longer"}
+_LOGICAL_NOT = {"¬", r"\neg", r"\lnot"}
+_UNDECIDED = {"neither", "nor", "sometimes"}
+_NOT_ALWAYS = {"necessarily", "always"}  # undecided behind a negation
+_BETWEEN_NEGATED = {"be", "equal", "equals", "to", "a", "an", "the", "really", "actually", "simply"}
 
 
 class _Token(NamedTuple):
@@ -122,6 +128,9 @@ class _Token(NamedTuple):
     text: str
     start: int
     end: int
+
+
+_END = _Token("line", "", -1, -1)  # what is before the first token and behind the last
 
 
 def _integer(digits: str) -> int | None:
@@ -175,7 +184,7 @@ class _Run:
                 yield from values
             else:
                 yield Found(None, values[0].start, values[-1].end, self.begin, calculation=True)
-        elif alone and (last[0] is alone[-1] or not any(isinstance(item, Found) for item in last)):
+        elif alone:
             yield alone[-1]._replace(begin=self.begin)
         else:
             yield Found(None, values[0].start, values[-1].end, self.begin, calculation=True)
@@ -185,16 +194,19 @@ def _values(kind: type, text: str) -> Iterator[Found]:
     """The values of a text, int or bool, in order; equations are their results."""
     tokens = [_Token(match.lastgroup or "", match[0], *match.span()) for match in _TOKEN.finditer(text)]
     tokens = [token for token in tokens if token.kind != "skip"]
+    listed, counted = _list_numbers(text), set()  # where numbers begin that only count
     run, sign = _Run(), None  # where a sign of the next number stands
     negated, said = None, 0  # None, True or "undecided"; where that is said
     for number, token in enumerate(tokens):
-        following = tokens[number + 1] if number + 1 < len(tokens) else _Token("line", "", len(text), len(text))
-        before = tokens[number - 1] if number else _Token("line", "", 0, 0)
+        following = tokens[number + 1] if number + 1 < len(tokens) else _END
+        before = tokens[number - 1] if number else _END
         word = token.text if token.kind == "word" else ""
         if token.kind == "number" and kind is int:
-            if before.text.lower() in _COUNTED or (before.text == "#" and number > 1 and _counts(tokens[number - 2])):
+            if counts := _only_counts(tokens, number, counted):
+                counted.add(token.start)
+            if counts or negated or token.start in listed:
                 yield from run.values()
-                run, sign = _Run(), None
+                run, sign, negated = _Run(), None, None
                 continue
             parts = list(_numbers(token, sign))
             for n, found in enumerate(parts):
@@ -226,11 +238,15 @@ def _values(kind: type, text: str) -> Iterator[Found]:
                 # 3-1 is a range as well as a difference, 3 -1 two numbers: their result tells, if there is one.
                 run.operator("op" if spaced and not attached else "hyphen")
                 sign = token.start if spaced and attached else None
+        elif word.lower() in _SIGNS and following.kind == "number" and (run.expects or word.lower() == "negative"):
+            sign = token.start
         elif token.kind == "operator" or token.text in _LATEX_OPERATORS or _joins(kind, token, before, following):
             if not run.expects:
                 run.operator("op")
             sign = None
         elif token.kind == "equals" or (word in _RESULTS and run.calculates):
+            if run.items[1:2] == ["augmented"]:  # x += 2 → x = 2
+                run = _Run()
             if run.items and run.items[-1] != "eq":
                 while run.items[-1] in ("op", "hyphen"):
                     run.items.pop()
@@ -239,7 +255,13 @@ def _values(kind: type, text: str) -> Iterator[Found]:
         elif token.kind == "augmented":
             if not run.expects:
                 run.items.append("augmented")
-        elif kind is bool and (word.lower() in _NEGATED | _UNDECIDED or re.search(r"n['’]t$", word)):
+        elif word.lower() in _NOT_ALWAYS:
+            negated = negated and "undecided"
+        elif (
+            word.lower() in _NEGATED | _UNDECIDED
+            or re.search(r"n['’]t$", word)
+            or (kind is bool and token.text in _LOGICAL_NOT)
+        ):
             undecided = negated == "undecided" or word.lower() in _UNDECIDED
             said = said if negated else token.start
             negated = "undecided" if undecided else (None if negated else True)
@@ -260,8 +282,27 @@ def _values(kind: type, text: str) -> Iterator[Found]:
     yield from run.values()
 
 
+def _only_counts(tokens: list[_Token], number: int, counted: set[int]) -> bool:
+    """Whether a number only counts: step 3, step #3, the 5 of steps 3-5 and step 1/5, 3 steps (but not 3 times 2)."""
+    earlier, before = (tokens[n] if n >= 0 else _END for n in (number - 2, number - 1))
+    following, behind = (tokens[n] if n < len(tokens) else _END for n in (number + 1, number + 2))
+    return (
+        _counts(before)
+        or (before.text == "#" and _counts(earlier))
+        or (before.text.lower() in _RANGE and earlier.start in counted)
+        or (following.text.lower() in _AMOUNTS and behind.kind != "number")
+    )
+
+
 def _counts(token: _Token) -> bool:
-    return token.text.lower() in _COUNTED
+    return token.text.lower().removesuffix("s") in _COUNTED
+
+
+def _list_numbers(text: str) -> set[int]:
+    """Where the numbers of lists begin: lines that begin with the one before or behind are there too."""
+    items = [(int(item[1]), item.start(1)) for item in _ITEM.finditer(text)]
+    numbers = {number for number, _ in items}
+    return {start for number, start in items if numbers & {number - 1, number + 1}}
 
 
 def _joins(kind: type, token: _Token, before: _Token, following: _Token) -> bool:
@@ -277,7 +318,7 @@ def _numbers(token: _Token, sign: int | None) -> Iterator[Found]:
     """The number of a token; several where commas separate them (1,2)."""
     value = _integer(token.text)
     start = token.start if sign is None else sign
-    if value is not None or "," not in token.text or re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+", token.text):
+    if value is not None or "," not in token.text or re.fullmatch(r"[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?", token.text):
         if token.text.count(".") < 2:  # 3.11.2 is no number
             yield Found(value if value is None or sign is None else -value, start, token.end, start)
         return
@@ -294,11 +335,11 @@ def _numbers(token: _Token, sign: int | None) -> Iterator[Found]:
 
 _MARK = re.compile(
     r"""
-    (?:\banswer\b(?:\s+(?:to|of|for)\b[^\n.:=]{0,60}?(?=\s+(?:is|was)\b|:))?
+    (?:(?<!/)\banswer\b(?:\s+(?:to|of|for)\b[^\n.:=]{0,60}?(?=\s+(?:is|was)\b|:))?
       |\bfinal\s+(?:value|result|output)(?:\s+of\s+[`'"*]{0,3}\w+[`'"*]{0,3})?)
-    [\s*_`'"]{0,9}(?P<says>\bis\b|\bwas\b|[:=→])?
+    [\s*_`'">]{0,9}(?P<says>\b(?:is|was|equals|(?:would|should|must|will)\s+be)\b|[:=→])?
     |\\boxed\s{0,9}(?=\{)
-    |^[ \t]*\#{4}(?=[ \t]*[-−$]?[ \t]*[0-9TF])
+    |^[ \t]*\#{4}(?=[ \t]*[-−$]?[ \t]*[0-9TF])(?![ \t]*[0-9]+[.)][ \t])
     """,
     re.VERBOSE | re.IGNORECASE | re.MULTILINE,
 )
@@ -342,7 +383,7 @@ def _marked(text: str, values: list[Found]) -> Iterator[Found]:
         within = list(takewhile(lambda found: found.start < stop, values[behind : behind + LONGEST_SENTENCE]))  # noqa: B023
         said = [found.end() for found in _SAYS.finditer(text, mark.end(), stop)]
         after = [found for found in within if said and found.begin >= said[-1]] or within
-        if len(after) == 1:
+        if len({found.value for found in after}) == 1:
             yield after[0]
         elif within:
             yield Found(None, within[0].start, within[-1].end, within[0].begin)
@@ -350,12 +391,11 @@ def _marked(text: str, values: list[Found]) -> Iterator[Found]:
 
 def _read(kind: type, completion: str) -> tuple[str, list[Found]]:
     """The text without its code, up to a new question that follows a value; and its values."""
-    text = _without_code(completion)
+    text = _without_code(_without_thoughts(completion))
     values = list(_values(kind, text))
-    for question in _QUESTION.finditer(text):
-        before = [found for found in values if found.end <= question.start()]
-        if any(not found.calculation for found in before):
-            return text[: question.start()], before
+    answered = next((found.end for found in values if not found.calculation), len(text))
+    if question := _QUESTION.search(text, answered):
+        return text[: question.start()], [found for found in values if found.end <= question.start()]
     return text, values
 
 
