@@ -150,10 +150,10 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
 
 def with_answer_marked(output: str, parser: str | None, parsed: object) -> str | None:
     """The output with the characters in ⟦ ⟧ that were read as its answer; None where the logged answer was not read by
-    this parser, or a parser of one's own read it."""
+    this parser, a parser of one's own read it, or the output has such brackets itself."""
     known = PARSERS.get(parser or "")
     span = answer_span(known, output) if known and len(output) <= LONGEST_MARKED else None
-    if known is None or span is None or str(known(output)) != str(parsed):
+    if known is None or span is None or {*"⟦⟧"} & {*output} or str(known(output)) != str(parsed):
         return None
     start, end = span
     return f"{output[:start]}⟦{output[start:end]}⟧{output[end:]}"

@@ -26,10 +26,10 @@ def programs(n: int, seq_len: int = 3, seed: int = 7) -> list[str]:
     return [made.program for made, _ in zip(search(GENERATORS["variable_binding"], seq_len, seed), range(n))]  # noqa: B905
 
 
-def of_kind(name: str) -> models.LoadedModel:
+def of_kind(name: str, **settings: int) -> models.LoadedModel:
     """A random model of a family whose published vocabulary has the space in the number's token, with such a one."""
     tokenizer, config = vocabularies.tokenizer(name), copy.deepcopy(families.CONFIGS[name])
-    config.vocab_size, config.eos_token_id = len(tokenizer), tokenizer.eos_token_id
+    config.update({"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id} | settings)
     return families.of(config, name, tokenizer)
 
 
@@ -96,6 +96,25 @@ def test_a_prompt_beyond_the_models_window_is_a_skipped_pair_with_the_reason() -
     results = list(trace_pairs(model, given, ROOTS))
     assert [result.skipped is None for result in results] == [True, True, False, False, True, True]
     assert re.fullmatch(r"the prompt has \d\d tokens and model 'gpt2' reads 30", results[2].skipped or "")
+
+
+def test_what_a_model_writes_behind_a_prompt_is_asked_only_of_prompts_that_it_can_read() -> None:
+    """Where no space ends the prompts, a long one among the first ended the run with an IndexError."""
+    model = of_kind("gpt2", n_positions=30)
+    given = [*programs(2, seq_len=9), *programs(4)]
+    results = list(trace_pairs(model, given, ROOTS))
+    assert [result.skipped is None for result in results[2:]] == [True] * 4
+    assert all("model 'gpt2' reads 30" in (result.skipped or "") for result in results[:2])
+
+
+def test_a_prompt_near_the_end_of_the_window_shortens_what_is_written_behind_no_other() -> None:
+    model = of_kind("gpt2", n_positions=30)
+    short, long = ([model.encode(text.removesuffix(" ")) for text in programs(3, seq_len=n)] for n in (3, 6))
+    assert [len(ids) for ids in long] == [27] * 3
+    fill_up = [ids + ids[:3] for ids in long]  # to the last token of the window: one more can be written
+    alone, together = model.first_tokens(short, 4), model.first_tokens([*short, *fill_up], 4)
+    assert together[:3] == alone
+    assert [len(tokens) for tokens in together] == [4] * 3 + [1] * 3
 
 
 def test_a_prompt_that_just_fits_the_window_is_run() -> None:

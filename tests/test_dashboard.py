@@ -717,12 +717,14 @@ def test_what_was_read_as_the_answer_is_marked_in_the_output(store):
             for n, text in enumerate(texts)
         ]
         rows += [{**rows[0], "parsed": 9}]  # as other rules read it
+        rows += [{**rows[2], "raw_output": "⟦3⟧\n- 5"}]  # marks of the model's own
         cell.append_jsonl("samples.jsonl", [row | {"error": None} for row in rows])
         cell.log_metrics({"accuracy": 0.5, "num_samples": len(rows)})
-    shown = [literal(opened("samples", run=cell.run_id, sample=str(n))) for n in range(4)]
+    shown = [literal(opened("samples", run=cell.run_id, sample=str(n))) for n in range(5)]
     assert "<b>so</b> Answer: ⟦15⟧. Question 2: Answer: 9" in shown[0]
     assert "⟦- 5⟧" in shown[2]
     assert "⟦" not in shown[1] + shown[3]
+    assert "⟦3⟧\n- 5" in shown[4]
 
 
 # --- Re-run ----------------------------------------------------------------------------------------------------------

@@ -356,10 +356,15 @@ class AnswersPrompts:
 
     def first_tokens(self, prompts: Sequence[list[int]], n: int) -> list[list[int]]:
         """The first ``n`` tokens that the model writes, greedily, behind prompts of token ids; fewer where its window
-        ends before them, none where its logits are not finite."""
-        room = n if self.window is None else max(1, min([n, *(self.window + 1 - len(ids) for ids in prompts)]))
-        found = dict(self._generate(list(enumerate(prompts)), room, 32)) if prompts else {}
-        return [found[index] or [] for index in range(len(prompts))]
+        ends before them, none where it does not hold the prompt or where logits are not finite."""
+        by_room: dict[int, list[tuple[int, list[int]]]] = {}
+        for index, ids in enumerate(prompts):
+            room = n if self.window is None else min(n, self.window + 1 - len(ids))
+            by_room.setdefault(room, []).append((index, ids))
+        found: dict[int, list[int] | None] = {}
+        for room, alike in by_room.items():
+            found |= self._generate(alike, room, 32) if room > 0 else {}
+        return [found.get(index) or [] for index in range(len(prompts))]
 
     def answer_forms(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[places.Form]]:
         """Token ids of the prompt, and the ways in which the answers can follow it, each told apart by one token.

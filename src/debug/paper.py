@@ -25,7 +25,6 @@ from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
 from debug import models
-from debug.answers import DIGITS, suited
 from debug.attention_knockout import HYPOTHESES
 from debug.attention_patterns import attention_pattern, attention_shares
 from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
@@ -758,11 +757,11 @@ def _attention_of(
     page: Page, model: LoadedModel, cell: CellResult, targets: set[str]
 ) -> dict[str, dict[str, Float[np.ndarray, "pair layer head"]]]:
     """Target -> role -> attention shares, of the original programs of the pairs on which heads are measured."""
-    template = get_prompt(page.what.prompt_template)[1]
+    run = page.store.load_run(cell.run_id)
+    template = Plan(**run.config["plan"]).template  # as the pairs were run
     found: dict[str, dict[str, list[np.ndarray]]] = {target: {} for target in targets}
-    for pair in page.store.load_run(cell.run_id).pairs[1::2]:
-        text = suited(model.tokenizer, template, pair.original.text, DIGITS)
-        program = analyze(model.tokenizer, pair.original, text)
+    for pair in run.pairs[1::2]:
+        program = analyze(model.tokenizer, pair.original, template)
         pattern = attention_pattern(model, torch.tensor(program.token_ids))
         for target in targets:
             for role, share in attention_shares(pattern, program, target).items():
