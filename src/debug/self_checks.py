@@ -36,6 +36,8 @@ CHECK_STRIDE = 4  # a pair is checked at every so many layers, the next pair at 
 READ_BACK = {"float32": 3e-5, "bfloat16": 0.125, "float16": 0.016}
 """How far rounding may take an activation from the recorded one, as a share of its size: some last places."""
 SAFETY = 16  # the packed forward pass sums in another order than the two that rounding is measured on
+SAFETY_OF_NOISE = 5  # of eleven families' cells none was farther from the plain way than 0.9 times what noise does
+NOISE_DRAWS = 2  # of each of two programs
 
 
 @dataclass(frozen=True)
@@ -296,8 +298,10 @@ def rounding(
     """The largest change of a logit that rounding may cause in this model; and activations of runs, by plain hooks.
 
     Measured: the logits of the same programs from forward passes that are equal but for the order of their sums: the
-    recorded one (all runs in a batch, into a cache), a plain one, and one in two pieces; times SAFETY. No less than one
-    last place of the largest logit for each of the 2 x layers additions to the residual stream, as a random walk.
+    recorded one (all runs in a batch, into a cache), a plain one, and one in two pieces; times SAFETY. Where the
+    kernels of a machine sum alike in all three, that is next to nothing: no less than SAFETY_OF_NOISE times what noise
+    of one last place does (:func:`_noise`), nor than one last place of the largest logit for each of the 2 x layers
+    additions to the residual stream, as a random walk.
     """
     heard: dict[tuple[str, int], Tensor] = {}
 
@@ -328,7 +332,28 @@ def rounding(
     others = torch.cat([logits, pieces.float()]) - runs.logits[[*rows, rows[0]]]
     least = torch.finfo(DTYPES[model.dtype]).eps * logits.abs().max().item() * (2 * model.n_layers) ** 0.5
     difference = others.abs().max().item()
-    return max(SAFETY * difference, least), heard
+    return max(SAFETY * difference, SAFETY_OF_NOISE * _noise(model, runs, [rows[0], rows[-1]]), least), heard
+
+
+def _noise(model: LoadedModel, runs: Runs, rows: Sequence[int]) -> float:
+    """The largest change of a logit where noise of one last place is added to the residual stream at every layer.
+
+    One last place of the token's root mean square, which is what a sum of so large numbers is rounded to. How far a
+    model carries that is its own affair, and alike on all machines.
+    """
+    draws = torch.Generator().manual_seed(0)
+    eps = torch.finfo(DTYPES[model.dtype]).eps
+    rows = [*rows] * NOISE_DRAWS
+
+    def noisy(value: Tensor) -> Tensor:
+        drawn = torch.randn(value.shape, generator=draws).to(value.device)
+        return (value + eps * value.float().pow(2).mean(-1, keepdim=True).sqrt() * drawn).to(value.dtype)
+
+    with model.evaluating(), ExitStack() as hooks:
+        for layer in range(model.n_layers + 1):
+            hooks.enter_context(_hook(model, "residual_stream", layer, noisy))
+        logits = model.hf(input_ids=runs.token_ids[rows], use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    return (logits - runs.logits[rows]).abs().max().item()
 
 
 def _envoy(model: LoadedModel, component: str, layer: int) -> Any:
