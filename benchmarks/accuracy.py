@@ -51,7 +51,8 @@ def main(options: argparse.Namespace) -> None:
 
     from debug import models, prompts
     from debug.generators import make_variable_binding_program, search
-    from debug.packed_linear import PackedLinear
+    from debug.models.cpu.packed_linear import PackedLinear
+    from debug.prompts.answers import common_prefix
 
     model = models.load(options.model)
     packed = PackedLinear(model.hf)  # the limit's products are those of the backend
@@ -102,7 +103,7 @@ def main(options: argparse.Namespace) -> None:
         drawn = islice(search(make_variable_binding_program, options.seq_len, 0), options.num_seqs)
         asked = [prompts.fill(template, made.program) for made in drawn]
         encoded = [model.encode(prompt) for prompt in asked]
-        tokens, shared = median(map(len, encoded)), len(models.common_prefix(encoded))
+        tokens, shared = median(map(len, encoded)), len(common_prefix(encoded))
         own = Counter({(0, 1): options.max_new_tokens - 1}) + Counter([(0, round(tokens - shared))])
         flop = unavoidable_flop(model, "residual_stream", own)
         if shared:

@@ -31,15 +31,7 @@ from view import (
     yes,
 )
 
-from debug.causal_map import (
-    ESTIMATED,
-    CausalMap,
-    MeanCausalMap,
-    MeanOverPairs,
-    column_of,
-    mean_over_pairs,
-    title_of,
-)
+from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, MeanOverPairs, column_of, mean_over_pairs, title_of
 from debug.causal_visualization import (
     causal_heatmap,
     cells,
@@ -50,7 +42,8 @@ from debug.causal_visualization import (
     mean_heatmap,
     visible,
 )
-from debug.dashboard_charts import clickable, no_difference, outlined, quick, side_by_side, top_tokens
+from debug.causal_visualization.interactive import clickable, outlined, quick
+from debug.causal_visualization.side_by_side import no_difference, side_by_side, top_tokens
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"

@@ -24,8 +24,8 @@ from view import (
 )
 
 from debug.causal_map import ESTIMATED
+from debug.causal_visualization.comparison import models_by_hops, rates, slopes
 from debug.core import shared_programs
-from debug.dashboard_charts import models_by_hops, rates, slopes
 from debug.statistics import bootstrap_mean, mcnemar
 from debug.tracking import LoggedRun
 

@@ -32,7 +32,7 @@ from view import (
 
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
-from debug.dashboard_charts import no_difference, side_by_side
+from debug.causal_visualization.side_by_side import no_difference, side_by_side
 from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 

@@ -23,9 +23,9 @@ from view import (
     text,
 )
 
-from debug import heuristics
+from debug.causal_visualization.programs import program_graph
 from debug.core import PARSERS, answer_span
-from debug.dashboard_charts import program_graph
+from debug.models import heuristics
 from debug.programs import Program, ProgramError
 from debug.statistics import Interval, wilson
 

@@ -17,7 +17,6 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from store import table
 
-from debug import causal_visualization, dashboard_charts  # noqa: F401
 from debug.tracking import TrackingError
 
 

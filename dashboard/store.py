@@ -73,12 +73,12 @@ def _weights_of(_store: Store, uri: str, run_id: str, status: str) -> str | None
 
 def samples_of(run: LoggedRun) -> pl.DataFrame:
     """Raises TrackingError where there are none or the file is broken."""
-    return _samples(run.store, run.store.uri, run.run_id, _state(run))
+    return _samples(run, run.store.uri, run.run_id, _state(run))
 
 
 @st.cache_resource(max_entries=3, show_spinner="Reading samples …")  # some hundred MB for 100,000
-def _samples(_store: Store, uri: str, run_id: str, state: object) -> pl.DataFrame:
-    return _store.load_run(run_id).samples
+def _samples(_run: LoggedRun, uri: str, run_id: str, state: object) -> pl.DataFrame:
+    return _run.samples
 
 
 def _state(run: LoggedRun) -> object:

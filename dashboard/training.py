@@ -11,7 +11,8 @@ from store import load, mean_of, weights_of
 from view import all_runs, choice, draw, literally, one_run, part, said_of
 
 from debug.causal_map import ESTIMATED, title_of
-from debug.dashboard_charts import no_difference, over_steps, side_by_side
+from debug.causal_visualization.comparison import over_steps
+from debug.causal_visualization.side_by_side import no_difference, side_by_side
 from debug.provenance import files_digest, without_passwords
 from debug.tracking import LoggedRun, TrackingError
 

@@ -62,7 +62,7 @@ def arguments() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     if options.study:
-        from debug.study import read_study
+        from debug.core.study_file import read_study
 
         name, configs = read_study(options.study)
     else:
@@ -83,7 +83,7 @@ def main(options: argparse.Namespace) -> None:
             independent_cells=options.independent_cells,
         )
         name, configs = options.name, [config]
-    from debug import ExperimentRunner  # torch and mlflow, seconds: after the arguments are known to be good
+    from debug import ExperimentRunner
 
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     resume = bool(options.study) and not options.fresh

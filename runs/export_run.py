@@ -26,8 +26,8 @@ def arguments() -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
-    from debug.export import export_run, import_run
     from debug.tracking import Store
+    from debug.tracking.export import export_run, import_run
 
     store = Store(options.tracking_uri)
     if options.source is not None:

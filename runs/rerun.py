@@ -43,7 +43,7 @@ def main(options: argparse.Namespace) -> None:
     changes |= {
         name: value for name in ("intervention_type", "layers") if (value := getattr(options, name)) is not None
     }
-    from debug.rerun import rerun  # torch and mlflow, seconds: after the arguments are known to be good
+    from debug.rerun import rerun
 
     for repeated in rerun(
         options.run_id,

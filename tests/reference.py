@@ -8,9 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from debug.counterfactual import make_pair
-from debug.engine import COMPONENTS, Cell, Cut, Runs, Site, patched_logits, record
+from debug.engine import Cell, Cut, Runs, Site, patched_logits, record
 from debug.generators import make_variable_binding_program, search
 from debug.models import LoadedModel
+from debug.models.hook_points import COMPONENTS
 from debug.programs import ProgramPair
 from debug.token_analyzer import TokenizedPair, analyze_pair
 

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 import families
 import vocabularies
-from debug import answers, models
-from debug.causal_tracing import Plan, as_written, trace_pairs
+from debug import models
+from debug.causal_tracing import as_written, trace_pairs
 from debug.core import PARSERS, answer_span, parse_integer, parse_last_integer
 from debug.generators import GENERATORS, search
+from debug.plan import Plan
 from debug.programs import Program
-from debug.prompts import fill, get_prompt
+from debug.prompts import answers, fill, get_prompt
 from debug.token_analyzer import analyze, analyze_pair
 
 ROOTS = Plan(positions="targets", targets=["ref_depth_1_rhs", "final"])

@@ -14,8 +14,9 @@ import vocabularies
 from debug import models
 from debug.attention_knockout import HYPOTHESES, chain_following, direct_pointer, edges_of, random_control
 from debug.causal_map import random_of
-from debug.causal_tracing import KNOCKOUT, run_causal_tracing_experiment
+from debug.causal_tracing import run_causal_tracing_experiment
 from debug.generators import generate, make_variable_binding_program
+from debug.plan import KNOCKOUT
 from debug.programs import Program
 from debug.prompts import FEW_SHOT_BINDING
 from debug.token_analyzer import PairError, TokenizedProgram, analyze

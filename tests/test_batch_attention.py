@@ -5,7 +5,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import families
-from debug import batch_attention, models, prompts
+from debug import models, prompts
+from debug.models.cpu import batch_attention
 
 TAKEN = {"qwen2", "qwen3", "llama", "gpt2", "gpt_neox", "opt", "phi3"}  # no sliding windows, no soft caps
 DIGITS = [str(digit) for digit in range(10)]

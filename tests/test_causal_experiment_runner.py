@@ -8,10 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from debug import causal_experiment_runner, models, self_checks, tracking
+from debug import causal_experiment_runner, causal_tracing, models, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import COMPONENTS, REFERENCE, PairResult, SelfCheckError, run_causal_tracing_experiment
+from debug.causal_experiment_runner.writer import CellWriter
+from debug.causal_tracing import REFERENCE, PairResult, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
+from debug.engine import COMPONENTS, SelfCheckError, plain_hooks, self_checks
 from debug.generators import make_variable_binding_program, search
 from debug.rerun import rerun
 
@@ -181,7 +183,7 @@ def test_skipped_pairs_are_recorded_with_their_reason(uri):
 def test_accuracies_are_those_of_the_pairs_asked_for_original_and_counterfactual():
     """Pairs that replace skipped ones are drawn until enough are used, and would bias the rate."""
     cell = causal_experiment_runner.CellResult("tiny", "cell")
-    writer = causal_experiment_runner._CellWriter(mock.Mock(), cell, {"num_seqs": 4, "generator": "given"})
+    writer = CellWriter(mock.Mock(), cell, {"num_seqs": 4, "generator": "given"})
     for correct in [(True, False), (True, False), (True, True), (False, False), (False, True), (False, True)]:
         writer.add(PairResult(0, None, "shallow", correct))
     writer.close()
@@ -221,7 +223,7 @@ def test_all_pairs_asked_for_find_partners_in_one_logged_set(uri, source):
 
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):
     rounding = self_checks.rounding
-    monkeypatch.setattr(self_checks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
+    monkeypatch.setattr(plain_hooks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
     with pytest.raises(SelfCheckError):
         CausalExperimentRunner(uri).run_intervention_experiment("tiny", ["a = 1\nb = a\n#b: "])
     assert_nothing_runs(uri, "FAILED")
@@ -232,7 +234,7 @@ def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monke
 
 
 def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
-    trace_pairs = causal_experiment_runner.trace_pairs
+    trace_pairs = causal_tracing.trace_pairs
 
     def interrupted(*arguments):
         for number, result in enumerate(trace_pairs(*arguments)):
@@ -240,7 +242,7 @@ def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
                 raise KeyboardInterrupt
             yield result
 
-    monkeypatch.setattr(causal_experiment_runner, "trace_pairs", interrupted)
+    monkeypatch.setattr("debug.causal_experiment_runner.runner.trace_pairs", interrupted)
     with pytest.raises(KeyboardInterrupt):
         CausalExperimentRunner(uri).run(CausalConfig(models=["tiny"], num_seqs=10))
     assert_nothing_runs(uri, "KILLED")

@@ -12,19 +12,16 @@ from scipy import stats
 
 import families
 import reference
-from debug import causal_tracing, models, self_checks
+from debug import causal_tracing, models
+from debug.attention_knockout import edges_of, random_control
 from debug.causal_map import CausalMap, mean_over_pairs, random_of
-from debug.causal_tracing import (
-    KNOCKOUT,
-    Plan,
-    Reference,
-    agreement_metrics,
-    run_causal_tracing_experiment,
-    trace_pairs,
-)
+from debug.causal_tracing import Reference, agreement, agreement_metrics, run_causal_tracing_experiment, trace_pairs
+from debug.causal_tracing.pairs import prepare
 from debug.counterfactual import make_pair, same_answer_program
-from debug.engine import COMPONENTS, Cut, SelfCheckError, Site
+from debug.engine import Cut, SelfCheckError, Site, plain_hooks, self_checks
 from debug.models import LoadedModel
+from debug.models.hook_points import COMPONENTS
+from debug.plan import KNOCKOUT, Plan
 from debug.programs import ProgramPair
 from debug.token_analyzer import analyze, analyze_pair
 from reference import pairs
@@ -216,7 +213,7 @@ def partner_of(model: LoadedModel, given: list[ProgramPair], number: int) -> str
     """The text of the program that a pair is resampled from: never its own, never one of its answers."""
     plan = Plan(source="resample")
     reference = Reference.found(model, given, plan, 4096)
-    one = causal_tracing._prepare(model, number, given[number], plan)
+    one = prepare(model, number, given[number], plan)
     token_ids = reference.partner(one, plan).token_ids
     (partner,) = [program for program, tokenized in reference.programs if tokenized.token_ids == token_ids]
     assert partner.text != given[number].original.text
@@ -229,7 +226,7 @@ def test_no_partner_has_an_answer_of_the_pair(qwen: LoadedModel) -> None:
     reference = Reference.found(qwen, given, plan, 4096)
     answer_of = {tuple(tokenized.token_ids): program.answer for program, tokenized in reference.programs}
     for number, pair in enumerate(given):
-        partner = reference.partner(causal_tracing._prepare(qwen, number, pair, plan), plan)
+        partner = reference.partner(prepare(qwen, number, pair, plan), plan)
         assert partner is not None
         assert answer_of[tuple(partner.token_ids)] not in (pair.expected_original, pair.expected_counterfactual)
 
@@ -250,7 +247,7 @@ def test_a_pairs_own_program_is_not_in_its_mean(qwen: LoadedModel, direction: st
     runs = {pair.original.text: activations(qwen, pair.original, "mlp")["mlp"] for pair in given}
     for chosen in (given, [*given, given[0]], given[1:]):
         reference = Reference.found(qwen, chosen, plan, 4096)
-        one = causal_tracing._prepare(qwen, 0, given[0], plan)
+        one = prepare(qwen, 0, given[0], plan)
         own = {"mlp": [at.view(-1, at.shape[-1]) for at in runs[given[0].original.text]]}
         reference._sums = {}
         sums = reference.mean_without(
@@ -264,8 +261,8 @@ def test_a_pairs_own_program_is_not_in_its_mean(qwen: LoadedModel, direction: st
 
 
 def test_all_windows_of_pairs_draw_on_one_set_that_filters_let_through(tiny: LoadedModel, monkeypatch) -> None:
-    monkeypatch.setattr(causal_tracing, "WINDOW", 3)
-    monkeypatch.setattr(causal_tracing, "REFERENCE", 4)
+    monkeypatch.setattr("debug.causal_tracing.experiment.WINDOW", 3)
+    monkeypatch.setattr("debug.causal_tracing.reference.REFERENCE", 4)
     given = pairs(9, 17, None)
     plan = Plan(positions="targets", source="mean", exclude_shallow=True, require_correct=True)
     reference = Reference.found(tiny, given, plan, 4096)
@@ -461,10 +458,10 @@ def test_the_rank_agreement_counts_a_cell_as_often_as_its_weight_says(seed: int)
     exact, estimated = rng.normal(size=20).round(1), rng.normal(size=20).round(1)  # some are equal
     weights = rng.integers(1, 5, 20)
     repeated = stats.spearmanr(np.repeat(exact, weights), np.repeat(estimated, weights)).statistic
-    assert causal_tracing._spearman(exact, estimated, weights) == pytest.approx(repeated)
-    plain = causal_tracing._spearman(exact, estimated, np.ones(20))
+    assert agreement._spearman(exact, estimated, weights) == pytest.approx(repeated)
+    plain = agreement._spearman(exact, estimated, np.ones(20))
     assert plain == pytest.approx(stats.spearmanr(exact, estimated).statistic)
-    assert causal_tracing._spearman(exact, np.ones(20), weights) is None
+    assert agreement._spearman(exact, np.ones(20), weights) is None
 
 
 def test_an_attribution_of_all_heads_together_is_the_sum_over_them(qwen: LoadedModel) -> None:
@@ -493,9 +490,9 @@ def test_a_knockout_is_one_trace_with_the_edges_cut(name: str, plan: dict[str, A
     answers, hypotheses = list(causal_map.answer_tokens), [t for t in causal_map.targets if random_of(t) is None]
     assert hypotheses == plan.get("positions", ["direct_pointer", "chain_following"])
     for (row, layer), hypothesis in product(enumerate(causal_map.layers), hypotheses):
-        edges = causal_tracing.edges_of(tokenized, hypothesis)
+        edges = edges_of(tokenized, hypothesis)
         controls = {
-            f"{hypothesis}_random{suffix}": causal_tracing.random_control(tokenized, edges, draw)
+            f"{hypothesis}_random{suffix}": random_control(tokenized, edges, draw)
             for draw, suffix in ((0, ""), (4, "_5"))
         }
         for column, cut in ({hypothesis: edges} | controls).items():
@@ -774,7 +771,7 @@ def test_bfloat16_runs_within_its_own_tolerance(intervention_type: str) -> None:
 
 def test_failed_self_checks_end_an_experiment_in_memory_too(monkeypatch: pytest.MonkeyPatch) -> None:
     rounding = self_checks.rounding
-    monkeypatch.setattr(self_checks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
+    monkeypatch.setattr(plain_hooks, "rounding", lambda *given: (1e-12, rounding(*given)[1]))
     with pytest.raises(SelfCheckError):
         run_causal_tracing_experiment("tiny", pairs(1))
 

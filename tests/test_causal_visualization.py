@@ -26,8 +26,8 @@ from debug.causal_visualization import (
     save_chart,
     visible,
 )
-from debug.export import cells as every_cell
 from debug.statistics import Interval
+from debug.tracking.export import cells as every_cell
 from synthetic import make_estimate, make_knockout, make_map
 
 NASTY = ["<s>", "<script>alert(1)</script>", "$x$", '"', "\n", "'", "🐙", "\x00", "datum.x", "\ud800", "a" * 10_000]

@@ -11,11 +11,11 @@ import vocabularies
 from debug import ExperimentRunner, models, quick_experiment, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, CellResult
 from debug.core import ExperimentConfig, shared_programs
+from debug.core.study_file import read_study
 from debug.generators import MAX_SEEDS, generate
 from debug.models import Completion
 from debug.programs import Program
-from debug.runner import _draw
-from debug.study import read_study
+from debug.runner import draw_programs
 
 
 def experiment(models_=("tiny",), **fields) -> ExperimentConfig:
@@ -24,16 +24,16 @@ def experiment(models_=("tiny",), **fields) -> ExperimentConfig:
 
 
 def seeds_of(config: ExperimentConfig, *cell) -> set[int]:
-    return {program.seed for program in _draw(config, *cell).programs}
+    return {program.seed for program in draw_programs(config, *cell).programs}
 
 
 def test_cells_share_programs_unless_they_are_drawn_independently():
     """134 of 200 programs of any and of 4 hops are the same, and 17 lines begin with the 5 lines of their seed."""
     shared, apart = experiment(), experiment(independent_cells=True)
     assert len(seeds_of(shared, None, 17) & seeds_of(shared, 4, 17)) == 134
-    short, long = (_draw(shared, None, lines).programs for lines in (5, 17))
+    short, long = (draw_programs(shared, None, lines).programs for lines in (5, 17))
     assert all(b.program.startswith(a.program[: a.program.index("#")]) for a, b in zip(short, long, strict=True))
-    drawn = {cell: _draw(apart, *cell) for cell in apart.cells}
+    drawn = {cell: draw_programs(apart, *cell) for cell in apart.cells}
     for one, other in combinations(drawn.values(), 2):
         assert not {p.seed for p in one.programs} & {p.seed for p in other.programs}
         assert not {p.program for p in one.programs} & {p.program for p in other.programs}
@@ -99,7 +99,7 @@ class Guesses:
 def guesses(monkeypatch):
     monkeypatch.setattr(models, "locate", lambda model_id: (model_id, {}))
     monkeypatch.setattr(models, "load", lambda model_id, **_: Guesses(model_id))
-    monkeypatch.setattr("debug.runner.given", lambda model, template, programs: programs)
+    monkeypatch.setattr("debug.runner.asking.given", lambda model, template, programs: programs)
 
 
 @pytest.mark.parametrize("independent", [False, True])
@@ -146,7 +146,7 @@ def test_causal_cells_are_drawn_from_the_same_seeds_as_accuracy_cells(uri, monke
     for (hops, lines), (first, seeds) in cells.items():
         assert first == config.programs().first_seed(hops, lines)
         expected = experiment(**{name: fields[name] for name in ("hops", "seq_lens", "independent_cells")})
-        assert seeds == [p.seed for p in _draw(expected, hops, lines).programs[:5]]
+        assert seeds == [p.seed for p in draw_programs(expected, hops, lines).programs[:5]]
     assert len(cells) == 4
 
 

@@ -530,7 +530,7 @@ def test_maps_of_another_depth_component_or_hops_have_no_difference(store, of, h
 
 
 def test_a_difference_that_says_nothing_is_refused_where_it_is_drawn():
-    from debug.dashboard_charts import side_by_side
+    from debug.causal_visualization.side_by_side import side_by_side
 
     maps = [mean_over_pairs([make_map(n_layers=n)]) for n in (6, 4)]
     with pytest.raises(ValueError, match=r"not of the same number of layers \(6 and 4\)"):
@@ -808,7 +808,7 @@ def test_tables_and_charts_can_be_downloaded(store):
     try:
         import view
 
-        from debug.dashboard_charts import models_by_hops
+        from debug.causal_visualization.comparison import models_by_hops
     finally:
         sys.path.remove(str(APP.parent))
     frame = pl.DataFrame({"model": ["a"], "hops": ["1"], "value": [0.5], "n": [3], "chain": [["x", "y"]]})
@@ -820,7 +820,7 @@ def test_tables_and_charts_can_be_downloaded(store):
 
 
 def test_many_series_are_told_apart_by_colour_and_shape():
-    from debug.dashboard_charts import rates
+    from debug.causal_visualization.comparison import rates
 
     def chart(n: int) -> dict:
         rows = [{"series": f"s{i}", "model": f"s{i}", "hops": "1", "seq_len": "5"} for i in range(n)]
@@ -836,7 +836,7 @@ def test_many_series_are_told_apart_by_colour_and_shape():
 
 @pytest.mark.parametrize("depth", [1, 16])
 def test_a_program_as_a_graph_fits_beside_its_prompt(depth):
-    from debug.dashboard_charts import program_graph
+    from debug.causal_visualization.programs import program_graph
     from debug.programs import Program
 
     names = "abcdefghijklmnop"[:depth]

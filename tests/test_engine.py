@@ -12,18 +12,10 @@ import torch
 import families
 import reference
 from debug import engine, models
-from debug.engine import (
-    COMPONENTS,
-    Cell,
-    Cut,
-    SelfCheckError,
-    Site,
-    gradients,
-    patched_logits,
-    unembedded,
-)
+from debug.engine import Cell, Cut, SelfCheckError, Site, gradients, patched_logits, unembedded, writing
+from debug.engine.self_checks import SelfChecks, checks_of, self_checks
 from debug.models import LoadedModel
-from debug.self_checks import SelfChecks, checks_of, self_checks
+from debug.models.hook_points import COMPONENTS
 from debug.token_analyzer import TokenizedPair
 from reference import fast, grid, runs_of, slow, strongest, whole_effects
 
@@ -257,23 +249,23 @@ def test_every_family_passes_the_self_checks(random_model: LoadedModel, componen
 
 def without_patches(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     """Nothing is written in the cells of the checks: the run's own activations come back, the mask stays as it is."""
-    run, overwrite = engine.patched_logits, engine._overwrite
+    run, overwrite = engine.patched_logits, writing.overwrite
     written = {name: component.write for name, component in COMPONENTS.items()}
 
     def own(model, runs, cells, **rest):
         return run(model, runs, [replace(cell, source=cell.run) for cell in cells], **rest)
 
     if broken == "source":
-        monkeypatch.setattr("debug.self_checks.patched_logits", own)
+        monkeypatch.setattr("debug.engine.self_checks.patched_logits", own)
     if broken == "value":
-        monkeypatch.setattr(engine, "_overwrite", lambda *_: None)
+        monkeypatch.setattr(writing, "overwrite", lambda *_: None)
     if broken == "value above layer 0":
-        monkeypatch.setattr(engine, "_overwrite", lambda *given: overwrite(*given) if given[3] == 0 else None)
+        monkeypatch.setattr(writing, "overwrite", lambda *given: overwrite(*given) if given[3] == 0 else None)
     if broken == "write":
         for name in written:
             monkeypatch.setitem(COMPONENTS, name, COMPONENTS[name]._replace(write=lambda *_: None))
     if broken == "mask":
-        monkeypatch.setattr(engine, "_without_edges", lambda model, packed, mask, *_: mask)
+        monkeypatch.setattr(writing, "without_edges", lambda model, packed, mask, *_: mask)
 
 
 @pytest.mark.parametrize(
@@ -300,13 +292,13 @@ def test_values_written_wrongly_fail_the_identity(
     qwen: LoadedModel, component: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the position after the one that is meant."""
-    overwrite = engine._overwrite
+    overwrite = writing.overwrite
 
     def shifted(model, runs, component, layer, value, hits):
         moved = [hit._replace(position=(hit.position + 1) % runs.length) for hit in hits]
         overwrite(model, runs, component, layer, value, moved)
 
-    monkeypatch.setattr(engine, "_overwrite", shifted)
+    monkeypatch.setattr(writing, "overwrite", shifted)
     found = checks(qwen, strongest(qwen, 2), component)
     assert found.identity_max_abs > 0.1
     with pytest.raises(SelfCheckError, match="patching a run with its own activations changed a logit by"):

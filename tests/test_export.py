@@ -15,9 +15,10 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
-from debug.export import ExportError, export_run, import_run
 from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError
+from debug.tracking.export import export_run, import_run
+from debug.tracking.export_records import ExportError
 from synthetic import NASTY, log_accuracy, log_causal, make_map
 
 LATER = {"debug.export_digest", "debug.exported_from"}

@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 
 from debug.causal_map import CausalMapError, mean_over_pairs, save_maps
 from debug.counterfactual import make_pair
-from debug.export import cells
 from debug.tracking import LoggedRun, Store, TrackingError
+from debug.tracking.export import cells
 from synthetic import PROGRAM, make_map, make_samples
 
 WRONG: list[Any] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]

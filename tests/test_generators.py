@@ -147,7 +147,7 @@ def test_a_search_without_hops_lists_every_seed() -> None:
 
 def test_a_search_ends_after_its_bound_with_what_it_found(monkeypatch: pytest.MonkeyPatch) -> None:
     assert generators.MAX_SEEDS == 100_000
-    monkeypatch.setattr(generators, "MAX_SEEDS", 50)
+    monkeypatch.setattr("debug.generators.registry.MAX_SEEDS", 50)
     tried = []
 
     def rare(seq_len: int, rng: np.random.RandomState, num_hops: int | None = None) -> tuple[str, int, dict]:

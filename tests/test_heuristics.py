@@ -4,8 +4,9 @@ from itertools import islice
 
 import pytest
 
-from debug import ExperimentRunner, heuristics, quick_experiment
+from debug import ExperimentRunner, quick_experiment
 from debug.generators import make_variable_binding_program, search
+from debug.models import heuristics
 from debug.programs import Program
 
 PROGRAM = "a = 3\nb = a\nc = 5\nd = c\ne = d\n#b: "

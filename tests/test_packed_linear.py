@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 import families
-from debug import models, packed_linear
-from debug.packed_linear import PackedLinear
+from debug import models
+from debug.models.cpu import packed_linear
+from debug.models.cpu.packed_linear import PackedLinear
 
 needs_mkl = pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="nothing is packed without MKL")
 PROGRAMS = [f"a = {n}\nb = a\n#b: " for n in range(5)] + [f"c = 1\na = {n}\nd = c\nb = a\n#d: " for n in range(5)]
@@ -46,12 +47,12 @@ def test_models_answer_as_without_it(name, monkeypatch):
         return made[-1]
 
     model = families.family(name)
-    monkeypatch.setattr(models, "PackedLinear", watched)
+    monkeypatch.setattr("debug.models.transformers_model.PackedLinear", watched)
     texts, scores = answers(model)
     linear = {id(module.weight) for module in model.hf.modules() if type(module) is nn.Linear}
     if torch.backends.mkl.is_available():
         assert [set(packed.packed) for packed in made] == [linear, linear]  # every layer, in both calls
-    monkeypatch.setattr(models, "PackedLinear", lambda _: nullcontext())
+    monkeypatch.setattr("debug.models.transformers_model.PackedLinear", lambda _: nullcontext())
     expected_texts, expected_scores = answers(model)
     assert texts == expected_texts
     torch.testing.assert_close(scores, expected_scores, atol=2e-4, rtol=1e-4)

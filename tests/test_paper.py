@@ -11,23 +11,14 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from debug import models, training
-from debug.attention_patterns import attention_pattern, attention_shares
 from debug.causal_map import CausalMap, mean_over_pairs
 from debug.causal_tracing import run_causal_tracing_experiment
 from debug.counterfactual import make_pair
+from debug.engine.attention_patterns import attention_pattern, attention_shares
 from debug.models import CHECKPOINTS
-from debug.paper import (
-    Reproduction,
-    climbed,
-    every,
-    moving_heads,
-    plain,
-    reproduce,
-    surely_above,
-    surely_below,
-)
+from debug.paper import Reproduction, climbed, every, moving_heads, plain, reproduce, surely_above, surely_below
+from debug.paper.strategies import explanations, wrong_answers
 from debug.statistics import Interval
-from debug.strategies import explanations, wrong_answers
 from debug.token_analyzer import analyze
 from debug.tracking import LoggedRun, Store
 from reference import pairs

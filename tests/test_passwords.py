@@ -13,9 +13,9 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug import cli
-from debug.export import export_run
 from debug.provenance import of_process, without_passwords
 from debug.tracking import Store, TrackingError
+from debug.tracking.export import export_run
 from synthetic import log_causal, make_map
 
 ROOT = Path(__file__).parents[1]

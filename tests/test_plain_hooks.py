@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import families
-from debug.engine import COMPONENTS, Cell, Cut, Site
+from debug.engine import Cell, Cut, Site
 from debug.models import LoadedModel
+from debug.models.hook_points import COMPONENTS
 from reference import fast, grid, runs_of, strongest
 
 HEADS = 4

@@ -12,12 +12,12 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from debug import ExperimentRunner, prompts, quick_experiment, tracking
+from debug import ExperimentRunner, models, prompts, quick_experiment, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_map import CausalMap, load_maps, save_maps
 from debug.causal_tracing import run_causal_tracing_experiment
 from debug.programs import ProgramPair
-from debug.rerun import Rerun, RerunError, _compare_maps, rerun
+from debug.rerun import Rerun, RerunError, compare_maps, rerun
 from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError, load_run
 from synthetic import make_map
@@ -164,7 +164,7 @@ def test_an_outcome_that_flips_is_different_however_little_the_logits_moved():
 
     def compared(other: CausalMap) -> tuple[str, list[str]]:
         runs = [SimpleNamespace(pairs=[], maps=[each], params={"dtype": "float32"}) for each in (one, other)]
-        return _compare_maps(*cast(Any, runs))
+        return compare_maps(*cast(Any, runs))
 
     assert compared(one)[0] == "identical"
     moved = one.z_patched + np.float32(2e-5)
@@ -205,7 +205,7 @@ def test_other_weights_under_the_name_are_in_the_verdict(moved, tmp_path):
 
 def test_a_run_of_a_model_in_a_folder_is_repeated_from_there_and_from_elsewhere(uri, tmp_path):
     folder = tmp_path / "my model"
-    shutil.copytree(Path(run_causal_tracing_experiment.__code__.co_filename).parent / "checkpoints" / "tiny", folder)
+    shutil.copytree(models.CHECKPOINTS / "tiny", folder)
     pair = "i = 8\nx = i\n#x: "
     logged = CausalExperimentRunner(uri).run_intervention_experiment(str(folder), [pair], layers=[1]).logged()
     (result,) = rerun(logged)
@@ -366,3 +366,14 @@ def test_a_rate_before_and_after_has_its_own_n():
     assert _shown({name: value for name, value in known.items() if value is not None}, "accuracy") == (
         "0.4 [0.168, 0.687] (n=10)"
     )
+
+
+def test_a_rule_in_the_place_of_a_model_is_repeated(uri):
+    """It has no folder: an empty path is not the working directory."""
+    config = quick_experiment(
+        "rule", prompts.VARIABLE_BINDING, "variable_binding", ["heuristic:any-number"], num_seqs=3
+    )
+    made = ExperimentRunner(uri).run(config)
+    (result,) = rerun(made.summary["cells"][0]["run_id"], tracking_uri=uri)
+    assert result.verdict is not None
+    assert result.verdict.outcome == "identical"

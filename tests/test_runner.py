@@ -20,7 +20,7 @@ import pytest
 import torch
 
 import vocabularies
-from debug import ExperimentRunner, generators, models, prompts, quick_experiment, runner
+from debug import ExperimentRunner, generators, models, prompts, quick_experiment
 from debug.core import ExperimentConfig
 from debug.models import Completion
 from debug.programs import Program
@@ -408,8 +408,8 @@ def test_a_generator_that_always_raises_fails_the_run_and_leaves_the_cells_befor
 
 
 def test_a_search_that_finds_too_few_programs_says_how_many(uri, scripted, monkeypatch):
-    monkeypatch.setattr(generators, "MAX_SEEDS", 10)
-    monkeypatch.setattr(runner, "MAX_SEEDS", 10)
+    monkeypatch.setattr("debug.generators.registry.MAX_SEEDS", 10)
+    monkeypatch.setattr("debug.runner.programs.MAX_SEEDS", 10)
     scripted(lambda prompt: "1")
     with pytest.raises(TooFewPrograms, match=r"found \d of 6 programs with 5 hops on 5 lines in 10 seeds from 0 on"):
         ExperimentRunner(uri).run(depth(models=["scripted"], hops=[None, 5]))

@@ -12,11 +12,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 
 import families
 import reference
-from debug import causal_tracing, engine, models, self_checks
-from debug.causal_tracing import KNOCKOUT, run_causal_tracing_experiment
-from debug.engine import COMPONENTS, Cell, Cut, SelfCheckError, Site
+from debug import engine, models
+from debug.causal_tracing import run_causal_tracing_experiment
+from debug.engine import Cell, Cut, SelfCheckError, Site, plain_hooks, self_checks, writing
+from debug.engine.plain_hooks import plain_logits
+from debug.engine.self_checks import telling
 from debug.models import LoadedModel
-from debug.self_checks import plain_logits, telling
+from debug.models.hook_points import COMPONENTS
+from debug.plan import KNOCKOUT
 
 FAMILIES = ("qwen3_sliding", "gpt2")
 
@@ -42,7 +45,7 @@ def redirected(site: Site | Cut, where: str, model: LoadedModel, length: int) ->
 
 def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Every cell of a map is run one place beside its own; the cells of the other checks are as they should be."""
-    run = causal_tracing.patched_logits
+    run = engine.patched_logits
 
     def beside(model: LoadedModel, runs: engine.Runs, cells: Sequence[Cell], *rest: Any) -> Any:
         def moved(cell: Cell) -> Cell:
@@ -54,9 +57,9 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
 
         return run(model, runs, [moved(cell) for cell in cells], *rest)
 
-    monkeypatch.setattr(causal_tracing, "patched_logits", beside)
+    monkeypatch.setattr("debug.causal_tracing.patching.patched_logits", beside)
     # Only what is asked of the maps: the checks that were there before see some of these, and not others.
-    monkeypatch.setattr(causal_tracing, "measured", lambda *given: Measured(given[-1]))
+    monkeypatch.setattr("debug.causal_tracing.patching.measured", lambda *given: Measured(given[-1]))
 
 
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
@@ -103,10 +106,10 @@ def test_cells_that_run_beside_their_place_are_seen(
 
 def write_beside(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The engine writes one place beside the one that it was told, and knows nothing of it."""
-    overwrite = engine._overwrite
+    overwrite = writing.overwrite
 
     def beside(model: LoadedModel, runs: engine.Runs, component: str, layer: int, value: Any, hits: list) -> None:
-        moves: dict[str, Callable[[engine._Hit], engine._Hit]] = {
+        moves: dict[str, Callable[[writing.Hit], writing.Hit]] = {
             "row": lambda hit: hit._replace(row=(hit.row + 1) % value.shape[0]),
             "token": lambda hit: hit._replace(token=(hit.token + 1) % value.shape[1]),
             "source": lambda hit: hit._replace(source=(hit.source + 1) % len(runs)),
@@ -118,7 +121,7 @@ def write_beside(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
         else:
             overwrite(model, runs, component, layer, value, list(map(moves[where], hits)))
 
-    monkeypatch.setattr(engine, "_overwrite", beside)
+    monkeypatch.setattr(writing, "overwrite", beside)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +170,7 @@ def test_noise_of_a_last_place_allows_what_another_order_of_sums_does(
     model: LoadedModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a machine's kernels sum alike in all passes that are compared, what is allowed follows from noise alone."""
-    monkeypatch.setattr(self_checks, "SAFETY", 0)
+    monkeypatch.setattr(plain_hooks, "SAFETY", 0)
     runs = reference.runs_of(model, reference.strongest(model, 1))
     cells = reference.grid(model, "residual_stream", runs.length, 0, 1)
     plain, tolerance = plain_logits(model, runs, cells)

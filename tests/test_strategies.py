@@ -1,6 +1,6 @@
 """What explains an answer, and what chance would explain: counted by hand on small programs."""
 
-from debug.strategies import EARLY, SHALLOW, drawn, explained, explanations, wrong_answers
+from debug.paper.strategies import EARLY, SHALLOW, drawn, explained, explanations, wrong_answers
 
 # the value of the queried chain, 1, stands on line 1, and most lines lead to it
 SHALLOW_IS_RIGHT = "a = 1\nb = 2\nc = 3\nd = a\ne = a\n#e: "

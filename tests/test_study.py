@@ -5,7 +5,7 @@ import json
 import pytest
 
 from debug import ExperimentRunner, models, tracking
-from debug.study import StudyError, read_study
+from debug.core.study_file import StudyError, read_study
 
 STUDY = """
 name: two_prompts

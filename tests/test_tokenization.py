@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
 import vocabularies
-from debug import tokenization
 from debug.programs import Program
+from debug.prompts import tokenization
+from debug.prompts.tokenization import appended, end_tokens, read, turn_end
 from debug.token_analyzer import analyze
-from debug.tokenization import appended, end_tokens, read, turn_end
 
 PROGRAM = Program.parse("b = 1\na = b\n#a: ")
 

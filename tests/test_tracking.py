@@ -32,7 +32,7 @@ from safetensors.numpy import save_file
 from debug import provenance, tracking
 from debug.causal_map import save_maps
 from debug.programs import Program, ProgramPair
-from debug.tracking import LoggedRun, RunTable, Store, TrackingError, find_runs, load_run, store_uri
+from debug.tracking import LoggedRun, RunTable, Store, TrackingError, artifacts, find_runs, load_run, store_uri
 from synthetic import make_map
 
 SAMPLE: dict[str, Any] = {
@@ -265,7 +265,7 @@ def test_a_creation_that_is_interrupted_leaves_no_half_made_store(in_a_folder, m
         Path(uri.removeprefix("sqlite:///")).write_bytes(b"SQLite format 3\0half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tracking, "SqlAlchemyStore", interrupted)
+    monkeypatch.setattr("debug.tracking.connection.SqlAlchemyStore", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Store().start("e", "r", kind="accuracy").__enter__()
     assert not [path for path in (in_a_folder / "mlruns").iterdir() if path.name != "mlflow.db.lock"]
@@ -588,7 +588,7 @@ def test_a_model_of_any_name_is_found_and_no_other(shared: Store, model: str, ot
 
 
 def test_all_pages_are_read_up_to_the_limit(sqlite: Store, monkeypatch):
-    monkeypatch.setattr(tracking, "_PAGE", 2)
+    monkeypatch.setattr("debug.tracking.connection._PAGE", 2)
     with sqlite.start("e", "study", kind="accuracy") as study:
         for number in range(4):
             with study.cell(str(number), {}):
@@ -789,7 +789,7 @@ def test_one_shard_of_maps_is_in_memory_at_a_time(sqlite: Store, monkeypatch):
             )
     read = []
     monkeypatch.setattr(
-        tracking, "load_maps", lambda path, load=tracking.load_maps: read.append(path.name) or load(path)
+        artifacts, "load_maps", lambda path, load=artifacts.load_maps: read.append(path.name) or load(path)
     )
     maps = sqlite.load_run(run.run_id).maps
     assert len(maps) == 6
@@ -959,7 +959,7 @@ def test_a_dead_run_does_not_have_a_servers_runs_read_again(server, monkeypatch)
     table = RunTable(store)
     table.refresh()
     assert len(table.frame) >= 31
-    old = {run.info.run_id for run in store._search({experiment: "dead"}, {})} - {dead}
+    old = {run.info.run_id for run in store.search({experiment: "dead"}, {})} - {dead}
     read: list[str] = []
     row = RunTable._row
     monkeypatch.setattr(RunTable, "_row", staticmethod(lambda run, of: read.append(run.info.run_id) or row(run, of)))

@@ -165,11 +165,11 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(folder, monkeypatch)
             rewrite(folder, negate)
         return loaded
 
-    monkeypatch.setattr(models, "from_files", slowly)
+    monkeypatch.setattr("debug.models.loading.from_files", slowly)
     model = models.load(str(folder))
     assert len(times) == 2
     assert torch.equal(weight(model), -weight(models.load("tiny")))
-    monkeypatch.setattr(models, "from_files", lambda *a, **o: (rewrite(folder, negate), read(*a, **o))[1])
+    monkeypatch.setattr("debug.models.loading.from_files", lambda *a, **o: (rewrite(folder, negate), read(*a, **o))[1])
     with pytest.raises(ModelNotFound, match="are being written"):
         models.load(str(folder), dtype="bfloat16")
 

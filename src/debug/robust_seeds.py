@@ -19,13 +19,14 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from debug import heuristics, models, tracking
-from debug.answers import DIGITS, suited
+from debug import models, tracking
 from debug.core import ExperimentConfig, parse_answer
 from debug.counterfactual import make_pair
 from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
-from debug.heuristics import Heuristic
+from debug.models import heuristics
+from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
+from debug.prompts.answers import DIGITS, suited
 from debug.runner import ExperimentRunner, Model, NothingScored, given
 from debug.statistics import Interval, rate_until
 

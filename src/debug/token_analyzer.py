@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
-from debug import answers, tokenization
 from debug.programs import Program, ProgramPair, Span
-from debug.prompts import CODE, fill, program_start
+from debug.prompts import CODE, answers, fill, program_start, tokenization
 
 
 class PairError(ValueError):
@@ -157,7 +156,7 @@ def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE)
 
     Raises:
         PairError: the prompts have different numbers of tokens, differ outside the root value's tokens, or their
-            answers do not differ in the token that follows the prompt (:func:`debug.answers.forms`; where a prompt that
+            answers do not differ in the token that follows the prompt (:func:`.forms`; where a prompt that
             does not end in white space leaves two, answers that begin with the space are meant).
     """
     original, counterfactual = (analyze(tokenizer, p, prompt_template) for p in (pair.original, pair.counterfactual))

@@ -1,0 +1,301 @@
+"""Causal studies, cell by cell, into the tracking store."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from itertools import chain, islice, product
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from debug import models
+from debug.causal_experiment_runner.config import CausalConfig
+from debug.causal_experiment_runner.results import CausalExperimentResult, CellResult, NoPairLeft
+from debug.causal_experiment_runner.stored_activations import StoredActivations
+from debug.causal_experiment_runner.writer import CellWriter, summary
+from debug.causal_map import ESTIMATED
+from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
+from debug.counterfactual import as_pair, make_pair
+from debug.engine import default_batch_tokens
+from debug.generators import search
+from debug.models import LoadedModel
+from debug.plan import Plan
+from debug.programs import ProgramError, ProgramPair
+from debug.prompts import get_prompt
+from debug.tracking import RunWriter, Store
+
+logger = logging.getLogger(__name__)
+
+_LOGGED = (  # fields of the plan that are params as they are
+    *("positions", "require_correct", "exclude_shallow"),
+    *("source", "source_run", "direction", "layer_window", "method", "random_draws", "match_attention"),
+)
+
+
+class CausalExperimentRunner:
+    """Runs causal experiments and logs them. ``tracking_uri`` None: the project's own store under mlruns/."""
+
+    def __init__(
+        self,
+        tracking_uri: str | None = None,
+        *,
+        dtype: str | None = None,
+        device: str | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        if batch_tokens is not None and batch_tokens < 1:
+            raise ValueError(f"batch_tokens is {batch_tokens}; expected 1 token or more, or None for a default")
+        self.store = Store(tracking_uri)
+        self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
+
+    def run(self, config: CausalConfig) -> CausalExperimentResult:
+        """Generate pairs and patch them, for each model, hops and length.
+
+        A cell of which no pair is left to patch is a FAILED run with its reasons; the others go on.
+
+        Raises:
+            ValueError: an argument cannot be, or no pair of any cell was left to patch.
+            SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
+        """
+        programs = config.programs()
+        (name, generator), (prompt_name, template) = programs.generator, programs.prompt
+        for model_id in config.models:
+            models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
+        names = models.names_of(config.models)
+        title = f"{', '.join(names.values())} · {_what(config.plan())}"
+        with self.store.start(programs.name, title, kind=config.kind) as study:
+            study.log_json("config.json", programs.to_record() | asdict(config.plan()))
+            cells: list[CellResult] = []
+            for model_id, (hops, seq_len) in product(config.models, programs.cells):
+                model = models.load(model_id, dtype=self.dtype, device=self.device)
+                if model.id != names[model_id]:
+                    model = replace(model, id=names[model_id])
+                seed = programs.first_seed(hops, seq_len)
+                made = search(generator, seq_len, seed, hops, template)
+                pairs = (make_pair(program.program, program.seed) for program in made)
+                params = {
+                    "hops": "any" if hops is None else hops,
+                    "seq_len": seq_len,
+                    "seed": seed,
+                    "num_seqs": config.num_seqs,
+                    "generator": name,
+                    "prompt_template": prompt_name,
+                }
+                cells.append(self._cell(study, model, config.plan(), pairs, config.num_seqs, config.max_tries, params))
+                study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
+                study.flush()
+            if all(cell.error for cell in cells):
+                raise ValueError(cells[0].error)
+            return CausalExperimentResult(study.run_id, cells, self.store.uri)
+
+    def run_intervention_experiment(
+        self,
+        model_id: str | LoadedModel,
+        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        intervention_type: str = "residual_stream",
+        *,
+        layers: Sequence[int] | None = None,
+        positions: str | Sequence[str | int] = "all",
+        name: str | None = None,
+        tags: dict[str, str] | None = None,
+        **plan: Any,
+    ) -> CausalExperimentResult:
+        """Patch these programs, each a pair, a dict of which only "original" is required, or a program's text.
+
+        Args:
+            name: the MLflow experiment; None: the kind of run.
+            plan: any other field of :class:`debug.plan.Plan`; activations at the targets are saved unless it
+                says otherwise.
+
+        Raises:
+            ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
+            SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
+        """
+        defaults: dict[str, Any] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
+        what = Plan(intervention_type, layers, positions, **(defaults | plan))
+        return self.run_plan(model_id, programs, what, name=name, tags=tags)
+
+    def run_plan(
+        self,
+        model_id: str | LoadedModel,
+        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        plan: Plan,
+        *,
+        name: str | None = None,
+        wanted: int | None = None,
+        params: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+        reference: Sequence[str] | None = None,
+    ) -> CausalExperimentResult:
+        """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
+
+        ``params`` say where the programs came from, where that is known: generator, hops, seq_len, seed, num_seqs.
+        ``reference`` are the programs that means are over and partners are drawn from; None: the first usable ones.
+
+        Raises:
+            ValueError, SelfCheckError: as :meth:`run_intervention_experiment`.
+        """
+        if not programs:
+            raise ValueError("programs is empty; expected at least one pair")
+        model = model_id
+        if not isinstance(model, LoadedModel):
+            model = models.load(model, dtype=self.dtype, device=self.device)
+        model.require_patchable()
+        title = f"{model.id} · {_what(plan)}"
+        given = {"num_seqs": len(programs), "generator": "given"}
+        prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}
+        with self.store.start(name or plan.kind, title, kind=plan.kind, tags=tags) as study:
+            study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
+            known = _common_params(programs) | given | prompt | (params or {})
+            wanted = len(programs) if wanted is None else wanted
+            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
+            study.log_json("summary.json", {"cells": [summary(cell)]})
+            if cell.error:
+                raise ValueError(cell.error)
+            return CausalExperimentResult(study.run_id, [cell], self.store.uri)
+
+    def _results(
+        self,
+        model: LoadedModel,
+        pairs: Iterator[Any],
+        plan: Plan,
+        wanted: int,
+        max_tries: int,
+        batch_tokens: int,
+        reference: Reference | None,
+    ) -> Iterator[PairResult]:
+        """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
+        used = tried = 0
+        stored = StoredActivations(self.store.load_run(plan.source_run), model) if plan.source_run else None
+        with tqdm(total=wanted, desc=f"{model.id} {plan.intervention_type}", unit="pair", disable=None) as bar:
+            while used < wanted and tried < max_tries:
+                before = tried
+                asked = islice(pairs, min(wanted - used, max_tries - tried))
+                for result in trace_pairs(model, asked, plan, batch_tokens, stored, reference):
+                    tried += 1
+                    used += result.causal_map is not None
+                    bar.update(result.causal_map is not None)
+                    yield result
+                if tried == before:
+                    break
+        if used < wanted:
+            logger.warning("%d of %d pairs were used; %d were tried", used, wanted, tried)
+
+    def _cell(
+        self,
+        study: RunWriter,
+        model: LoadedModel,
+        plan: Plan,
+        pairs: Iterator[Any],
+        wanted: int,
+        max_tries: int,
+        params: dict[str, Any],
+        reference: Sequence[str] | None = None,
+    ) -> CellResult:
+        """Stream the results of one cell into a child run."""
+        asked = plan.prompt_template
+        plan, pairs = as_written(model, plan, pairs)
+        if plan.prompt_template != asked:
+            params["prompt_template"] = get_prompt(plan.prompt_template)[0]
+        if plan.answer_lead:
+            params["answer_lead"] = repr(plan.answer_lead)
+        hops, seq_len = params.get("hops"), params.get("seq_len")
+        shape = [
+            f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
+            f"{seq_len} lines" if seq_len else "",
+            _what(plan),
+        ]
+        cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
+        if plan.answer_lead or plan.prompt_template != asked:
+            cell.prompt = (
+                f"{params['prompt_template']}, then {plan.answer_lead!r}"
+                if plan.answer_lead
+                else (f"{params['prompt_template']}: the vocabulary has the final space in the answer's token")
+            )
+        params |= {
+            "model": model.id,
+            "backend": "transformers",
+            "dtype": model.dtype,
+            "device": model.device,
+            "intervention_type": plan.intervention_type,
+            "layers": _listed(plan.layers_of(model)),
+            "targets": _listed(plan.targets or "default"),
+            "heads": _listed(plan.heads or "each"),
+            **{name: _listed(getattr(plan, name)) for name in _LOGGED if getattr(plan, name) is not None},
+        }
+        try:
+            with study.cell(cell.name, params) as run:
+                cell.run_id = run.run_id
+                run.set_tags(model.provenance())
+                batch_tokens = self.batch_tokens or default_batch_tokens(model)
+                # All that the numbers depend on, but for the pairs (samples.jsonl) and the environment (params, tags).
+                run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})
+                writer = CellWriter(run, cell, params)
+                started = time.monotonic()
+                others = None
+                if plan.needs_reference:
+                    others, pairs = _reference(model, pairs, plan, max_tries, batch_tokens, reference)
+                    run.log_json("reference.json", {"programs": others.texts})
+                    run.log_metrics({"reference_size": len(others.programs)})
+                try:
+                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens, others):
+                        writer.add(result)
+                        cell.seconds = time.monotonic() - started
+                finally:  # what is done is kept, also when the run is interrupted or a self-check failed
+                    writer.close()
+                if cell.checks is None:
+                    reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
+                    raise NoPairLeft(f"no pair of {cell.name!r} was left to patch: {reasons or 'none was found'}")
+        except NoPairLeft as error:
+            logger.error("%s", error)
+            cell.error = str(error)
+        return cell
+
+
+def _reference(
+    model: LoadedModel,
+    pairs: Iterator[Any],
+    plan: Plan,
+    max_tries: int,
+    batch_tokens: int,
+    texts: Sequence[str] | None,
+) -> tuple[Reference, Iterator[Any]]:
+    """A cell's reference set, from texts or from the first of its pairs; and all of its pairs."""
+    if texts is not None:
+        return Reference.of_texts(model, texts, plan, batch_tokens), pairs
+    seen: list[Any] = []
+
+    def first() -> Iterator[Any]:
+        for pair in islice(pairs, max_tries):
+            seen.append(pair)
+            yield pair
+
+    return Reference.found(model, first(), plan, batch_tokens), chain(seen, pairs)
+
+
+def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> dict[str, Any]:
+    """hops and seq_len of programs that were given, where all have the same, else ``any``; the first one's seed."""
+    pairs = []
+    for program in programs:
+        with suppress(ProgramError):  # it will be skipped, with its reason
+            pairs.append(as_pair(program))
+    hops, seq_lens = ({getattr(pair.original, name) for pair in pairs} for name in ("hops", "seq_len"))
+    return {
+        "hops": hops.pop() if len(hops) == 1 else "any",
+        "seq_len": seq_lens.pop() if len(seq_lens) == 1 else "any",
+        "seed": pairs[0].seed if pairs else None,
+    }
+
+
+def _what(plan: Plan) -> str:
+    """The component in a run's name, with a word where it is not patched."""
+    return f"{plan.intervention_type} ({ESTIMATED})" if plan.method == "attribution" else plan.intervention_type
+
+
+def _listed(values: Any) -> Any:
+    """Sequences as one text; all else as it is."""
+    return ",".join(map(str, values)) if isinstance(values, list | tuple) else values

@@ -1,0 +1,165 @@
+"""A cell's results into its run as they come: samples, maps and activations, then metrics and pictures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from debug import causal_visualization as charts
+from debug.causal_experiment_runner.results import CellResult
+from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
+from debug.causal_tracing import PairResult, agreement_metrics
+from debug.programs import ProgramPair
+from debug.statistics import bootstrap_mean, wilson
+from debug.tracking import RunWriter
+
+SHARD = 64  # pairs in one file of causal maps, or of activations
+
+
+class CellWriter:
+    """Adds results to a cell's run as they come: maps and activations in shards, metrics and pictures at the end."""
+
+    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Any]) -> None:
+        self.run, self.cell, self.params = run, cell, params
+        self.mean = MeanOverPairs()
+        self.pairs: list[ProgramPair] = []
+        self.first: CausalMap | None = None
+        self.correct: list[tuple[bool, bool]] = []
+        self.maps: list[CausalMap] = []
+        self.activations: dict[str, np.ndarray] = {}
+        self.shards = self.tried = 0
+
+    def add(self, result: PairResult) -> None:
+        # Drawing goes on until enough pairs are used: counting those that replace skipped ones would bias the rate.
+        if result.correct is not None and len(self.correct) < self.params["num_seqs"]:
+            self.correct.append(result.correct)
+        if result.pair is not None and result.pair.seed is not None and self.params["generator"] != "given":
+            self.tried += 1
+            self.cell.seeds_passed_over = result.pair.seed - self.params["seed"] + 1 - self.tried
+        self.run.append_jsonl("samples.jsonl", [_sample(result)])
+        if result.causal_map is None or result.pair is None:
+            self.cell.skipped[_kind_of_reason(result.skipped)] += 1
+            return
+        causal_map = replace(result.causal_map, pair=len(self.pairs))
+        self.first = self.first or causal_map
+        self.cell.interventions += result.interventions
+        self.cell.rank_agreement += [] if result.rank_agreement is None else [result.rank_agreement]
+        self.cell.agreement += [] if result.agreement is None else [result.agreement]
+        if result.checks is not None:
+            self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
+        self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
+        self.pairs.append(result.pair)
+        self.maps.append(causal_map)
+        self.mean.add(causal_map)
+        if len(self.maps) == SHARD:
+            self._write_shard()
+
+    def _write_shard(self) -> None:
+        save_maps(self.run.folder / "causal_maps" / f"{self.shards:05d}.safetensors", self.maps)
+        if self.activations:
+            save_tensors(self.run.folder / "activations" / f"{self.shards:05d}.safetensors", self.activations)
+        self.run.log_programs(self.pairs)
+        self.run.flush()
+        self.maps, self.activations = [], {}
+        self.shards += 1
+
+    def close(self) -> None:
+        cell = self.cell
+        if self.maps:
+            self._write_shard()
+        cell.pairs_used = len(self.pairs)
+        if self.correct:
+            n = len(self.correct)
+            cell.accuracy, cell.accuracy_counterfactual = (
+                wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 1)
+            )
+        if self.first is not None and self.first.targets:
+            cell.mean = self.mean.result()
+        metrics, curves = _metrics(cell)
+        self.run.log_metrics(metrics)
+        for layer, values in curves.items():
+            self.run.log_metrics(values, step=layer)
+        self.run.log_json("summary.json", summary(cell))
+        if self.pairs:
+            known = {name: self.params.get(name) for name in ("generator", "seed", "hops", "seq_len")}
+            texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
+            self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
+        if self.first is not None:
+            for stem, chart in charts.pictures(self.first, cell.mean).items():
+                charts.save_chart(chart, self.run.folder, stem)
+
+
+def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
+    """A cell's metrics of the tracking contract, and the stepped ones by layer."""
+    metrics: dict[str, float | None] = {
+        "pairs_used": cell.pairs_used,
+        "pairs_skipped": cell.skipped.total(),
+        "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
+    }
+    if cell.accuracy is not None and cell.accuracy_counterfactual is not None:
+        metrics |= cell.accuracy.metrics("accuracy") | {"accuracy_n": cell.accuracy.n}
+        metrics |= cell.accuracy_counterfactual.metrics("accuracy_counterfactual")
+        metrics |= {"accuracy_counterfactual_n": cell.accuracy_counterfactual.n}
+    if cell.checks is not None:
+        metrics |= cell.checks.metrics()
+    if cell.rank_agreement:
+        metrics |= bootstrap_mean(cell.rank_agreement).metrics("rank_agreement")
+    for name, value in agreement_metrics(cell.agreement).items():
+        metrics |= value.metrics(name)
+    of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
+    return metrics | of_mean, curves
+
+
+def summary(cell: CellResult) -> dict[str, Any]:
+    metrics, curves = _metrics(cell)
+    peak = cell.mean and cell.mean.peak()
+    found = peak if peak and peak.chosen.estimate > 0 else None
+    return {
+        "name": cell.name,
+        "run_id": cell.run_id,
+        "metrics": metrics,
+        "by_layer": {str(layer): values for layer, values in curves.items()},
+        "n": ({"accuracy": cell.accuracy.n} if cell.accuracy else {})
+        | ({curve.target: curve.n for curve in cell.mean.curves} if cell.mean else {}),
+        "seeds_passed_over": cell.seeds_passed_over,
+        "peak": found and {"target": found.target, "layer": found.layer, "n": found.rate.n if found.rate else 0},
+        "hand_overs": [move._asdict() for move in cell.mean.moves] if cell.mean else [],
+        "skipped": dict(cell.skipped),
+        "seconds": cell.seconds,
+    }
+
+
+def _sample(result: PairResult) -> dict[str, Any]:
+    """The pair as a sample: the original program and what the model says to it, the counterfactual beside it."""
+    pair, correct, answers = result.pair, result.correct, result.answers
+    return {
+        "seed": pair and pair.seed,
+        "seq_len": pair and pair.original.seq_len,
+        "hops": pair and pair.original.hops,
+        "program": pair and pair.original.text,
+        "prompt": result.prompt,
+        "expected": pair and pair.expected_original,
+        "raw_output": answers and answers[0],
+        "parsed": pair and answers and _parsed(answers[0], pair.expected_original),
+        "correct": correct and correct[0],
+        "chain": pair and list(pair.variable_chain.names),
+        "error": result.skipped,
+        "counterfactual": pair and pair.counterfactual.text,
+        "expected_counterfactual": pair and pair.expected_counterfactual,
+        "raw_output_counterfactual": answers and answers[1],
+        "correct_counterfactual": correct and correct[1],
+    }
+
+
+def _parsed(top_token: str, expected: int) -> int | None:
+    """The top token as an answer; null where an answer has more tokens than the one that was asked for."""
+    text = top_token.strip()
+    return int(text) if text.isdecimal() and len(text) >= len(str(expected)) else None
+
+
+def _kind_of_reason(reason: str | None) -> str:
+    """The first line without the texts and numbers of a pair, so that reasons can be counted."""
+    return re.sub(r"'[^']*'|\[[^\]]*\]|\d+", "…", (reason or "").split("\n")[0])[:200]

@@ -1,0 +1,268 @@
+"""The causal map of one pair: layers x token positions (x heads)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from debug.causal_map.header import ARRAYS, DEFAULTS, HEADER, PAIR_SOURCES
+from debug.causal_map.metrics import LEGACY, RANDOM
+
+Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
+ROOT, FINAL = "ref_depth_1_rhs", "final"
+
+
+class CausalMapError(ValueError):
+    """A causal map, or a file of them, that is not one: names the field."""
+
+
+@dataclass(frozen=True, eq=False)
+class CausalMap:
+    """What every cell of one pair (layer, column, perhaps heads) did to the answer.
+
+    A column is a set of token positions patched together, or, of an ``attention_knockout``, the positions between which
+    edges were cut. The first ``len(positions)`` columns are the single positions of the grid; targets that are no
+    single position have a column of their own behind them.
+    """
+
+    intervention_type: str
+    pair: int
+    """Index of the pair in the run's programs.json."""
+    tokens: list[str]
+    """The prompt's tokens as text, the model's reading of them, in order."""
+    layers: list[int]
+    positions: list[int]
+    columns: list[list[int]]
+    targets: dict[str, list[int]]
+    """Target (of a knockout: hypothesis) -> its token positions. Of patches, targets on one and the same set of
+    positions are listed once."""
+    target_columns: dict[str, int]
+    """Target -> its column."""
+    n_layers: int
+    first_difference: int
+    """First token position at which the two prompts differ; cells before it were not run: their effect is zero."""
+    answer_tokens: tuple[int, int]
+    """c and o: first tokens of the counterfactual's and of the original's answer; -1 where not known (imported)."""
+    top_tokens: tuple[int, int]
+    """Top token of the clean and of the counterfactual run."""
+    min_effect: float
+    """Smallest |z_cf[c] - z_clean[c]| by which a difference is normalized; see models.SMALLEST_EFFECT."""
+    vocabulary: dict[int, str]
+    """Text of every token id that occurs in this map as a top token or as an answer."""
+    z_clean: Answer
+    z_counterfactual: Answer
+    z_patched: Float[np.ndarray, "layer *head column 2"]
+    top: Int[np.ndarray, "layer *head column"]
+    """Top token of each patched run; -1 where it was only estimated, or not recorded."""
+    layer_window: int = 1
+    """Row l patches, or cuts, the layers l to l + layer_window - 1 together."""
+    heads: list[list[int]] = field(default_factory=list)
+    """The heads that each step of the head axis patches together; empty where there is no such axis."""
+    source: str = "counterfactual"
+    """Where patched activations come from: one of SOURCES, or "knockout" where edges are cut."""
+    direction: str = "into_original"
+    method: str = "patching"
+    """"patching"; "attribution": a linear estimate of the logit difference; "imported": of the older format, of which
+    logits are not known (NaN)."""
+    control_top: Int[np.ndarray, "layer *head target"] | None = None
+    """Top tokens with the same-answer control as source, at the targets; None where it was not run."""
+    lens_logits: Float[np.ndarray, "row position 2"] | None = None
+    """Logit lens of the clean run: logits of c and o read off the residual stream going into each layer, and at the
+    top; of the single ``positions``. None where it was not read."""
+    lens_ranks: Int[np.ndarray, "row position 2"] | None = None
+    """How many tokens have a higher logit there than c and o."""
+    legacy_success_rate: Float[np.ndarray, "layer *head column"] | None = None
+    legacy_normalized_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
+    legacy_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
+    """See METRICS; of imported maps only."""
+
+    def __post_init__(self) -> None:
+        expected = (len(self.layers), *([len(self.heads)] if self.heads else []), len(self.columns))
+        if self.top.shape != expected or self.z_patched.shape != (*expected, 2):
+            axes = "layers x heads x columns" if self.heads else "layers x columns"
+            raise CausalMapError(
+                f"'z_patched' {self.z_patched.shape} and 'top' {self.top.shape} do not fit {expected} {axes}"
+            )
+        if self.columns[: len(self.positions)] != [[position] for position in self.positions]:
+            raise CausalMapError("'columns' must begin with the single 'positions'")
+        if not all(0 <= p < len(self.tokens) for column in [*self.columns, *self.targets.values()] for p in column):
+            raise CausalMapError(f"'columns' or 'targets' name positions outside the {len(self.tokens)} tokens")
+        columns = range(len(self.columns))
+        if self.targets.keys() != self.target_columns.keys() or not {*self.target_columns.values()} <= {*columns}:
+            raise CausalMapError("'target_columns' must name a column of 'columns' for each of 'targets'")
+        if self.control_top is not None and self.control_top.shape != (*expected[:-1], len(self.targets)):
+            raise CausalMapError(f"'control_top' {self.control_top.shape} does not fit the {len(self.targets)} targets")
+        lens = (self.n_layers + 1, len(self.positions), 2)
+        for name in ("lens_logits", "lens_ranks"):
+            if (array := getattr(self, name)) is not None and array.shape != lens:
+                raise CausalMapError(f"'{name}' {array.shape} does not fit {lens} rows x positions x answers")
+
+        for name in LEGACY:
+            if (array := getattr(self, name)) is not None and array.shape != expected:
+                raise CausalMapError(f"'{name}' {array.shape} does not fit {expected} layers x (heads x) columns")
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """What this map says of a cell, the main one first."""
+        if self.method == "imported":
+            return ("success", *(name for name in LEGACY if getattr(self, name) is not None))
+        if self.estimated:
+            return ("normalized_logit_diff", "logit_diff")
+        moved = ("success", "normalized_logit_diff", "logit_diff")
+        return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
+
+    @property
+    def estimated(self) -> bool:
+        """Its numbers are estimates of what patching would give."""
+        return self.method == "attribution"
+
+    @property
+    def target_metrics(self) -> tuple[str, ...]:
+        """What it says at its targets: the same, and what the control did there."""
+        return self.metrics + (("control_success", "control_answer_kept") if self.control_top is not None else ())
+
+    def grid(self, metric: str) -> Float[np.ndarray, "layer *head position"]:
+        """A metric over the single positions; NaN where it has no value.
+
+        Raises:
+            CausalMapError: this map has no such metric.
+        """
+        return self.values(metric)[..., : len(self.positions)]
+
+    def values(self, metric: str) -> Float[np.ndarray, "layer *head column"]:
+        """A metric over all columns, joint ones too; as :meth:`grid`."""
+        if metric not in self.metrics:
+            raise CausalMapError(f"this map has no {metric!r}; it has {', '.join(self.metrics)}")
+        c, o = self.answer_tokens
+        if metric in LEGACY:
+            return getattr(self, metric).astype(float)
+        if metric in ("success", "answer_kept"):
+            answer = c if metric == "success" else o
+            return np.where((self.top < 0) | (answer < 0), np.nan, self.top == answer)
+        if metric == "answer_logit_drop":
+            return (self.z_clean[1] - self.z_patched[..., 1]).astype(float)
+        raw = (self.z_patched[..., 0] - self.z_clean[0]).astype(float)
+        if metric == "logit_diff":
+            return raw
+        whole = float(self.z_counterfactual[0] - self.z_clean[0])
+        return raw / (whole if abs(whole) >= self.min_effect else np.nan)
+
+    @property
+    def logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
+        """z_patched[c] - z_clean[c]: the raw effect."""
+        return self.grid("logit_diff")
+
+    @property
+    def normalized_logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
+        """The effect as a share of the counterfactual's own: 0 none, 1 all; NaN (null) where that is too small."""
+        return self.grid("normalized_logit_diff")
+
+    @property
+    def success(self) -> Bool[np.ndarray, "layer *head position"]:
+        """The patched run's top token is c; False where that is not known (imported maps: :meth:`grid` has NaN)."""
+        return self.grid("success") == 1
+
+    @property
+    def top_token(self) -> Int[np.ndarray, "layer *head position"]:
+        return self.top[..., : len(self.positions)]
+
+    def beginning_at(self, start: int) -> CausalMap:
+        """The map without the single positions before ``start``, and without targets there: for a picture of the rest.
+
+        Raises:
+            CausalMapError: no position is left.
+        """
+        singles = [index for index, position in enumerate(self.positions) if position >= start]
+        if not singles:
+            raise CausalMapError(f"no position of the map is at or after {start}; the last is {self.positions[-1:]}")
+        kept = [*singles, *range(len(self.positions), len(self.columns))]
+        targets = [target for target, column in self.target_columns.items() if column in kept]
+        rows = [list(self.targets).index(target) for target in targets]
+
+        def of(array: np.ndarray | None, indices: list[int], axis: int) -> Any:
+            return None if array is None else array.take(indices, axis)
+
+        return replace(
+            self,
+            positions=[self.positions[index] for index in singles],
+            columns=[self.columns[index] for index in kept],
+            targets={target: self.targets[target] for target in targets},
+            target_columns={target: kept.index(self.target_columns[target]) for target in targets},
+            z_patched=of(self.z_patched, kept, -2),
+            top=of(self.top, kept, -1),
+            control_top=of(self.control_top, rows, -1),
+            lens_logits=of(self.lens_logits, singles, 1),
+            lens_ranks=of(self.lens_ranks, singles, 1),
+            **{name: of(getattr(self, name), kept, -1) for name in LEGACY},
+        )
+
+    def at_target(self, target: str, metric: str = "success") -> Float[np.ndarray, "layer *head"]:
+        """One of ``target_metrics`` at a target, its tokens patched together."""
+        if metric.startswith("control_") and self.control_top is not None:
+            answer = self.answer_tokens[0 if metric == "control_success" else 1]
+            return (self.control_top[..., list(self.targets).index(target)] == answer).astype(float)
+        return self.values(metric)[..., self.target_columns[target]]
+
+    def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """The arrays, and everything else as JSON values."""
+        arrays = {name: array for name in ARRAYS if (array := getattr(self, name)) is not None}
+        return arrays, {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ARRAYS}
+
+    @classmethod
+    def from_tensors(cls, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> CausalMap:
+        """Raises CausalMapError for whatever is missing or of the wrong type."""
+        values: dict[str, Any] = {}
+        header = dict(header)
+        if "target_columns" not in header:  # the first maps had each target on a column of its own positions
+            with suppress(KeyError, ValueError, TypeError, AttributeError):  # what is wrong with these is told below
+                columns = [*map(sorted, header["columns"])]
+                header["target_columns"] = {t: columns.index(sorted(at)) for t, at in header["targets"].items()}
+        if "heads" not in header and getattr(arrays.get("top"), "ndim", 0) == 3:
+            header["heads"] = [[head] for head in range(arrays["top"].shape[1])]
+        for name, check in HEADER.items():
+            if name not in header and name in DEFAULTS:
+                continue
+            if name not in header:
+                raise CausalMapError(f"field {name!r} is missing")
+            try:
+                values[name] = check(header[name])
+            except (TypeError, ValueError, AttributeError) as error:
+                raise CausalMapError(f"field {name!r} is {header[name]!r:.80}: {error}") from error
+        values.update(arrays)
+        return cls(**values)
+
+
+def random_of(target: str) -> str | None:
+    """Of a column of random edges the name of its control, which all draws share; None of any other."""
+    found = re.fullmatch(rf"(.+{RANDOM})(_\d+)?", target)
+    return found and found[1]
+
+
+def held_by_construction(causal_map: CausalMap, target: str, heads: Sequence[int] | None = None) -> bool:
+    """Whether patching a target succeeds at some layer in any model that answers: no finding, and left out of peaks.
+
+    Of the residual stream: where it has a token of the root, or of another role on that token, for these are the
+    counterfactual's input; or the last token, which becomes its output. Of attention, or of several heads together
+    (maps do not say how many heads there are): where all layers are patched at the last token, whose embedding is the
+    same in both programs.
+    """
+    at = {*causal_map.targets[target]}
+    last = len(causal_map.tokens) - 1
+    if causal_map.intervention_type == "residual_stream":
+        root = {*causal_map.targets.get(ROOT, ())}
+        root |= set() if causal_map.method == "imported" else {causal_map.first_difference}
+        parts = target.split("+")
+        return bool(at & (root | {last})) or bool({ROOT, ROOT.replace("rhs", "line"), FINAL} & {*parts})
+    whole = causal_map.intervention_type == "attention" or len(heads or ()) > 1
+    return whole and last in at and causal_map.layer_window >= causal_map.n_layers > 1
+
+
+def rows_below_top(causal_map: CausalMap) -> Bool[np.ndarray, " layer"]:
+    """Of each row, whether it leaves what the final norm reads as it is."""
+    return np.array([layer + causal_map.layer_window - 1 < causal_map.n_layers for layer in causal_map.layers], bool)

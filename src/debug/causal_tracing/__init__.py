@@ -1,0 +1,45 @@
+"""The experiment: pairs -> causal maps. Which cells a plan makes of a pair, and what became of each.
+
+A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every cell of it is data
+for the engine's one primitive, and so are the same-answer control at the targets and the self-checks, which run packed
+among them. Knows no MLflow, no Streamlit, no file.
+The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); attribution patching is Nanda's (2023).
+"""
+
+from debug.causal_tracing.agreement import MATTERS, Agreement, _spearman, agreement_metrics
+from debug.causal_tracing.attribution import AGREEMENT_CELLS, LARGEST_CELLS, LOCALIZED_CELLS
+from debug.causal_tracing.batches import R, T
+from debug.causal_tracing.experiment import WINDOW, run_causal_tracing_experiment, trace_pairs
+from debug.causal_tracing.mapping import ROWS_OF_LENS
+from debug.causal_tracing.pairs import PROBED, StoredRun, StoredRuns, as_written
+from debug.causal_tracing.reference import REFERENCE, Reference
+from debug.causal_tracing.results import CausalTracingResult, PairResult
+from debug.plan import INTERVENTION_TYPES, KNOCKOUT, METHODS, Plan
+
+__all__ = [
+    "AGREEMENT_CELLS",
+    "INTERVENTION_TYPES",
+    "KNOCKOUT",
+    "LARGEST_CELLS",
+    "LOCALIZED_CELLS",
+    "MATTERS",
+    "METHODS",
+    "PROBED",
+    "REFERENCE",
+    "ROWS_OF_LENS",
+    "WINDOW",
+    "Agreement",
+    "CausalTracingResult",
+    "PairResult",
+    "Plan",
+    "R",
+    "Reference",
+    "StoredRun",
+    "StoredRuns",
+    "T",
+    "_spearman",
+    "agreement_metrics",
+    "as_written",
+    "run_causal_tracing_experiment",
+    "trace_pairs",
+]

@@ -1,0 +1,172 @@
+"""Pairs whose prompts have one length: the unpatched runs that their numbers come from, and the cells of their maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from debug.causal_tracing.pairs import PreparedPair, is_correct
+from debug.causal_tracing.reference import Reference, recorded
+from debug.engine import Cell, Cut, Site, record
+from debug.models import LoadedModel
+from debug.models.hook_points import COMPONENTS
+from debug.plan import Plan
+
+
+class Group:
+    """The unpatched runs of all pairs: programs, counterfactuals, controls, partners, and what is patched from."""
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        given: Sequence[PreparedPair],
+        plan: Plan,
+        reference: Reference | None,
+        batch_tokens: int,
+    ) -> None:
+        self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
+        programs = [g.tokenized.original for g in given]
+        # Where the counterfactuals' runs are stored, one is run all the same: the self-checks compare with a whole run.
+        programs += [g.tokenized.counterfactual for g in (given[:1] if plan.source == "stored" else given)]
+        self.source_row: dict[int, int] = {}
+        self.control_row: dict[int, int] = {}
+        for number, one in enumerate(given):
+            for program, row in ((one.control, self.control_row), (one.partner, self.source_row)):
+                if program is not None:
+                    row[number] = len(programs)
+                    programs.append(program)
+            if plan.source == "counterfactual":
+                self.source_row[number] = len(given) + number
+        self.runs = record(model, torch.tensor([program.token_ids for program in programs]), recorded(plan))
+        self.finite = self.runs.logits.isfinite().all(-1).tolist()
+        if not plan.knockout and plan.source == "zero":
+            self._add_sources(
+                {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
+            )
+        if plan.source == "mean" and reference is not None:
+            means = [reference.mean_without(one, self._own_activations(number)) for number, one in enumerate(given)]
+            self._add_sources(
+                {
+                    name: [torch.stack([mean[name][layer] for mean in means]) for layer in range(len(layers))]
+                    for name, layers in self.runs.activations.items()
+                }
+            )
+        if plan.source == "stored":
+            self._add_sources(self._stored_activations())
+        self.tops = self.runs.logits.argmax(-1).tolist()
+
+    def _add_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> None:
+        """Patch every pair from these, which are no run's: a source for each, or one for all."""
+        count = len(next(iter(activations.values()))[0])
+        self.source_row = {number: len(self.runs) + number % count for number in range(len(self.given))}
+        dtype = self.runs.activations["residual_stream"][0].dtype
+        self.runs = self.runs.with_sources(
+            {name: [at.to(dtype) for at in layers] for name, layers in activations.items()}
+        )
+
+    def _own_activations(self, number: int) -> dict[str, list[Float[Tensor, "token width"]]]:
+        row = self.rows_of(number)[self.plan.direction != "into_original"]
+        return {name: [at[row] for at in layers] for name, layers in self.runs.activations.items()}
+
+    def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
+        """The stored runs in the places of runs; what is not stored is NaN, which no logits survive."""
+        found = {}
+        for name, layers in self.runs.activations.items():
+            found[name] = [torch.full((len(self.given), *at.shape[1:]), torch.nan, dtype=at.dtype) for at in layers]
+            for number, run in enumerate(one.stored for one in self.given):
+                if run is None or name not in run.activations:
+                    continue
+                stored = torch.tensor(np.asarray(run.activations[name]))
+                if stored.shape != (len(layers), len(run.positions), layers[0].shape[-1]):
+                    raise ValueError(
+                        f"stored {name} of run {self.plan.source_run} is {tuple(stored.shape)}; {self.model.id!r} has "
+                        f"{len(layers)} layers of width {layers[0].shape[-1]}"
+                    )
+                for at, values in zip(found[name], stored, strict=True):
+                    at[number, run.positions] = values.to(at.dtype)
+            found[name] = [at.to(self.runs.logits.device) for at in found[name]]
+        return found
+
+    def counterfactual(self, number: int) -> tuple[Float[Tensor, "2"], int]:
+        """Of the counterfactual's run: the logits of both answers, and the top token."""
+        answers = list(self.given[number].tokenized.answer_tokens)
+        if (stored := self.given[number].stored) is not None:
+            return torch.tensor([stored.logits[token] for token in answers]), stored.top_token
+        row = len(self.given) + number
+        return self.runs.logits[row, answers].cpu(), self.tops[row]
+
+    def rows_of(self, number: int) -> tuple[int, int]:
+        """Of the run that is patched, and of its counterfactual's."""
+        return number, len(self.given) + number
+
+    def top_tokens(self, number: int) -> tuple[int, int]:
+        """Of the run that is patched, and of its counterfactual's."""
+        return self.tops[number], self.counterfactual(number)[1]
+
+    def is_finite(self, number: int) -> bool:
+        """Whether the logits of all runs that a pair's numbers come from are finite."""
+        rows = [number, self.source_row.get(number, number), self.control_row.get(number, number)]
+        rows += [] if self.given[number].stored else [len(self.given) + number]
+        return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no run
+
+    def said(self, number: int) -> dict[str, Any]:
+        """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
+        one, tops = self.given[number], (self.tops[number], self.counterfactual(number)[1])
+        answers = tuple(self.model.tokenizer.decode([top]) for top in tops)
+        prompts = (one.tokenized.original.prompt, one.tokenized.counterfactual.prompt)
+        if self.plan.direction == "into_counterfactual":
+            answers, prompts = answers[::-1], prompts[::-1]
+        return {"correct": is_correct(one, self.plan, tops), "answers": answers, "prompt": prompts[0]}
+
+    def first_difference(self, number: int) -> int:
+        """The first position at which the patched run and its source can differ."""
+        return self.given[number].tokenized.first_difference if self.plan.patches_pairs else 0
+
+    def cells(
+        self, number: int, source: int | None = None, first: int | None = None
+    ) -> Iterator[tuple[tuple[int, ...], Cell]]:
+        """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect.
+
+        Patched from the plan's source, or from another row of ``runs`` that differs from position ``first`` on.
+        """
+        source = self.source_row.get(number) if source is None else source
+        first = self.first_difference(number) if first is None else first
+        model, plan, columns = self.model, self.plan, self.given[number].columns
+        window = plan.window(model.n_layers)
+        for (i, layer), (k, column) in product(enumerate(plan.layers_of(model)), enumerate(columns.columns)):
+            layers = range(layer, layer + window)
+            if plan.knockout:
+                heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
+                yield (i, k), Cell(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
+            elif any(_can_matter(plan, at, column, first, self.runs.length, model.n_layers) for at in layers):
+                for j, heads in enumerate(self.head_sets()):
+                    sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
+                    at = (i, k) if heads is None else (i, j, k)
+                    yield at, Cell(number, sites, source)
+
+    def head_sets(self) -> Sequence[tuple[int, ...] | None]:
+        if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
+            return [None]
+        return [tuple(heads) for heads in self.plan.heads_of(self.model)]
+
+    def shape(self, number: int) -> tuple[int, ...]:
+        heads = self.head_sets()
+        axis = () if heads == [None] else (len(heads),)
+        return (len(self.plan.layers_of(self.model)), *axis, len(self.given[number].columns.columns))
+
+
+def _can_matter(
+    plan: Plan, layer: int, column: Sequence[int], first_difference: int, length: int, n_layers: int
+) -> bool:
+    """Whether patching these positions can change the answer at all.
+
+    Before the first differing token both runs are the same; above the last attention only the last token is read.
+    """
+    last_attention = n_layers if plan.intervention_type == "residual_stream" else n_layers - 1
+    return max(column) >= first_difference and (layer < last_attention or length - 1 in column)

@@ -1,0 +1,65 @@
+"""A pair's causal map from the numbers of its cells, with the logit lens of its clean run."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from debug import models
+from debug.causal_map import CausalMap
+from debug.causal_tracing.group import Group
+from debug.engine import unembedded
+
+ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
+
+
+def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
+    model, plan, one = group.model, group.plan, group.given[number]
+    z_counterfactual, top_counterfactual = group.counterfactual(number)
+    answers = list(one.tokenized.answer_tokens)
+    seen = {*np.unique(top).tolist(), *answers, group.tops[number], top_counterfactual}
+    seen |= set() if control is None else {*np.unique(control).tolist()}
+    read = lens(group, number) if plan.logit_lens and one.columns.positions else (None, None)
+    heads = [] if group.head_sets() == [None] else [list(heads) for heads in group.head_sets() if heads]
+    return CausalMap(
+        intervention_type=plan.intervention_type,
+        pair=one.index,
+        tokens=one.tokenized.original.tokens,
+        layers=plan.layers_of(model),
+        positions=one.columns.positions,
+        columns=one.columns.columns,
+        targets=one.columns.targets,
+        target_columns=one.columns.target_columns,
+        n_layers=model.n_layers,
+        first_difference=group.first_difference(number),
+        answer_tokens=one.tokenized.answer_tokens,
+        top_tokens=(group.tops[number], top_counterfactual),
+        min_effect=models.SMALLEST_EFFECT[model.dtype],
+        vocabulary={token: model.tokenizer.decode([token]) for token in sorted(seen - {-1})},
+        z_clean=group.runs.logits[number, answers].cpu().numpy(),
+        z_counterfactual=z_counterfactual.numpy(),
+        z_patched=z_patched,
+        top=top,
+        layer_window=plan.window(model.n_layers),
+        heads=heads,
+        source="knockout" if plan.knockout else plan.source,
+        direction=plan.direction,
+        method=plan.method,
+        control_top=control,
+        lens_logits=read[0],
+        lens_ranks=read[1],
+    )
+
+
+def lens(group: Group, number: int) -> tuple[Float[np.ndarray, "row position 2"], Int[np.ndarray, "row position 2"]]:
+    """Logits and ranks of both answers, read off the clean run's residual stream (nostalgebraist 2020)."""
+    positions, answers = group.given[number].columns.positions, list(group.given[number].tokenized.answer_tokens)
+    hidden = torch.stack([layer[number, positions] for layer in group.runs.activations["residual_stream"]])
+    logits, ranks = [], []
+    for part in hidden.flatten(0, 1).split(ROWS_OF_LENS):
+        read = unembedded(group.model, part)
+        logits.append(read[:, answers].cpu())
+        ranks.append(torch.stack([(read > read[:, [answer]]).sum(-1) for answer in answers], -1).cpu())
+    shape = (len(hidden), len(positions), 2)
+    return torch.cat(logits).view(shape).numpy(), torch.cat(ranks).view(shape).numpy()

@@ -1,0 +1,149 @@
+"""The programs that means are over and partners are drawn from."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from debug.causal_tracing.batches import in_parts
+from debug.causal_tracing.pairs import PreparedPair, own_program, prepare, reason_to_skip
+from debug.counterfactual import as_pair
+from debug.engine import Runs, default_batch_tokens, record
+from debug.models import LoadedModel, PromptTooLong, VocabularyError
+from debug.models.hook_points import COMPONENTS
+from debug.plan import Plan
+from debug.programs import Program, ProgramError, ProgramPair
+from debug.prompts import fill
+from debug.token_analyzer import PairError, TokenizedProgram, analyze
+
+REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
+
+
+def recorded(plan: Plan) -> tuple[str, ...]:
+    return () if plan.knockout else (plan.intervention_type, *COMPONENTS[plan.intervention_type].full_patch)
+
+
+class Reference:
+    """The programs that means are over and partners are drawn from: one fixed set for all pairs of a cell.
+
+    A pair's own program is in neither: its mean is over the others of its length (leave-one-out), its partner another
+    one, whose answer is that of neither of its two programs.
+    """
+
+    def __init__(
+        self,
+        model: LoadedModel,
+        programs: Iterable[tuple[Program, TokenizedProgram]],
+        plan: Plan,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self.model, self.plan, self.programs = model, plan, list(programs)
+        self.batch_tokens = batch_tokens or default_batch_tokens(model)
+        self._sums: dict[int, dict[str, list[Tensor]]] = {}
+
+    @classmethod
+    def found(
+        cls, model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
+    ) -> Reference:
+        """The originals of the first REFERENCE pairs that a plan's filters let through."""
+        stream, programs = iter(pairs), []
+        while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
+            by_length: dict[int, list[tuple[int, PreparedPair]]] = defaultdict(list)
+            for number, given in enumerate(window):
+                with suppress(ProgramError, PairError, VocabularyError, PromptTooLong):
+                    one = prepare(model, number, as_pair(given), replace(plan, control=False))
+                    by_length[len(one.tokenized.original.token_ids)].append((number, one))
+            usable: dict[int, tuple[Program, TokenizedProgram]] = {}
+            for length, group in by_length.items():
+
+                def asked(part: Sequence[tuple[int, PreparedPair]]) -> list[tuple[int, int]]:
+                    both = [(one.tokenized.original, one.tokenized.counterfactual) for _, one in part]
+                    token_ids = torch.tensor([program.token_ids for pair in both for program in pair])
+                    tops = record(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
+                    return [(top, other) for top, other in tops]
+
+                tops = [t for part in in_parts(group, max(1, batch_tokens // (2 * length)), asked) for t in part]
+                for (number, one), top in zip(group, tops, strict=True):
+                    if reason_to_skip(one, plan, top) is None:
+                        usable[number] = (one.pair.original, own_program(one, plan))
+            programs += [usable[number] for number in sorted(usable)]
+        return cls(model, programs[:REFERENCE], plan, batch_tokens)
+
+    @classmethod
+    def of_texts(cls, model: LoadedModel, texts: Iterable[str], plan: Plan, batch_tokens: int) -> Reference:
+        """The set of a logged run, from its programs' texts.
+
+        Raises:
+            ProgramError, VocabularyError: a text is no program, or the model has no token for part of it.
+        """
+        programs = []
+        for program in map(Program.parse, texts):
+            model.check_vocabulary(fill(plan.template, program.text))
+            programs.append((program, analyze(model.tokenizer, program, plan.template)))
+        return cls(model, programs, plan, batch_tokens)
+
+    @property
+    def texts(self) -> list[str]:
+        return [program.text for program, _ in self.programs]
+
+    def others(self, one: PreparedPair) -> list[tuple[Program, TokenizedProgram]]:
+        """Those of as many tokens that are not the pair's own."""
+        own = own_program(one, self.plan).token_ids
+        return [each for each in self.programs if len(each[1].token_ids) == len(own) and each[1].token_ids != own]
+
+    def partner(self, one: PreparedPair, plan: Plan) -> TokenizedProgram | None:
+        """Of a resampling plan, another program; drawn by the prompt's text.
+
+        Raises:
+            PairError: there is none, or none to take a mean over.
+        """
+        answers = {one.pair.expected_original, one.pair.expected_counterfactual}
+        others = self.others(one)
+        if plan.source == "resample":
+            others = [each for each in others if each[0].answer not in answers]
+        if not others:
+            length, which = len(one.tokenized.original.token_ids), " with another answer" * (plan.source == "resample")
+            raise PairError(
+                f"source {plan.source!r} needs another program of {length} tokens{which}; the reference set of "
+                f"{len(self.programs)} has none"
+            )
+        rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
+        return others[rng.randint(len(others))][1] if plan.source == "resample" else None
+
+    def mean_without(
+        self, one: PreparedPair, own: dict[str, list[Float[Tensor, "token width"]]]
+    ) -> dict[str, list[Float[Tensor, "token width"]]]:
+        """Means over the others, given the activations of the pair's own program; float64, position by position."""
+        program = own_program(one, self.plan)
+        length, others = len(program.token_ids), self.others(one)
+        every = [other for _, other in self.programs if len(other.token_ids) == length]
+        if length not in self._sums:
+            self._sums[length] = self._sum(every)
+        times = len(every) - len(others)
+        return {
+            name: [(total - times * at.double()) / len(others) for total, at in zip(layers, own[name], strict=True)]
+            for name, layers in self._sums[length].items()
+        }
+
+    def _sum(self, programs: Sequence[TokenizedProgram]) -> dict[str, list[Float[Tensor, "token width"]]]:
+        """Over the runs of programs of one length; memory holds some runs at a time."""
+        sums: dict[str, list[Tensor]] = {}
+
+        def run(part: Sequence[TokenizedProgram]) -> Runs:
+            return record(self.model, torch.tensor([program.token_ids for program in part]), recorded(self.plan))
+
+        for runs in in_parts(programs, max(1, self.batch_tokens // len(programs[0].token_ids)), run):
+            for name, layers in runs.activations.items():
+                parts = [layer.double().sum(0) for layer in layers]
+                sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
+        return sums

@@ -1,0 +1,81 @@
+"""What became of a pair, and of an experiment in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from debug.causal_map import CausalMap, MeanCausalMap, mean_over_pairs
+from debug.causal_tracing.agreement import Agreement
+from debug.engine.self_checks import SelfChecks
+from debug.plan import Plan
+from debug.programs import ProgramPair
+
+
+@dataclass(frozen=True)
+class PairResult:
+    """What became of one pair: its causal map, or the reason why it was skipped."""
+
+    index: int
+    pair: ProgramPair | None
+    skipped: str | None = None
+    correct: tuple[bool, bool] | None = None
+    """Whether the model's top token answers the original, and the counterfactual; None where it was not asked."""
+    answers: tuple[str, str] | None = None
+    """Those top tokens, as text."""
+    prompt: str | None = None
+    causal_map: CausalMap | None = None
+    checks: SelfChecks | None = None
+    activations: dict[str, np.ndarray] = field(default_factory=dict)
+    """``<clean|counterfactual>/<component>`` -> [layer, position, width], "positions", and both runs' "token_ids"."""
+    interventions: int = 0
+    """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
+    rank_agreement: float | None = None
+    """Of an attribution: Spearman's correlation with exact patching over cells drawn alike from all, most of which do
+    nothing; None where all are equal."""
+    agreement: Agreement | None = None
+    """Of an attribution: where it matters; None where the pair's whole effect is too small for a share of it."""
+
+
+@dataclass(frozen=True)
+class CausalTracingResult:
+    """The maps of an experiment in memory, with what was skipped and what the engine measured of itself."""
+
+    model: str
+    plan: Plan
+    results: list[PairResult]
+
+    @cached_property
+    def maps(self) -> list[CausalMap]:
+        """One per used pair; its ``pair`` is the index into the programs given."""
+        return [result.causal_map for result in self.results if result.causal_map]
+
+    @property
+    def skipped(self) -> list[PairResult]:
+        return [result for result in self.results if result.skipped]
+
+    @cached_property
+    def checks(self) -> SelfChecks:
+        checks = [result.checks for result in self.results if result.checks]
+        merged = checks[0]
+        for other in checks[1:]:
+            merged |= other
+        return merged
+
+    @property
+    def rank_agreement(self) -> list[float]:
+        """Of an attribution: Spearman's correlation with exact patching, pair by pair, over cells most of which do
+        nothing; see :attr:`agreement`."""
+        return [result.rank_agreement for result in self.results if result.rank_agreement is not None]
+
+    @property
+    def agreement(self) -> list[Agreement]:
+        """Of an attribution: beside exact patching, pair by pair, where it matters."""
+        return [result.agreement for result in self.results if result.agreement is not None]
+
+    @cached_property
+    def mean(self) -> MeanCausalMap:
+        """The mean over pairs, aligned by target."""
+        return mean_over_pairs(self.maps)

@@ -1,0 +1,36 @@
+"""Altair charts of both kinds of run: accuracy with intervals, causal maps as heatmaps, success rates over layers.
+
+Takes causal maps and data frames, returns charts; :func:`save_chart` writes one as files. Knows no model, no store and
+no dashboard. Whatever comes from data (tokens, model names, targets) travels as data: never as a chart expression, a
+format string or HTML. Charts set no background and no colour of axes and titles, so that a light or dark theme can.
+
+A map is drawn as in the logit lens: token positions from left to right in the order of the prompt, layers from bottom
+to top, so that information flows to the right and upwards; row ``n_layers`` is what the final norm reads.
+"""
+
+from debug.causal_visualization.accuracy import accuracy_chart, comparison_chart
+from debug.causal_visualization.curves import curves_by_layer, knockout_chart, trajectory_chart
+from debug.causal_visualization.heatmaps import causal_heatmap, head_heatmap, lens_heatmap, mean_heatmap
+from debug.causal_visualization.pictures import pictures
+from debug.causal_visualization.rows import cells, shown_first
+from debug.causal_visualization.style import MOST_SVG_CELLS, Metric, Picture, save_chart, visible
+
+__all__ = [
+    "MOST_SVG_CELLS",
+    "Metric",
+    "Picture",
+    "accuracy_chart",
+    "causal_heatmap",
+    "cells",
+    "comparison_chart",
+    "curves_by_layer",
+    "head_heatmap",
+    "knockout_chart",
+    "lens_heatmap",
+    "mean_heatmap",
+    "pictures",
+    "save_chart",
+    "shown_first",
+    "trajectory_chart",
+    "visible",
+]

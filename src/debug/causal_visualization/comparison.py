@@ -1,0 +1,225 @@
+"""Runs compared: rates with intervals, models by hops, the same programs paired, values over training steps."""
+
+from __future__ import annotations
+
+import re
+
+import altair as alt
+import polars as pl
+
+from debug.causal_visualization.interactive import Chart
+from debug.causal_visualization.style import CATEGORIES, INK, axis_of, visible
+
+_SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
+_DASHES = [[1, 0], [6, 3], [2, 2]]
+
+
+# --- runs compared ---------------------------------------------------------------------------------------------------
+
+
+def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
+    """A measurement with its interval: x from left to right, a colour and a shape for each series.
+
+    Args:
+        frame: a row a cell: series, value, ci_low, ci_high (null: no interval), n, and the columns x and panel as text.
+        x: hops, seq_len or model; the first two are joined by lines.
+        panel: a column with a small chart for each of its values.
+        signed: the values are no rates, and their axis does not end at 0 and 1.
+
+    Raises:
+        ValueError: there are more series than looks that can be told apart.
+    """
+    frame = frame.with_columns(
+        pl.col("series").map_elements(named_series, pl.Utf8), pl.col("model").map_elements(named_series, pl.Utf8)
+    )
+    series = frame["series"].unique(maintain_order=True).to_list()
+    if len(series) > len(CATEGORIES) * len(_SHAPES):  # whose numbers share no divisor: each has a look of its own
+        raise ValueError(f"{len(series)} series cannot be told apart in one chart; take a small chart for each")
+    colours, shapes, dashes = ([of[i % len(of)] for i in range(len(series))] for of in (CATEGORIES, _SHAPES, _DASHES))
+    legend = alt.Legend(
+        orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, symbolStrokeWidth=0, title=None
+    )
+    scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
+    form = ".3f" if signed else ".1%"
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            f"{x}:N", sort=_ordered(frame[x]), axis=alt.Axis(labelAngle=0 if x != "model" else -30, labelLimit=180)
+        ).title({"seq_len": "lines (seq_len)"}.get(x, x)),
+        color=alt.Color(
+            "series:N",
+            scale=alt.Scale(domain=series, range=colours),
+            legend=legend,
+        ),
+        tooltip=[
+            alt.Tooltip("series:N"),
+            alt.Tooltip("hops:N"),
+            alt.Tooltip("seq_len:N", title="lines"),
+            alt.Tooltip("value:Q", format=form, title=title),
+            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("n:Q", format=",d", title="n"),
+        ],
+    )
+    if x == "model" or len(series) > 1:
+        base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
+    y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)).title(
+        title
+    )
+    layers = [
+        base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
+        base.mark_point(filled=True, size=55, opacity=1).encode(
+            y=y, shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
+        ),
+    ]
+    if x != "model":
+        dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=None)
+        layers.insert(0, base.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
+    width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
+    if panel is None:
+        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
+    width = max(200, min(1000, width))
+    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
+    columns = max(1, min(4, 1000 // (width + 60)))
+    return chart.facet(alt.Facet(f"{panel}:N", sort=_ordered(frame[panel])).title(None), columns=columns)
+
+
+def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+    """Models x hops, one cell a mean over lengths, with how many runs and samples that is, where that is known of all;
+    the interval where it is one run's. Frame as for :func:`rates`."""
+    named = frame.with_columns(pl.col("model").map_elements(named_series, pl.Utf8))
+    cells_of = named.group_by("model", "hops", maintain_order=True)
+    titles = {"ci_low": "95% interval from", "ci_high": "to"}
+    titles = {end: text for end, text in titles.items() if end in frame.columns}
+    ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
+    n = pl.when(pl.col("n").is_not_null().all()).then(pl.col("n").sum()).alias("n")
+    frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), n, *ends).with_columns(
+        how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
+    )
+    end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
+    form = ".3f" if signed else ".1%"
+    base = alt.Chart(frame).encode(
+        x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=axis_of()),
+        y=alt.Y("model:N", sort=None, axis=axis_of(labelLimit=240)).title(None),
+        tooltip=[
+            "model:N",
+            "hops:N",
+            alt.Tooltip("value:Q", format=form, title=title),
+            *(alt.Tooltip(f"{end}:Q", format=form, title=text) for end, text in titles.items()),
+            alt.Tooltip("cells:Q", title="runs"),
+            alt.Tooltip("n:Q", format=",d"),
+        ],
+    )
+    legend = legend_of()
+    if not signed:
+        legend.format = "%"
+    colour = alt.Color("value:Q", scale=scale_of(signed, end), legend=legend).title(title)
+    ink = alt.when(f"abs(datum.value) > {0.7 * end}").then(alt.value("white")).otherwise(alt.value(INK))
+    numbers = base.mark_text(fontSize=11, dy=-5).encode(
+        text=alt.Text("value:Q", format=".2f" if signed else ".0%"), color=ink
+    )
+    sizes = base.mark_text(fontSize=9, dy=7).encode(text="how_many:N", color=ink)
+    return alt.layer(base.mark_rect().encode(color=colour), numbers, sizes).properties(
+        width=alt.Step(60), height=alt.Step(34)
+    )
+
+
+def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+    """A line from the first run's value to the second's, for each cell that both have.
+
+    Args:
+        frame: a row a cell and run: cell, run ("first", "second" by name), value, ci_low, ci_high (null: none), n.
+    """
+    sides = frame["run"].unique(maintain_order=True).to_list()
+    cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
+    scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "run:N",
+            sort=sides,
+            scale=alt.Scale(paddingInner=0.75, paddingOuter=0.3),  # the lines take the room, not the points of a side
+            axis=alt.Axis(labelAngle=0, labelLimit=170),
+        ).title(None),
+        y=alt.Y(
+            "value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)
+        ).title(title),
+        color=alt.Color("cell:N", scale=alt.Scale(range=CATEGORIES), legend=alt.Legend(title=None, labelLimit=240)),
+        tooltip=[
+            "cell:N",
+            "run:N",
+            alt.Tooltip("value:Q", format=form, title=title),
+            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("n:Q", format=",d"),
+        ],
+    )
+    intervals = base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)").encode(
+        y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q", xOffset=alt.XOffset("cell:N", sort=cells_of)
+    )
+    offset = base.encode(xOffset=alt.XOffset("cell:N", sort=cells_of))
+    return alt.layer(
+        intervals.mark_rule(strokeWidth=2, opacity=0.6),
+        offset.mark_line(),
+        offset.mark_point(filled=True, size=60, opacity=1),
+    ).properties(width=190 * len(sides), height=230)
+
+
+def named_series(text: str) -> str:
+    """A name that came from data, in one line; spaces and dots stay what they are."""
+    shown = "".join(c if c in " ·" else visible(c) for c in text[:80])
+    return shown if len(text) <= 80 else f"{shown}…"
+
+
+def _ordered(values: pl.Series) -> list[str]:
+    """Sorted, numbers in texts by their size."""
+    return sorted(values.unique(), key=lambda text: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)])
+
+
+def scale_of(signed: bool, end: float) -> alt.Scale:
+    if signed:
+        return alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True)
+    return alt.Scale(scheme={"name": "purpleorange", "extent": [0.5, 1]}, domain=[0, end])
+
+
+def legend_of() -> alt.Legend:
+    return alt.Legend(
+        orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
+    )
+
+
+def over_steps(frame: pl.DataFrame, title: str) -> Chart:
+    """Training curves: a colour for each series, a small chart for each panel.
+
+    Args:
+        frame: a row a measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
+    """
+    series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
+    base = alt.Chart(frame).encode(
+        x=alt.X("step:Q", axis=alt.Axis(tickCount=5, format="~s")).title("optimizer step"),
+        y=alt.Y(
+            "value:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
+        ).title(title),
+        color=alt.Color(
+            "series:N",
+            sort=series,
+            scale=alt.Scale(domain=series, range=CATEGORIES),
+            legend=alt.Legend(symbolOpacity=1, orient="top"),  # beside the charts a narrow page would cut it off
+        ).title(None),
+        tooltip=[
+            "panel:N",
+            "series:N",
+            alt.Tooltip("step:Q", format=",d"),
+            alt.Tooltip("value:Q", format=".1%", title=title),
+            alt.Tooltip("ci_low:Q", format=".1%", title="95% interval from"),
+            alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+            alt.Tooltip("n:Q", format=",d", title="programs"),
+        ],
+    )
+    bands = base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)").mark_area(opacity=0.12)
+    chart = alt.layer(
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2),
+        base.mark_point(filled=True, size=30),
+    ).properties(width=300, height=200)
+    return chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)

@@ -1,0 +1,170 @@
+"""Rates over layers, and of knockouts beside their controls."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from debug.causal_map import LOGGED, METRICS, RANDOM, RATES, MeanCausalMap, column_of, title_of
+from debug.causal_visualization.rows import curve_rows, labels_of, shown_first
+from debug.causal_visualization.style import (
+    CATEGORIES,
+    GREY,
+    KEPT,
+    NOT_PATCHED,
+    Metric,
+    Picture,
+    Rows,
+    heading,
+    title_with,
+    tooltip_of,
+    visible,
+)
+
+
+def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
+    """A metric over layers: for each target a curve with its interval, and the same-answer control's dotted beside it;
+    dashed lines at hand-over layers.
+
+    Of more targets than there are colours to tell them apart, those that differ most from no effect are drawn, none
+    that has less than a hundredth of the largest throughout, and the subtitle says so.
+    """
+    metric = metric or shown_first(mean)
+    nothing = 1.0 if metric in KEPT else 0.0
+    effect = {
+        curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
+    }
+    drawn = list(effect)
+    if len(drawn) > len(CATEGORIES):
+        seen = [target for target in effect if effect[target] > 0.01 * max(effect.values())]
+        drawn = sorted(seen, key=lambda target: -effect[target])[: len(CATEGORIES)] or drawn
+    shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
+    frame, rows = curve_rows(shown, metric), Rows.of(mean)
+    step = min(60, max(14, 560 // len(mean.layers)))
+    last, count = mean.layers[-1], len(mean.layers)
+    room = 36 if last == rows.top else rows.room  # a greedy axis would leave out the last name, which is the widest
+    some = range(0, count, math.ceil(rows.room / step))
+    named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
+    axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
+    x = alt.X("layer:O", axis=axis).title("layer")
+    name = LOGGED.get(metric, title_of(metric, mean)).replace("_", " ")
+    y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
+    if metric in RATES:
+        y = alt.Y(
+            f"{metric}:Q",
+            scale=alt.Scale(domain=[0, 1]),
+            axis=alt.Axis(format="%", tickCount=5, labelFlush=False),
+            title=name,
+        )
+    colour = alt.Color(
+        "label:N",
+        scale=alt.Scale(domain=labels_of(frame), range=CATEGORIES),
+        legend=alt.Legend(symbolOpacity=1, labelLimit=240, orient="top", columns=3),
+    )
+    base = alt.Chart(frame).encode(x=x, color=colour.title(None), tooltip=tooltip_of(frame))
+    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
+    moves = pl.DataFrame(
+        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()]
+        if metric == "success"
+        else [],
+        schema={"layer": pl.Int64, "hand_over": pl.Utf8},
+    )
+    moves = moves.group_by("layer", maintain_order=True).agg(pl.col("hand_over").str.join(", "))
+    layers = [
+        alt.Chart(moves)
+        .mark_rule(color=GREY, strokeDash=[4, 3])
+        .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")]),
+        *([bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")] if mean.n_pairs > 1 else []),
+        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
+    ]
+    title, notes = title_with(mean, frame, column_of(metric, mean)), [NOT_PATCHED] if mean.estimated else []
+    if (control := f"control_{metric}") in frame.columns:
+        layers.insert(0, base.mark_line(strokeWidth=1.5, strokeDash=[2, 3]).encode(y=alt.Y(f"{control}:Q")))
+        notes.append("dotted: the same cells patched from a program of the same answer")
+    if not moves.is_empty():
+        notes.append("dashed: a hand-over layer, the first where the next target's rate passes the previous one's")
+    if left_out := [value for target, value in effect.items() if target not in drawn]:
+        most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
+        notes.append(f"not drawn: {len(left_out)} targets that are nowhere further than {most} from no effect")
+    if mean.n_pairs == 1:  # bands of all curves would lie upon one another, from 0 to 79% and from 21 to 100%
+        notes.append("n = 1: intervals are too wide to be drawn; the tooltip has them")
+    title.subtitle = notes or alt.Undefined
+    return alt.layer(*layers).properties(width=alt.Step(step), height=260, title=title)
+
+
+def knockout_chart(mean: MeanCausalMap) -> Picture:
+    """In which share of the pairs the answer is kept: each hypothesis beside as many random edges cut in the same
+    pairs, with intervals; of a mean whose one row cuts all layers that it cuts together."""
+    cut = ("edges of the hypothesis", "as many random edges")
+    rows = [
+        {
+            "hypothesis": visible(name).replace("_", " "),
+            "cut": cut[which],
+            "answer_kept": value.estimate,
+            "ci_low": value.low,
+            "ci_high": value.high,
+            "interval": str(value),
+            "n": value.n,
+        }
+        for name in mean.against_random
+        for which, target in enumerate((name, name + RANDOM))
+        if (value := mean[target]["answer_kept"][0]) is not None
+    ]
+    numbers: dict[str, Any] = dict.fromkeys(("answer_kept", "ci_low", "ci_high"), pl.Float64)
+    x = alt.X("hypothesis:N", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(None)
+    base = alt.Chart(pl.DataFrame(rows, schema_overrides=numbers)).encode(
+        x=x,
+        xOffset=alt.XOffset("cut:N", sort=list(cut)),
+        color=alt.Color(
+            "cut:N",
+            scale=alt.Scale(domain=list(cut), range=[CATEGORIES[1], GREY]),
+            legend=alt.Legend(symbolOpacity=1),
+        ).title("cut"),
+        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
+    )
+    rate = alt.Y(
+        "answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
+    )
+    layers = [
+        base.mark_bar(opacity=0.35).encode(y=rate.title(LOGGED["answer_kept"].replace("_", " "))),
+        base.transform_filter("isValid(datum.ci_low)")
+        .mark_rule(strokeWidth=2)
+        .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_point(filled=True, size=45, opacity=1).encode(y=rate),
+    ]
+    notes = [
+        f"{visible(name).replace('_', ' ')} − random: {compared.difference}, p = {compared.p_value:.2g} (exact McNemar)"
+        for name, by_layer in mean.against_random.items()
+        for compared in by_layer[:1]
+    ]
+    which = "one pair" if mean.n_pairs == 1 else f"mean over {mean.n_pairs} pairs"
+    parts = ["attention knockout", which, f"layers {Rows.of(mean).name(mean.layers[0])}"]
+    title = heading(" · ".join(parts), subtitle=notes, subtitleColor=GREY)
+    return alt.layer(*layers).properties(width=alt.Step(60), height=240, title=title)
+
+
+def trajectory_chart(frame: pl.DataFrame, title: str) -> Picture:
+    """Which share of a model's answers each strategy explains, over the checkpoints of its training.
+
+    Args:
+        frame: one row a strategy and checkpoint, with columns step, explanation, share, ci_low and ci_high. Steps stand
+            at equal distances: checkpoints are dense where the trajectory turns.
+    """
+    names = frame["explanation"].unique(maintain_order=True).to_list()
+    base = alt.Chart(frame).encode(
+        x=alt.X("step:O", axis=alt.Axis(labelAngle=0, labelOverlap="greedy")).title("training step"),
+        color=alt.Color(
+            "explanation:N", scale=alt.Scale(domain=names, range=CATEGORIES), legend=alt.Legend(symbolOpacity=1)
+        ).title("explained by"),
+        tooltip=["step:O", "explanation:N", alt.Tooltip("share:Q", format=".1%")],
+    )
+    share = alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False))
+    bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
+    return alt.layer(
+        bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
+        base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=share.title("share of answers")),
+    ).properties(width=alt.Step(44), height=240, title=heading(title))

@@ -1,0 +1,37 @@
+"""What only charts of the dashboard have: clicks, an outlined cell, a canvas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import polars as pl
+
+from debug.causal_visualization.style import MOST_SVG_CELLS
+
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
+CHAIN, _OUTLINE = "#d55e00", "#009e73"
+
+
+# --- of any chart ----------------------------------------------------------------------------------------------------
+
+
+def clickable(chart: Any, *fields: str) -> Any:
+    """The chart with a selection called ``cell``: a click on a mark gives these fields of its row."""
+    return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
+
+
+def outlined(chart: Any, **fields: Any) -> Any:
+    """A heatmap with one cell outlined, given by the fields of its two axes."""
+    axes = chart.layer[0].encoding  # the very axes: others would have another order
+    cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
+    return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False).encode(
+        x=axes.x, y=axes.y
+    )
+
+
+def quick(chart: Any, n_cells: int) -> Any:
+    """The chart, drawn on a canvas where it has very many cells."""
+    if n_cells <= MOST_SVG_CELLS:
+        return chart
+    return chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})

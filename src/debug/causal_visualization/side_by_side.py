@@ -1,0 +1,230 @@
+"""Two maps on one scale, their difference, and the top token of each cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import altair as alt
+import numpy as np
+import polars as pl
+
+from debug.causal_map import ESTIMATED, RATES, CausalMap, MeanCausalMap, title_of
+from debug.causal_visualization.comparison import legend_of, named_series, scale_of
+from debug.causal_visualization.heatmaps import token_strip
+from debug.causal_visualization.interactive import Chart, outlined
+from debug.causal_visualization.rows import cells
+from debug.causal_visualization.style import (
+    GREY,
+    INK,
+    MOST_SVG_CELLS,
+    Rows,
+    axis_of,
+    heading,
+    layer_axis,
+    sized,
+    visible,
+)
+
+_WHOSE = {
+    "counterfactual's answer": "#e08214",
+    "original's answer": "#f3eeea",
+    "another token": "#b2abd2",
+    "not recorded": "#7a7a7a",
+}
+_MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
+
+
+# --- maps ------------------------------------------------------------------------------------------------------------
+
+
+def side_by_side(
+    first: CausalMap | MeanCausalMap,
+    second: CausalMap | MeanCausalMap,
+    metric: str,
+    names: tuple[str, str],
+    place: tuple[str | int, int] | None = None,
+    difference: bool = True,
+) -> Chart:
+    """Two maps, of pairs of one program or means, on one scale; and the first less the second where both have a value.
+
+    ``place`` is a target or a token position, and a layer: its cell is outlined. Without a ``difference`` there are
+    the two maps alone: see :func:`no_difference`.
+
+    Raises:
+        ValueError: a map has heads: no picture has room for three axes twice; or a difference of maps is asked for that
+            has no meaning.
+    """
+    if difference and (why := no_difference(first, second)):
+        raise ValueError(why)
+    one, other = _values(first, metric), _values(second, metric)
+    end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
+    apart = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
+    apart = apart.with_columns(
+        value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} less {}", "shown", "shown_second")
+    )
+    spread = float(apart["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
+    columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
+    if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
+        columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
+    depths = (first.n_layers, second.n_layers, min(first.n_layers, second.n_layers))
+    rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, apart)]
+    if first.n_layers == second.n_layers:  # the same row at the same height, also where one of them lacks some
+        rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
+    signed, shown = metric not in RATES, [title_of(metric, of) for of in (first, second)]
+    titles = (*shown, f"difference of {' and '.join(dict.fromkeys(shown))}")
+    heads = [f"{name}, {ESTIMATED}" if of.estimated else name for name, of in zip(names, (first, second), strict=True)]
+    scales = (scale_of(signed, end), scale_of(signed, end), scale_of(True, spread or 1))
+    panels = [
+        _panel(frame, columns, layers, depth, name, title, scale, percent=not signed)
+        for frame, layers, depth, name, title, scale in zip(
+            (one, other, apart), rows, depths, (*heads, "first less second"), titles, scales, strict=True
+        )
+    ][: 3 if difference else 2]
+    if place is not None:
+        at = pl.col("target") == visible(place[0]) if isinstance(place[0], str) else pl.col("position") == place[0]
+        for column in pl.concat([one, other]).filter(at)["column"].head(1):
+            panels = [outlined(panel, column=column, layer=place[1]) for panel in panels]
+    return alt.concat(*panels, columns=len(panels) if len(columns) <= _MOST_ABREAST else 1).resolve_scale(
+        color="independent"
+    )
+
+
+def no_difference(
+    first: CausalMap | MeanCausalMap,
+    second: CausalMap | MeanCausalMap,
+    hops: tuple[str | None, str | None] | None = None,
+) -> str | None:
+    """Why one map less the other would say nothing, in a sentence; None where it says something.
+
+    A layer of six is not the same layer of four, nor a head's row a stream's, nor the second line of a chain of two the
+    second of three. ``hops`` are those of the two maps' programs, as their runs have logged them.
+    """
+    facts = {
+        "number of layers": (first.n_layers, second.n_layers),
+        "component": (first.intervention_type, second.intervention_type),
+        "layers changed together": (first.layer_window, second.layer_window),
+        "hops": hops or ("", ""),
+    }
+    differ = [f"{name} ({one} and {other})" for name, (one, other) in facts.items() if one != other]
+    if not differ:
+        return None
+    return f"There is no difference of the two: they are not of the same {', nor of the same '.join(differ)}."
+
+
+_PLACE = ("target", "position", "token")
+
+
+def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
+    """layer, column (a name for the axis), value (null: none), what is shown of it: of a mean its interval and n; and
+    by which a click is known: the target of a mean, the token position of a pair."""
+    if isinstance(of, MeanCausalMap):
+        rows = [
+            (
+                layer,
+                visible(curve.target),
+                value and value.estimate,
+                str(value or "no value"),
+                visible(curve.target),
+                -1,
+                "",
+            )
+            for curve in of.curves
+            for layer, value in zip(of.layers, curve[metric], strict=True)
+        ]
+    else:
+        if of.top.ndim == 3:
+            raise ValueError("a map with heads (layers x heads x positions); compare the means, or one without heads")
+        grid = of.grid(metric)
+        tokens = {position: visible(of.tokens[position]) for position in of.positions}
+        rows = [
+            (layer, f"{at} {visible(of.tokens[at], 12)}", value, f"{value:.3f}", "", at, tokens[at])
+            for layer, row in zip(of.layers, grid.tolist(), strict=True)
+            for at, value in zip(of.positions, row, strict=True)
+        ]
+    schema = {"layer": pl.Int64, "column": pl.Utf8, "value": pl.Float64, "shown": pl.Utf8}
+    place = {"target": pl.Utf8, "position": pl.Int64, "token": pl.Utf8}
+    return pl.DataFrame(rows, schema | place, orient="row").fill_nan(None)
+
+
+def _panel(
+    frame: pl.DataFrame,
+    columns: list[str],
+    layers: list[int],
+    top: int,
+    name: str,
+    title: str,
+    scale: alt.Scale,
+    percent: bool,
+) -> Any:
+    abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
+    width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
+    height = min(18, max(8, 420 // max(1, len(layers))))
+    label = f"datum.value == {top} ? 'final norm' : datum.value"
+    x = alt.X(
+        "column:N",
+        sort=columns,
+        scale=alt.Scale(domain=columns),
+        axis=axis_of(labelAngle=-90, labelLimit=130, labelOverlap=False),
+    )
+    y = alt.Y("layer:O", sort=None, scale=alt.Scale(domain=layers), axis=axis_of(labelExpr=label, labelOverlap=True))
+    place = ["target:N"] if of_mean else ["token:N", alt.Tooltip("position:O", title="token position")]
+    base = alt.Chart(frame).encode(
+        x=x.title(None),
+        y=y.title("layer"),
+        tooltip=[
+            *place,
+            "layer:O",
+            alt.Tooltip("value:Q", format="+.3f", title=title),
+            alt.Tooltip("shown:N", title="of"),
+        ],
+    )
+    cells = base.transform_filter("isValid(datum.value)").mark_rect()
+    missing = base.transform_filter("!isValid(datum.value)").mark_text(text="×", color=GREY)
+    legend = legend_of()
+    if percent and of_mean:  # of one pair it is yes or no
+        legend.format = "%"
+    chart = alt.layer(cells.encode(color=alt.Color("value:Q", scale=scale, legend=legend).title(title)), missing)
+    return chart.properties(width=alt.Step(width), height=alt.Step(height), title=heading(named_series(name)))
+
+
+def top_tokens(causal_map: CausalMap) -> Chart:
+    """The top token of every patched run: layers x token positions, coloured by whose answer it is.
+
+    Raises:
+        ValueError: the map has heads.
+    """
+    if causal_map.top.ndim == 3:
+        raise ValueError("a map with heads (layers x heads x positions) has no picture of top tokens")
+    c, o = causal_map.answer_tokens
+    whose = np.select(
+        [causal_map.top_token == c, causal_map.top_token == o, causal_map.top_token >= 0],
+        list(_WHOSE)[:3],
+        "not recorded",
+    )
+    frame = cells(causal_map).with_columns(whose=pl.Series(whose.ravel(), dtype=pl.Utf8))
+    rows, width = Rows.of(causal_map), min(24, max(14, 1000 // len(causal_map.positions)))
+    base = alt.Chart(frame).encode(
+        x=alt.X(
+            "position:O",
+            scale=alt.Scale(domain=causal_map.positions),
+            axis=axis_of(orient="top", labelOverlap="greedy"),
+        ).title("token position"),
+        y=layer_axis(rows),
+        tooltip=[
+            "token:N",
+            alt.Tooltip("position:O", title="token position"),
+            "layer:O",
+            alt.Tooltip("top_token:N", title="top token"),
+            "whose:N",
+        ],
+    )
+    colour = alt.Color(
+        "whose:N",
+        scale=alt.Scale(domain=list(_WHOSE), range=list(_WHOSE.values())),
+        legend=alt.Legend(orient="top", title=None),
+    )
+    layers: list[Any] = [base.mark_rect().encode(color=colour)]
+    if len(frame) <= MOST_SVG_CELLS:
+        layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
+    title = heading(f"top token of each patched run · pair {causal_map.pair}")
+    return sized(alt.layer(*layers, *token_strip(causal_map, width)).properties(title=title), rows, width)

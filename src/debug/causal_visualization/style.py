@@ -1,0 +1,192 @@
+"""What all charts share: colours, axes, tooltips, how a token is shown, how a chart becomes files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import altair as alt
+import polars as pl
+
+from debug.causal_map import ESTIMATED, METRICS, RATES, CausalMap, MeanCausalMap
+
+Picture = alt.LayerChart | alt.FacetChart
+Metric = str  # one of METRICS that the map has
+
+# Okabe and Ito's colours, told apart by colour-blind readers; yellow darkened for white paper, black greyed for dark.
+CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#b8a800"]
+GREY = "#7a7a7a"  # as far from white as from the dark theme's background
+TARGET, LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
+INK, NAME = "#22222a", "#9a7000"  # text on a chip; a target's name, on paper of either theme
+MOST_SVG_CELLS = (
+    3000  # more are drawn on a canvas, with as few expressions as can be: a browser takes seconds otherwise
+)
+
+alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
+
+
+def visible(text: str, longest: int = 40) -> str:
+    """A token as text that can be seen: ``·`` for a space, ``⏎`` for a newline, escapes for what does not print."""
+    shown = "".join(
+        {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
+    )
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def heading(text: str, **settings: Any) -> alt.TitleParams:
+    """A chart's title, close to what it is of, whatever distance the theme would keep."""
+    return alt.TitleParams(text, anchor="start", fontSize=13, offset=10, **settings)
+
+
+def label_of(text: str) -> str:
+    """A name that came from data, in one line; its spaces stay spaces."""
+    return visible(text, longest=60).replace("·", " ")
+
+
+def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
+    """Write ``<stem>.html``, which needs no network to be viewed, and ``<stem>.png``; returns both paths."""
+    html, png = folder / f"{stem}.html", folder / f"{stem}.png"
+    page = chart.to_html(inline=True, json_kwds={"cls": _ScriptSafeJSON}, embed_options={"actions": {"editor": False}})
+    html.write_text(page, encoding="utf-8")
+    chart.save(png, scale_factor=2)
+    return [html, png]
+
+
+class _ScriptSafeJSON(json.JSONEncoder):
+    """JSON that may stand inside <script>: without it a token ``</script>`` would end the script and become HTML."""
+
+    def encode(self, o: Any) -> str:
+        return super().encode(o).replace("<", "\\u003c")
+
+
+def on_unit(metric: str) -> bool:
+    return metric.removeprefix(f"{ESTIMATED}_") in ("normalized_logit_diff", "legacy_normalized_logit_difference")
+
+
+def colour_of(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.Color:
+    """Orange: towards the counterfactual's answer. Purple: away from the original's. White: no effect."""
+    legend = alt.Legend(
+        orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
+    )
+    if metric == "rank":  # of tens of thousands of tokens the first few matter
+        legend.values = [0, *(10**n for n in range(1, 6) if 10**n <= _largest(frame, metric))]
+        legend.format = "~s"
+        scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
+    elif metric == "logit":
+        scale = alt.Scale(scheme="viridis", zero=False)
+    elif metric in RATES:
+        side = {"extent": [0.0, 0.5]} if metric in KEPT else {"extent": [0.5, 1.0]}
+        scale = alt.Scale(scheme={"name": "purpleorange", **side}, domain=[0, 1])
+        if "interval" in frame.columns:  # a mean: of one pair it is yes or no
+            legend.format = "%"
+    else:
+        end = 1.0 if on_unit(metric) else _largest(frame, metric) or 1.0
+        loses = metric == "answer_logit_drop"
+        scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
+    title = LENS.get(metric) or _TITLES[metric]
+    return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
+
+
+def _largest(frame: pl.DataFrame, metric: str) -> float:
+    return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]
+
+
+def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
+    return [dict(tooltip.to_dict()) for tooltip in tooltip_of(frame)]  # type: ignore[call-overload]
+
+
+def tooltip_of(frame: pl.DataFrame) -> list[alt.Tooltip]:
+    shown = set(frame.columns) - (set(_TITLES) if "interval" in frame.columns else set())
+    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in shown]
+
+
+_TITLES = METRICS | {f"{ESTIMATED}_{metric}": f"{ESTIMATED} {title}" for metric, title in METRICS.items()}
+NOT_PATCHED = "estimated from gradients, not patched"
+_TOOLTIPS = {
+    "token": alt.Tooltip("token:N"),
+    "position": alt.Tooltip("position:O", title="token position"),
+    "layer": alt.Tooltip("layer:O"),
+    "head": alt.Tooltip("head:O"),
+    "target": alt.Tooltip("target:N"),
+    "interval": alt.Tooltip("interval:N", title="mean and 95% interval"),
+    "control": alt.Tooltip("control:N", title="same-answer control"),
+    "rank": alt.Tooltip("rank:Q", format=",d", title="rank (0: the top token)"),
+    "logit": alt.Tooltip("logit:Q", format=".2f"),
+    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in _TITLES.items()},
+    "success": alt.Tooltip("success:N"),
+    "top_token": alt.Tooltip("top_token:N", title="top token"),
+}
+
+
+def layer_axis(rows: Rows, layers: list[int] | None = None) -> alt.Y:
+    """``layers`` from the top down spare the browser to look for them."""
+    axis = axis_of(labelExpr=rows.label, labelOverlap=True)
+    order: dict[str, Any] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
+    return alt.Y("layer:O", axis=axis, **order).title("layer" if rows.window == 1 else "layers")
+
+
+def axis_of(**settings: Any) -> alt.Axis:
+    """An axis of a heatmap: labels close to the cells, whatever distance the theme would keep."""
+    near = {"labelAngle": 0, "labelPadding": 4, "labelFlush": False, "titlePadding": 6, "ticks": False, "domain": False}
+    return alt.Axis(**(near | settings))
+
+
+def sized(chart: Picture, rows: Rows, cell_width: int) -> Picture:
+    cell_height = min(22, max(9, 420 // rows.count))
+    return chart.properties(width=alt.Step(cell_width), height=alt.Step(cell_height))
+
+
+def title_with(
+    of: CausalMap | MeanCausalMap, frame: pl.DataFrame, metric: str, target: str | None = None
+) -> alt.TitleParams:
+    """What the picture is of; the subtitle says what colours hide."""
+    if isinstance(of, MeanCausalMap):
+        which = "one pair" if of.n_pairs == 1 else f"mean over {of.n_pairs} pairs"
+    else:
+        c, o = (visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens)
+        patched = {"zero": "zeros", "mean": "means", "resample": "another pair's activations"}.get(of.source, c)
+        what = "edges cut in" if of.source == "knockout" else f"{patched} patched into"
+        which = f"pair {of.pair} · {what} a program whose answer is {o}"
+    how = f", {ESTIMATED}" if of.estimated else ""
+    parts = [f"{visible(of.intervention_type)}{how}", *([visible(target)] if target else []), which]
+    notes = [NOT_PATCHED] if of.estimated else []
+    normalized = metric.removeprefix(f"{ESTIMATED}_") == "normalized_logit_diff"
+    if frame[metric].null_count():
+        why = ", the pair's own effect is too small to divide by" if normalized else ""
+        notes.append(f"×: no value{why}")
+    if normalized and (beyond := int((frame[metric].abs() > 1.005).sum())):
+        notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
+    return heading(" · ".join(parts), subtitle=notes or alt.Undefined, subtitleColor=GREY)
+
+
+class Rows(NamedTuple):
+    """The layer axis: how many rows, which of them is what the final norm reads, and how many layers each changes."""
+
+    count: int
+    top: int
+    window: int = 1
+
+    @classmethod
+    def of(cls, of: CausalMap | MeanCausalMap) -> Rows:
+        return cls(len(of.layers), of.n_layers, of.layer_window)
+
+    def name(self, layer: int) -> str:
+        last = layer + self.window - 1
+        return ("final norm" if layer == self.top else str(layer)) if self.window == 1 else f"{layer}–{last}"
+
+    @property
+    def room(self) -> int:
+        """Pixels that a name of two digits, or two of them, takes."""
+        return 20 if self.window == 1 else 48
+
+    @property
+    def label(self) -> str:
+        """The same as a chart expression of numbers alone."""
+        if self.window > 1:
+            return f"datum.value + '–' + (datum.value + {self.window - 1})"
+        return f"datum.value == {self.top} ? 'final norm' : datum.value"
+
+
+KEPT = ("answer_kept", "control_answer_kept")  # of these 1 is no effect
+LENS = {"rank": "rank of the answer (0: the top token)", "logit": "logit of the answer"}

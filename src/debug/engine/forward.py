@@ -1,0 +1,218 @@
+"""The engine's one primitive: cells of patched activations and cut attention edges -> logits of the patched runs.
+
+A *cell* is data: what is changed together in one run (sites: component, layer, positions, heads; or cut edges), and the
+run that patched activations come from. :func:`patched_logits` runs any number of them; every intervention of the method
+is composed of that. What makes it fast:
+
+- **Restart.** A cell whose first site is in layer l starts there, from the run's own hidden states; nnsight skips the
+  layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l itself runs at the patched
+  positions alone, without its attention: nothing else of it changes. From layer l + 1 on it is as with any other cell.
+- **Few cells.** Where few enter at a layer, those of the next layers enter there too, and run it as their run does.
+- **Clean prefix.** Positions before a cell's first position are the run's own, so its tokens are those from there on;
+  they read the prefix from the run's key-value cache.
+- **Packing.** The token sequences of many cells lie behind one another in one row of the batch, each with its own
+  positions, each seeing the clean prefix and itself only. No cell pays for the length of another; rows are short,
+  because attention costs tokens times the length of the row.
+- **The last layer** runs its output projection and its MLP for the tokens that predict only.
+
+Every patch goes through nnsight. Knows no program, no pair, no map and no file.
+Activation patching as in Vig et al. 2020; knockout of attention edges as in Geva et al. 2023 (arXiv 2304.14767).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import psutil
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from debug.engine import writing
+from debug.engine.interventions import Cell, Cut
+from debug.engine.packing import ROW_TOKENS, Packed, next_batch, pack, row_length
+from debug.engine.runs import Runs, SelfCheckError
+from debug.engine.writing import Hit, Tail
+from debug.models import LoadedModel, out_of_memory
+from debug.models.hook_points import COMPONENTS
+
+logger = logging.getLogger(__name__)
+FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it cost, however few it has
+
+
+@torch.no_grad()
+def patched_logits(
+    model: LoadedModel,
+    runs: Runs,
+    cells: Sequence[Cell],
+    batch_tokens: int | None = None,
+    listen: Listen = lambda *_: nullcontext(),
+) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
+    """Run every cell's run with its sites replaced by its source's activations; the logits that predict the answer.
+
+    Cells come back in batches, in an order of the engine's own: (indices into ``cells``, their logits at the last
+    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. Each runs within what
+    ``listen`` makes of it, which may hear what the model is given (see ``self_checks.ReadBack``).
+
+    Raises:
+        SelfCheckError: logits are not finite.
+    """
+    batch_tokens = batch_tokens or default_batch_tokens(model)
+    for (layer, parts_first), indices in _together(model, cells, runs.length, batch_tokens):
+        rows = pack(cells, indices, runs.length)
+        while rows:
+            batch = next_batch(rows, cells, runs, batch_tokens)
+            packed = Packed.of(batch, cells, runs)
+            tail = Tail.of(packed, layer) if parts_first else None
+            try:
+                with listen(packed, tail):
+                    logits = _run_batch(model, runs, packed, layer, tail)
+            except (RuntimeError, MemoryError) as error:
+                if len(batch) == 1 or not out_of_memory(error):
+                    raise
+                batch_tokens = sum(row_length(row, cells, runs.length) for row in batch) // 2
+                logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)
+                continue
+            rows = rows[len(batch) :]
+            if not logits.isfinite().all():
+                raise SelfCheckError(
+                    f"patched logits of model {model.id!r} ({model.dtype}) at layer {layer} are not finite"
+                )
+            yield [index for row in batch for index in row], logits
+
+
+def _together(
+    model: LoadedModel, cells: Sequence[Cell], length: int, batch_tokens: int
+) -> list[tuple[tuple[int, bool], list[int]]]:
+    """The layer at which cells enter, whether only parts of it run, and the numbers of these cells.
+
+    Where few cells enter at a layer, those of the next layers enter there too: they run some layers more, as the run
+    itself does, for the sake of fewer and larger forward passes.
+    """
+    by_layer: dict[tuple[bool, int], list[int]] = defaultdict(list)
+    for index, cell in enumerate(cells):
+        by_layer[cell.patches_parts_first, cell.layer].append(index)
+    groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, cells, their tokens
+    for (parts_first, layer), indices in sorted(by_layer.items()):
+        tokens = sum(length - cells[index].start for index in indices)
+        if groups:
+            (entry, parts), group, in_group = groups[-1]
+            wasted, saved = (layer - entry) * tokens, (model.n_layers - layer) * FORWARD_TOKENS
+            if parts == parts_first and in_group + tokens <= batch_tokens and wasted < saved:
+                groups[-1] = (entry, parts), group + indices, in_group + tokens
+                continue
+        groups.append(((layer, parts_first), indices, tokens))
+    return [(entry, group) for entry, group, _ in groups]
+
+
+def default_batch_tokens(model: LoadedModel) -> int:
+    """Tokens of one forward pass: as many as keep the processor busy, in no more than a quarter of the free memory."""
+    cuda = model.device.startswith("cuda")
+    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
+    width = model.config.hidden_size
+    # What is alive at once: some wide intermediates, and the keys and values of all layers with their prefix.
+    numbers = 48 * width + 6 * model.n_layers * width
+    affordable = free // 4 // (numbers * (4 if model.dtype == "float32" else 2))
+    return max(ROW_TOKENS, min((2**24 if cuda else 2**20) // width, affordable))
+
+
+Listen = Callable[[Packed, "Tail | None"], AbstractContextManager[None]]
+"""What a batch is run within: given its cells as they are packed, and those positions that run alone at first."""
+
+
+def _run_batch(
+    model: LoadedModel, runs: Runs, packed: Packed, layer: int, tail: Tail | None
+) -> Float[Tensor, "cell vocabulary"]:
+    """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
+    device, shape, n_layers = runs.token_ids.device, packed.shape, model.n_layers
+    hits: dict[tuple[str, int], list[Hit]] = defaultdict(list)
+    cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
+    for index, cell in enumerate(packed.cells):
+        for site in cell.sites:
+            if isinstance(site, Cut):
+                cuts[site.layer].append((index, site))
+            elif cell.source is None:
+                raise ValueError(f"{site} is patched, but its cell has no source")
+            elif tail is None or site.layer != layer:
+                hits[site.component, site.layer].extend(
+                    Hit(*packed.token(index, p), cell.source, p, site.heads) for p in site.positions
+                )
+    positions = torch.from_numpy(packed.positions).to(device)
+    row_runs = torch.tensor(packed.runs, device=device)
+    lasts = tuple(torch.tensor([packed.token(i, packed.length - 1) for i in range(len(packed.cells))], device=device).T)
+    prefix, cache = packed.prefix, None
+    if prefix:
+        cache = DynamicCache(
+            [(keys[row_runs, :, :prefix], values[row_runs, :, :prefix]) for keys, values in runs.keys_values]
+        )
+    entry = layer + (tail is not None)  # the first layer that runs at all tokens, going into which they are:
+    hidden = runs.activations["residual_stream"][entry][row_runs[:, None], positions]
+    if ("residual_stream", entry) in hits and tail is None:
+        writing.overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
+
+    def patch(component: str, at: int) -> None:
+        if (component, at) in hits:
+            original = COMPONENTS[component].read(model, at)
+            value = original.clone()  # OPT's MLP sees the batch flattened
+            writing.overwrite(model, runs, component, at, value.view(*shape, -1), hits[component, at])
+            COMPONENTS[component].write(model, at, value)
+
+    def for_lasts_only(module: Any) -> None:
+        """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them."""
+        value = module.input
+        module.input = value.view(*shape, -1)[lasts][None]
+        output = module.output
+        full = output.new_zeros(*shape, output.shape[-1])
+        full[lasts] = output[0]
+        module.output = full.view(*value.shape[:-1], -1)
+
+    # Before the trace: modules that are called inside one count as the model's own calls.
+    before = tail.hidden(runs, layer) if tail is not None else hidden
+    attention = tail.attention(model, runs, layer) if tail is not None else None
+    with model.trace(
+        runs.token_ids[row_runs[:, None], positions],
+        attention_mask=packed.mask(model, device),
+        position_ids=positions,
+        past_key_values=cache,
+        use_cache=cache is not None,
+    ):
+        for below in range(layer):
+            model.layer(below).skip(before)
+        if layer == 0:
+            model.layer(0).input = before
+        if tail is not None:
+            model.attention(layer).skip((attention, None))
+            if tail.hits["mlp"]:
+                value = model.mlp(layer).output.clone()
+                writing.overwrite(model, runs, "mlp", layer, value.view(1, len(tail), -1), tail.hits["mlp"])
+                model.mlp(layer).output = value
+            hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
+            if ("residual_stream", entry) in hits:
+                writing.overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
+            model.layer(layer).output = hidden
+        for at in range(entry, n_layers):
+            if at > entry:
+                patch("residual_stream", at)
+            if at in cuts:
+                arguments, keywords = model.attention(at).inputs
+                mask = writing.without_edges(model, packed, keywords["attention_mask"], cuts[at], prefix)
+                model.attention(at).inputs = (arguments, keywords | {"attention_mask": mask})
+            patch("attention_heads", at)
+            if at == n_layers - 1:
+                for_lasts_only(model.output_projection(at))
+            patch("attention", at)
+            if at == n_layers - 1:
+                for_lasts_only(model.mlp(at))
+            patch("mlp", at)
+        if ("residual_stream", n_layers) in hits:
+            value = model.final_norm.input.clone()
+            writing.overwrite(model, runs, "residual_stream", n_layers, value, hits["residual_stream", n_layers])
+            model.final_norm.input = value
+        model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
+        logits = model.nnsight.output.logits.save()
+    return logits[0].float()

@@ -1,0 +1,54 @@
+"""An intervention as data: sites whose activations are patched, edges that are cut, the runs that they are of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+
+@dataclass(frozen=True)
+class Site:
+    """A component of one layer at some positions; of some heads, or of all."""
+
+    component: str
+    layer: int
+    positions: tuple[int, ...]
+    heads: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Attention edges of a layer, removed before the softmax: (query position, key position); of some heads, or all."""
+
+    layer: int
+    edges: tuple[tuple[int, int], ...]
+    heads: tuple[int, ...] | None = None
+
+    @property
+    def positions(self) -> tuple[int, ...]:
+        """Where something changes: at the queries."""
+        return tuple(query for query, _ in self.edges)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One intervention: what is changed together in a run. ``run`` and ``source`` are rows of :class:`Runs`."""
+
+    run: int
+    sites: tuple[Site | Cut, ...]
+    source: int | None = None
+    """Where patched activations come from; None where edges are only cut."""
+
+    @cached_property
+    def layer(self) -> int:
+        return min(site.layer for site in self.sites)
+
+    @cached_property
+    def start(self) -> int:
+        return min(position for site in self.sites for position in site.positions)
+
+    @cached_property
+    def patches_parts_first(self) -> bool:
+        """Whether its first layer is changed inside only, at single positions: its attention need not run there."""
+        first = [site for site in self.sites if site.layer == self.layer]
+        return not any(isinstance(site, Cut) or site.component == "residual_stream" for site in first)

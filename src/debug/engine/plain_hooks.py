@@ -1,0 +1,192 @@
+"""The plain way: torch hooks on the plain model, whole prompts; and what rounding may do in this model."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import DynamicCache
+
+from debug.engine.interventions import Cell, Cut, Site
+from debug.engine.runs import Runs
+from debug.models import DTYPES, LoadedModel
+
+SAFETY = 16  # the packed forward pass sums in another order than the two that rounding is measured on
+SAFETY_OF_NOISE = 5  # of eleven families' cells none was farther from the plain way than 0.9 times what noise does
+NOISE_DRAWS = 2  # of each of two programs
+
+
+# --- The plain way: torch hooks on the plain model, whole prompts -----------------------------------------------------
+
+
+@torch.no_grad()
+def plain_logits(
+    model: LoadedModel, runs: Runs, cells: Sequence[Cell]
+) -> tuple[Float[Tensor, "cell vocabulary"], float]:
+    """The cells' logits without nnsight, cache, packing or restart; and the tolerance that :func:`rounding` measures.
+
+    Activations to patch from are recorded by hooks too, where their source is a run; a mean, zeros or a stored run are
+    taken as they are. Costs a forward pass of a whole prompt for each cell and each run.
+    """
+    whole = sorted({row for cell in cells for row in (cell.run, cell.source) if row is not None and row < len(runs)})
+    needed = {(site.component, site.layer) for cell in cells for site in cell.sites if isinstance(site, Site)}
+    tolerance, heard = rounding(model, runs, whole, needed)
+    rows = {row: number for number, row in enumerate(whole)}
+    token_ids = runs.token_ids[[cell.run for cell in cells]]
+    length, n_heads = runs.length, model.n_heads
+    by_place: dict[tuple[str, int], list[tuple[int, int, Site]]] = defaultdict(list)
+    cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
+    for number, cell in enumerate(cells):
+        for site in cell.sites:
+            if isinstance(site, Cut):
+                cuts[site.layer].append((number, site))
+            elif cell.source is not None:
+                by_place[site.component, site.layer].append((number, cell.source, site))
+
+    def patched(component: str, layer: int) -> Callable[[Tensor], Tensor]:
+        def edit(value: Tensor) -> Tensor:
+            value = value.clone()
+            tokens = value.view(len(cells), length, -1)
+            for number, source, site in by_place[component, layer]:
+                stored = runs.activations[component][layer][source]
+                given = heard[component, layer][rows[source]] if source in rows else stored.to(value.dtype)
+                width = tokens.shape[-1] // n_heads
+                for position in site.positions:
+                    if site.heads is None:
+                        tokens[number, position] = given[position]
+                    for head in site.heads or ():
+                        channels = slice(head * width, (head + 1) * width)
+                        tokens[number, position, channels] = given[position, channels]
+            return value
+
+        return edit
+
+    def cut(layer: int) -> Callable[..., Any]:
+        def edit(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+            mask = keywords["attention_mask"].expand(len(cells), n_heads, -1, -1).clone()
+            for number, site in cuts[layer]:
+                for query, key in site.edges:
+                    for head in range(n_heads) if site.heads is None else site.heads:
+                        mask[number, head, query, key] = torch.finfo(mask.dtype).min
+            return arguments, keywords | {"attention_mask": mask}
+
+        return edit
+
+    forward: dict[str, Any] = {}
+    with model.evaluating(), ExitStack() as hooks:
+        for component, layer in by_place:
+            hooks.enter_context(_hook(model, component, layer, patched(component, layer)))
+        for layer in cuts:
+            handle = model.attention(layer)._module.register_forward_pre_hook(cut(layer), with_kwargs=True)
+            hooks.callback(handle.remove)
+        if cuts:
+            position = torch.arange(length, device=token_ids.device)
+            distance = (position[:, None] - position[None])[None].expand(len(cells), -1, -1)
+            mask = model.attention_mask(distance >= 0, distance)
+            forward = {"attention_mask": mask, "position_ids": position.expand(len(cells), -1)}
+        logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1, **forward).logits
+    return logits[:, -1].float(), tolerance
+
+
+@torch.no_grad()
+def rounding(
+    model: LoadedModel, runs: Runs, rows: Sequence[int], needed: Iterable[tuple[str, int]] = ()
+) -> tuple[float, dict[tuple[str, int], Float[Tensor, "row token width"]]]:
+    """The largest change of a logit that rounding may cause in this model; and activations of runs, by plain hooks.
+
+    Measured: the logits of the same programs from forward passes that are equal but for the order of their sums: the
+    recorded one (all runs in a batch, into a cache), a plain one, and one in two pieces; times SAFETY. Where the
+    kernels of a machine sum alike in all three, that is next to nothing: no less than SAFETY_OF_NOISE times what noise
+    of one last place does (:func:`_noise`), nor than one last place of the largest logit for each of the 2 x layers
+    additions to the residual stream, as a random walk.
+    """
+    heard: dict[tuple[str, int], Tensor] = {}
+
+    def listen(at: tuple[str, int]) -> Callable[[Tensor], None]:
+        def keep(value: Tensor) -> None:
+            heard[at] = value.detach().clone().view(len(rows), runs.length, -1)
+
+        return keep
+
+    token_ids = runs.token_ids[list(rows)]
+    with model.evaluating(), ExitStack() as hooks:
+        for at in needed:
+            hooks.enter_context(_hook(model, *at, listen(at)))
+        logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    # Again in two pieces, the second behind the first one's keys and values, with an explicit mask: other kernels.
+    token_ids, cache, half = token_ids[:1], DynamicCache(), runs.length // 2
+    position = torch.arange(runs.length, device=token_ids.device)
+    distance = (position[half:, None] - position[None])[None]
+    with model.evaluating():
+        model.hf(input_ids=token_ids[:, :half], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        pieces = model.hf(
+            input_ids=token_ids[:, half:],
+            past_key_values=cache,
+            position_ids=position[None, half:],
+            attention_mask=model.attention_mask(distance >= 0, distance),
+            logits_to_keep=1,
+        ).logits[:, -1]
+    others = torch.cat([logits, pieces.float()]) - runs.logits[[*rows, rows[0]]]
+    least = torch.finfo(DTYPES[model.dtype]).eps * logits.abs().max().item() * (2 * model.n_layers) ** 0.5
+    difference = others.abs().max().item()
+    return max(SAFETY * difference, SAFETY_OF_NOISE * _noise(model, runs, [rows[0], rows[-1]]), least), heard
+
+
+def _noise(model: LoadedModel, runs: Runs, rows: Sequence[int]) -> float:
+    """The largest change of a logit where noise of one last place is added to the residual stream at every layer.
+
+    One last place of the token's root mean square, which is what a sum of so large numbers is rounded to. How far a
+    model carries that is its own affair, and alike on all machines.
+    """
+    draws = torch.Generator().manual_seed(0)
+    eps = torch.finfo(DTYPES[model.dtype]).eps
+    rows = [*rows] * NOISE_DRAWS
+
+    def noisy(value: Tensor) -> Tensor:
+        drawn = torch.randn(value.shape, generator=draws).to(value.device)
+        return (value + eps * value.float().pow(2).mean(-1, keepdim=True).sqrt() * drawn).to(value.dtype)
+
+    with model.evaluating(), ExitStack() as hooks:
+        for layer in range(model.n_layers + 1):
+            hooks.enter_context(_hook(model, "residual_stream", layer, noisy))
+        logits = model.hf(input_ids=runs.token_ids[rows], use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    return (logits - runs.logits[rows]).abs().max().item()
+
+
+def envoy(model: LoadedModel, component: str, layer: int) -> Any:
+    """The module that has a component as its input (residual stream, heads) or its output."""
+    if component == "residual_stream" and layer == model.n_layers:
+        return model.final_norm
+    places = {"residual_stream": model.layer, "attention_heads": model.output_projection}
+    return (places | {"attention": model.attention, "mlp": model.mlp})[component](layer)
+
+
+@contextmanager
+def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """A plain torch hook where a component is; what ``edit`` returns, where it returns something, is put there."""
+
+    def into(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        if not arguments:
+            new = edit(keywords["hidden_states"])
+            return None if new is None else ((), keywords | {"hidden_states": new})
+        new = edit(arguments[0])
+        return None if new is None else ((new, *arguments[1:]), keywords)
+
+    def out_of(_: Any, __: tuple, output: Any) -> Any:
+        new = edit(output[0] if isinstance(output, tuple) else output)
+        return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
+
+    module = envoy(model, component, layer)._module
+    if component in ("residual_stream", "attention_heads"):
+        handle = module.register_forward_pre_hook(into, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(out_of)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,112 @@
+"""Unpatched runs with what patches need from them, their gradients, and hidden states read through the unembedding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import DynamicCache
+
+from debug.models import LoadedModel
+from debug.models.hook_points import COMPONENTS
+
+
+class SelfCheckError(RuntimeError):
+    """The engine's own checks failed: the numbers of this run would not mean what they say."""
+
+
+# --- The primitive ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Unpatched runs of programs of one length, with what patches need from them.
+
+    Memory: (2 x layers x key-value width + recorded components x layers x their width) numbers per token.
+    """
+
+    token_ids: Int[Tensor, "run token"]
+    logits: Float[Tensor, "run vocabulary"]
+    activations: dict[str, list[Float[Tensor, "source token width"]]]
+    """component -> layer -> activations; for the residual stream one layer more. The first rows are the runs'; those
+    behind them (:meth:`with_sources`) are of no run, and can only be patched from."""
+    keys_values: list[tuple[Tensor, Tensor]]
+
+    def __len__(self) -> int:
+        return self.token_ids.shape[0]
+
+    @property
+    def length(self) -> int:
+        return self.token_ids.shape[1]
+
+    def with_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> Runs:
+        """The same runs, with activations to patch from that are no run's: a mean, zeros, those of a stored run."""
+        joined = {
+            name: [torch.cat([own, more]) for own, more in zip(layers, activations[name], strict=True)]
+            for name, layers in self.activations.items()
+        }
+        return replace(self, activations=joined)
+
+
+@torch.no_grad()
+def record(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: Iterable[str]) -> Runs:
+    """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer."""
+    needed = {"residual_stream", *components}
+    if needed > {"residual_stream"}:
+        needed.add("attention")  # what a layer goes on with, where a part of it is patched
+    wanted = [name for name in COMPONENTS if name in needed]
+    token_ids = token_ids.to(model.device)
+    cache: Any = DynamicCache()
+    with model.trace(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1):
+        kept: Any = {name: [] for name in wanted}
+        for layer in range(model.n_layers):
+            for name in wanted:
+                kept[name].append(COMPONENTS[name].read(model, layer))
+        kept["residual_stream"].append(model.final_norm.input)
+        kept.save()
+        logits = model.nnsight.output.logits.save()
+    kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
+    return Runs(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
+
+
+def gradients(
+    model: LoadedModel, token_ids: Int[Tensor, "run token"], answers: Int[Tensor, "run"], component: str
+) -> list[Float[Tensor, "run token width"]]:
+    """Slopes of the logit of each run's answer at the last position, by each activation of a component, layer by layer.
+
+    One forward and one backward. Memory: all intermediates of the forward pass, which the backward reads.
+
+    Raises:
+        SelfCheckError: slopes are not finite.
+    """
+    token_ids, answers = token_ids.to(model.device), answers.to(model.device)
+    with torch.enable_grad(), model.trace(token_ids, use_cache=False, logits_to_keep=1):
+        kept: Any = []
+        for layer in range(model.n_layers):
+            if layer == 0:
+                model.layer(0).input.requires_grad_(True)  # weights of some models need no gradients
+            kept.append(COMPONENTS[component].read(model, layer))
+        if component == "residual_stream":
+            kept.append(model.final_norm.input)
+        kept.save()
+        logits = model.nnsight.output.logits.save()
+    effect = logits[torch.arange(len(answers)), -1, answers].float().sum()
+    slopes = [slope.view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
+    if not all(slope.isfinite().all() for slope in slopes):
+        raise SelfCheckError(f"gradients of model {model.id!r} ({model.dtype}) are not finite; float32 may do")
+    return slopes
+
+
+@torch.no_grad()
+def unembedded(model: LoadedModel, hidden: Float[Tensor, "row width"]) -> Float[Tensor, "row vocabulary"]:
+    """Logits of hidden states that the final norm reads: all layers are skipped."""
+    token_ids = torch.zeros(1, len(hidden), dtype=torch.long, device=model.device)
+    with model.trace(token_ids, position_ids=token_ids):
+        for layer in range(model.n_layers):
+            model.layer(layer).skip(hidden[None])
+        logits = model.nnsight.output.logits.save()
+    return logits[0].float()

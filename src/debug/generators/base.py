@@ -1,0 +1,47 @@
+"""What a generator is, what it gives, and how it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Generator = Callable[..., tuple]
+
+MAX_SEEDS = 100_000
+"""Seeds that a search for exact hops tries before it gives up."""
+
+
+class HopsNotAvailable(ValueError):
+    """This seed's program has no query of the hops asked for; the next seed may have."""
+
+
+class GeneratorError(ValueError):
+    """A generator raised, or returned something that is no program with its answer."""
+
+
+@dataclass(frozen=True)
+class GeneratedProgram:
+    """What a generator gave for one seed; ``hops`` is None for programs that have no variable chain."""
+
+    seed: int
+    seq_len: int
+    program: str
+    answer: int | str | bool
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def hops(self) -> int | None:
+        return self.metadata.get("hops")
+
+
+def check_lengths(seq_len: int, num_hops: int | None = None) -> None:
+    """Refuse a length or a number of hops that no program can have."""
+    if isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer) or seq_len < 1:
+        raise ValueError(f"seq_len is {seq_len!r}; expected a number of lines, 1 or more")
+    if num_hops is not None and (
+        isinstance(num_hops, bool) or not isinstance(num_hops, int | np.integer) or not 1 <= num_hops <= seq_len
+    ):
+        raise ValueError(f"num_hops is {num_hops!r}; a program of {seq_len} lines has 1 to {seq_len} hops")

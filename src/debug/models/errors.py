@@ -1,0 +1,27 @@
+"""What a user can ask of models that cannot be."""
+
+from __future__ import annotations
+
+
+class ModelNotFound(ValueError):
+    """No weights under this id; the message says where was looked and how to get them."""
+
+
+class WeightsMismatch(ModelNotFound):
+    """Files that are not the weights of their architecture: what they lack would be random."""
+
+
+class VocabularyError(ValueError):
+    """A prompt with characters for which the model has no token."""
+
+
+class PromptTooLong(ValueError):
+    """A prompt that, with what is to follow it, is longer than what the model reads at once."""
+
+
+class BackendMissing(ValueError):
+    """vLLM or bitsandbytes, or the GPU that it needs, is not here; the message says how to go on."""
+
+
+class UnsupportedArchitecture(ValueError):
+    """The model's modules are not where any known architecture has them."""

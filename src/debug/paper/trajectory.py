@@ -1,0 +1,163 @@
+"""The report's chapter on training: what checkpoints answer."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from debug import causal_visualization as charts
+from debug import models
+from debug.core import ExperimentConfig
+from debug.models import LoadedModel
+from debug.paper.accuracy import can_answer, wrong_table
+from debug.paper.claims import NOTHING, SOLVED, every, surely_above, surely_below
+from debug.paper.page import EXPERIMENT, Page, Reproduction, hops_text, without_n
+from debug.paper.strategies import EARLY, drawn, explained, misleads, wrong_answers
+from debug.programs import Program
+from debug.runner import ExperimentResult
+from debug.statistics import Interval, wilson
+from debug.tracking import LoggedRun, Store
+
+# --------------------------------------------------------------------------------------------------------- trajectory
+
+
+def training_run(store: Store, what: Reproduction) -> LoggedRun | None:
+    if what.training_run is not None:
+        return store.load_run(what.training_run)
+    found = store.find_runs(kind="training", model=models.name_of(what.model))
+    ids = found.filter(pl.col("status") == "FINISHED")["run_id"]
+    return store.load_run(ids[0]) if len(ids) else None
+
+
+def checkpoints(run: LoggedRun) -> dict[int, Path]:
+    """The folders of a training run's checkpoints on this machine, by step."""
+    folders = {}
+    for name in run.artifacts():
+        if match := re.fullmatch(r"checkpoints/step_(\d+)/[^/]+", name):
+            folders[int(match[1])] = run.artifact(name).parent
+    return dict(sorted(folders.items()))
+
+
+def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, asked: ExperimentResult) -> None:
+    what = page.what
+    page.write("## The training trajectory")
+    claim = (
+        "three_phases",
+        "Training goes through three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
+        f"a checkpoint that answers with digits (surely above {SOLVED:.0%}), right surely less than {NOTHING:.0%} "
+        "oftener than numbers drawn from the program; a later one whose wrong answers are surely oftener of line 1 or "
+        "2 than the value of a line drawn; both chosen on one half of the programs and measured on the other; the last "
+        f"one surely right above {SOLVED:.0%} where the heuristics mislead. Undecided where no checkpoint shows a "
+        "phase, which may lie between two",
+    )
+    folders = checkpoints(training) if training else {}
+    if training is None or not folders:
+        page.write("The store holds no training run with checkpoints, so the trajectory is not in this report.")
+        page.claim(*claim, None, "no training run in the store")
+        return
+    config = ExperimentConfig(
+        EXPERIMENT,
+        what.prompt_template,
+        "variable_binding",
+        [str(folder) for folder in folders.values()],
+        max(1, what.num_seqs // 2),
+        [what.seq_len],
+        what.hops,
+        what.seed,
+        max_new_tokens=2,
+    )
+    result = page.accuracy([config], no_cache=True)
+    answers = {step: can_answer(result, pl.col("model") == folder.name) for step, folder in folders.items()}
+    misled = {step: [one for one in found if misleads(one[1])] for step, found in answers.items()}
+    last = max(folders)
+    of_last = next(row for row in result.summary["cells"] if row["model"] == folders[last].name)
+    if page.store.load_run(of_last["run_id"]).tags["debug.weights_digest"] == model.weights_digest:
+        compared = "Its last checkpoint is the model that the other sections measure."
+    else:
+        own = {program: answer for answer, program in can_answer(asked, pl.col("model") == model.id)}
+        alike = [own[program] == answer for answer, program in answers[last] if program in own]
+        share = wilson(sum(alike), len(alike)) if alike else None
+        page.keep("last_checkpoint_answers_like_model", share)
+        compared = (
+            "**Its last checkpoint is not, byte for byte, the model that the other sections measure**: this is the "
+            f"trajectory of another training. The two answer alike in {share or 'none: no program was put to both'}."
+        )
+    hops = Counter(Program.parse(program).hops for _, program in misled[last])
+    page.write(
+        f"Checkpoints of training run `{training.run_id}`, asked in study `{result.run_id}`. {compared}",
+        f"Which share of the answers each strategy could have given: over all programs of "
+        f"{', '.join(map(str, what.hops))} hops, as many of each; then where the heuristics are wrong (the right "
+        "answer is neither a number of line 1 or 2 nor the root of the largest chain), most of which are short chains: "
+        f"{', '.join(f'{n} of {hops_text(depth)}' for depth, n in sorted(hops.items())) or 'none'}. The last rows are "
+        "answers drawn at random: any digit, or one of the program's numbers.",
+    )
+    seen, draws = _explained_table(page, "all", "all programs", answers)
+    if not misled[last]:
+        page.claim(*claim, None, "the heuristics are right on every program")
+        return
+    where_wrong, _ = _explained_table(page, "telling", "where the heuristics are wrong", misled)
+    page.write(
+        "Of the wrong answers among the latter that are numbers of their program: the share that each heuristic could "
+        "have given, and what chance gives, by a number drawn (each alike) and by the value of a line drawn (oftener "
+        "numbers that many lines lead to); the right one is left out of the draws."
+    )
+    wrong = {step: by for step, found in misled.items() if (by := wrong_answers(found))}
+    wrong_table(page, "step", wrong)
+    chance = draws["any number"]["dereferencing"]
+    random = next((step for step, found in answers.items() if _random(found[::2], chance, sure=False)), None)
+    later = {step: found for step, found in misled.items() if step > (random or -1)}
+    shallow = {step: by for step, found in later.items() if (by := wrong_answers(found[::2]))}
+    chosen = max(shallow, key=lambda step: shallow[step][EARLY].low or -1.0, default=None)
+    is_random = None if random is None else _random(answers[random][1::2], chance)
+    early = None if chosen is None else wrong_answers(misled[chosen][1::2]).get(EARLY)
+    page.keep("early_lines_on_the_other_half", early)
+    begins = next((step for step, by in seen.items() if by["a digit"].estimate > 0.5), last)
+    before = max((step for step in seen if step < begins), default=begins)
+    right = where_wrong[last]["dereferencing"]
+    solved = surely_above(right, SOLVED)
+    page.claim(
+        *claim,
+        False if solved is False else every([solved, is_random or None, surely_above(early, 0) or None]),
+        f"random numbers at step {random} (digits at step {before}: {without_n(seen[before]['a digit'])}, at {begins}: "
+        f"{without_n(seen[begins]['a digit'])}, right {without_n(seen[begins]['dereferencing'])}, drawn "
+        f"{without_n(chance)}); "
+        f"line 1 or 2 less line drawn, at step {chosen}: {early or 'no wrong answer'}; right in the end {right}",
+        page.run.run_id,
+        result.run_id,
+    )
+
+
+def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: bool = True) -> bool:
+    """Whether answers are digits, and right no oftener than numbers drawn: surely, or as far as their rates say."""
+    if not answers:
+        return False
+    by = explained(answers)
+    digits, right = by["a digit"], by["dereferencing"]
+    if not sure:
+        return digits.estimate >= SOLVED and right.estimate <= chance.estimate + NOTHING
+    return bool(surely_above(digits, SOLVED) and surely_below(right, chance.estimate + NOTHING))
+
+
+def _explained_table(
+    page: Page, of: str, caption: str, answers: dict[int, list[tuple[int | None, str]]]
+) -> tuple[dict[int, dict[str, Interval]], dict[str, dict[str, Interval]]]:
+    """Step -> the share of answers that each strategy explains; the same of answers drawn from a pool; both logged."""
+    shares = {step: explained(found) for step, found in answers.items() if found}
+    programs = [program for _, program in answers[max(answers)]]
+    draws = {pool: drawn(programs, pool) for pool in ("a digit", "any number")}
+    points = []
+    for step, by in shares.items():
+        page.keep_all(f"explained/{of}", by, step)
+        points += [{"step": step, "explanation": name, **v.metrics("share")} for name, v in by.items()]
+    for pool, by in draws.items():
+        page.keep_all(f"drawn/{of}/{pool}", by)
+    frame = pl.DataFrame(points).rename({"share_ci_low": "ci_low", "share_ci_high": "ci_high"})
+    page.picture(f"trajectory_{of}", charts.trajectory_chart(frame, caption), caption)
+    named = {**shares, **{f"{pool} drawn": by for pool, by in draws.items()}}
+    rows = [[row, by["a digit"].n, *map(without_n, by.values())] for row, by in named.items()]
+    page.table([f"step, {caption}", "n", *draws["a digit"]], rows)
+    return shares, draws

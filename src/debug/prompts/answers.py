@@ -1,0 +1,198 @@
+"""Where the answer's token is behind a prompt: the one rule for what is generated, ranked by logits, and patched.
+
+A prompt that ends in white space has its answer right behind it (``#a: `` then ``4``). One that does not has it there
+too, or behind a space (``#a:`` then ``4`` or `` 4``), and that space may be a token of its own (SmolLM2, Qwen, Mistral)
+or the beginning of the answer's (GPT-2, OPT, Pythia). What is possible is what the tokenizer makes of the prompt with
+the answer behind it (:func:`forms`); which of it is meant is what the model itself writes:
+
+- generation reads the text that comes, with or without a space;
+- ranking by logits takes the form that holds the most probable token behind the prompt;
+- a causal run reads on behind the white space that the model itself writes, as if the prompt ended in it, and an answer
+  begins with a space where the model's first token does. Where it writes otherwise for one pair than for the run's
+  first ones, or for the two programs of a pair, the pair is skipped, with these tokens as the reason.
+
+A prompt that ends in a space which merges with the answer loses it (:func:`suited`), whatever it is for.
+Knows no weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import string
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import islice, takewhile
+from typing import Any, NamedTuple
+
+from debug.prompts import tokenization
+from debug.prompts.templates import fill, get_prompt, without_final_space
+
+logger = logging.getLogger(__name__)
+
+
+class NoPlace(ValueError):
+    """Behind this prompt the answers have no tokens of their own; the message shows the tokens."""
+
+
+class Form(NamedTuple):
+    """One way in which answers can be written behind a prompt."""
+
+    space: str
+    """What is written before them: nothing, or a space."""
+    lead: list[int]
+    """The tokens that all of them begin with: the space where it is a token of its own, a common sign or digit."""
+    tokens: list[int]
+    """Of each answer, the token behind the lead; of some answers the same."""
+
+
+def token_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text as a model reads it; none where it has no token for part of it."""
+    try:
+        return tokenization.read(tokenizer, text).token_ids
+    except Exception:  # tokenizers raises bare Exception where a vocabulary has no unknown token
+        return []
+
+
+def forms(tokenizer: Any, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
+    """The ways in which a tokenizer lets these answers follow a prompt: with a space first, then without.
+
+    Raises:
+        NoPlace: behind this prompt the answers are no tokens of their own.
+    """
+    length, found, changed = len(prompt_ids), [], []
+    for space in [""] if prompt[-1:].isspace() else [" ", ""]:
+        continued = [token_ids(tokenizer, f"{prompt}{space}{answer}") for answer in answers]
+        merged = [ids for ids in continued if ids[:length] != list(prompt_ids) or len(ids) == length]
+        if merged:
+            changed.append(merged[0])
+            continue
+        behind = [ids[length:] for ids in continued]
+        lead = common_prefix(behind)
+        if all(len(ids) > len(lead) for ids in behind):
+            found.append(Form(space, lead, [ids[len(lead)] for ids in behind]))
+    if not found and changed:
+        before, after = (tokenizer.convert_ids_to_tokens(list(ids)[-4:]) for ids in (prompt_ids, changed[0]))
+        raise NoPlace(
+            f"the prompt's tokens change when the answer follows: {after} after {before}; a prompt template whose end "
+            "does not merge with a number would do"
+        )
+    return found
+
+
+def suited(tokenizer: Any, template: str, program: str, answers: Sequence[str]) -> str:
+    """The text of the template without its final space, where that is one token with what follows; else as it is.
+
+    Args:
+        template: name or text.
+        program: one of those that it is for.
+        answers: what the model might write behind it.
+    """
+    name, text = get_prompt(template)
+    prompt = fill(text, program)
+    if not prompt.endswith(" ") or not _merges(tokenizer, prompt, answers):
+        return text
+    unspaced, other = get_prompt(without_final_space(template))
+    shorter = fill(other, program)
+    if shorter == prompt or _merges(tokenizer, shorter, [f" {answer}" for answer in answers]):
+        return text
+    merged = tokenizer.convert_ids_to_tokens(token_ids(tokenizer, f"{prompt}{answers[0]}")[-1:])
+    _say(
+        f"prompts are given without their final space (template {unspaced} in the place of {name}), and answers begin "
+        f"with it: the tokenizer makes one token of both ({merged[0]})"
+    )
+    return other
+
+
+@cache
+def _say(what: str) -> None:
+    """Once, however many prompts it holds for."""
+    logger.info("%s", what)
+
+
+def _merges(tokenizer: Any, prompt: str, answers: Sequence[str]) -> bool:
+    """Whether a prompt's tokens are others when one of the answers follows; no text without a token merges."""
+    ids = token_ids(tokenizer, prompt)
+    behind = [token_ids(tokenizer, f"{prompt}{answer}") for answer in answers]
+    return any(found and found[: len(ids)] != ids for found in behind)
+
+
+def written(model: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """The first tokens that a model (:class:`debug.models.LoadedModel`) writes, greedily, behind each prompt."""
+    return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
+
+
+def lead(model: Any, prompts: Sequence[str]) -> str:
+    """The white space that a model writes, as tokens of its own, before most of its answers to these prompts.
+
+    Nothing where the prompts end in white space, or the model begins no answer, or the space is the answer's token's.
+    """
+    asked = [prompt for prompt in prompts if not prompt[-1:].isspace() and token_ids(model.tokenizer, prompt)]
+    votes: Counter[str] = Counter()
+    for prompt, tokens in zip(asked, written(model, asked), strict=True):
+        before = _white_space(model.tokenizer, tokens)
+        if not _ANSWER.match(model.tokenizer.decode(tokens)):
+            continue
+        ids = [*token_ids(model.tokenizer, prompt), *before]
+        # A tokenizer may decode a token of white space as nothing.
+        texts = ["", " ", model.tokenizer.decode(before)]
+        votes.update(islice((text for text in texts if token_ids(model.tokenizer, prompt + text) == ids), 1))
+    [(found, _)] = votes.most_common(1) or [("", 0)]
+    if found:
+        _say(f"model {model.id!r} writes {found!r} before its answers: it is read as the end of the prompt")
+    return found
+
+
+def agreed(
+    tokenizer: Any, prompt: Any, lead: str, values: Sequence[str], written: Sequence[Sequence[int]]
+) -> tuple[int, int] | None:
+    """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
+    or begins both with the same token.
+
+    Args:
+        prompt: the :class:`debug.token_analyzer.TokenizedProgram` that the answers follow; it ends in ``lead``.
+        values: both answers' texts.
+        written: what the model writes behind the two prompts without ``lead``.
+    """
+    bare = token_ids(tokenizer, prompt.prompt.removesuffix(lead))
+    expected = list(prompt.token_ids[len(bare) :])
+    forms_ = [f for f in forms(tokenizer, prompt.prompt, prompt.token_ids, [*values, *DIGITS]) if not f.lead]
+    spaces = set()
+    for tokens in written:
+        before = _white_space(tokenizer, tokens)
+        if tokens and list(tokens[: len(expected)]) != expected:
+            return None
+        if before != expected and _ANSWER.match(tokenizer.decode(tokens)):
+            return None
+        spaces |= {form.space for form in forms_ if {*tokens[len(expected) :][:1]} & {*form.tokens}}
+    if len(spaces) > 1 or not forms_:
+        return None
+    c, o = next((form for form in forms_ if form.space in spaces), forms_[0]).tokens[:2]
+    return (c, o) if c != o else None
+
+
+def says(text: str, value: str) -> bool:
+    """Whether what a model began to write is this answer."""
+    match = _ANSWER.match(text)
+    return match is not None and match[1] == value
+
+
+def _white_space(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+    """The tokens of white space that these begin with."""
+    special = set(tokenizer.all_special_ids)
+    return list(takewhile(lambda token: token not in special and not tokenizer.decode([token]).strip(), tokens))
+
+
+_ANSWER = re.compile(r"\s*(-?[0-9]+)")
+WRITTEN = 4  # tokens: white space of one or two, and the answer behind it
+
+DIGITS = tuple(string.digits)
+"""The answers of programs in general."""
+
+
+def common_prefix(rows: list[list[int]]) -> list[int]:
+    """The tokens that all rows begin with."""
+    first, last = min(rows), max(rows)  # of rows in order, these two have the least in common
+    length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return first[:length]

@@ -1,0 +1,152 @@
+"""A causal run repeated, and its maps compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from debug import models
+from debug.causal_experiment_runner import CausalExperimentRunner
+from debug.causal_map import CausalMap
+from debug.plan import Plan
+from debug.rerun.accuracy import chosen_of, value_of
+from debug.rerun.config import build, model_of
+from debug.rerun.verdict import DIFFERENT, IDENTICAL, WITHIN, RerunError
+from debug.tracking import LoggedRun, TrackingError
+
+# --- causal runs ------------------------------------------------------------------------------------------------------
+
+
+def repeat_causal(
+    cell: LoggedRun,
+    model: str,
+    where: dict[str, str | None],
+    chosen: Sequence[int] | None,
+    changes: dict[str, Any],
+    tags: dict[str, str],
+) -> str:
+    config = _causal_config(cell)
+    if "prompt_template" in changes or model != model_of(cell):
+        config["plan"] = config["plan"] | {"answer_lead": None}  # this model's, behind this prompt
+    plan = build(cell, Plan, config["plan"], changes)
+    params = {name: value_of(cell.params[name]) for name in _OF_PROGRAMS if name in cell.params}
+    for name in ("seed", "num_seqs"):
+        if name in params and type(params[name]) is not int and (name, params[name]) != ("seed", None):
+            raise TrackingError(f"run {cell.run_id}: param {name!r} is {params[name]!r:.80}; expected an integer")
+    if changes or chosen is not None:
+        programs: Sequence[Any] = chosen_of(cell, cell.pairs, chosen)
+        params |= {"num_seqs": len(programs)}
+        wanted = len(programs)
+    else:
+        # Which pairs share a forward pass moves logits by rounding: those that were skipped are tried again, too.
+        programs = [_given(record) for record in cell.sample_records()]
+        wanted = config["wanted"]
+    runner = CausalExperimentRunner(cell.store.uri, batch_tokens=config["batch_tokens"], **where)
+    result = runner.run_plan(
+        model,
+        programs,
+        plan,
+        name=cell.experiment,
+        wanted=wanted,
+        params=params,
+        tags=tags,
+        reference=cell.reference if plan.needs_reference else None,
+    )
+    return result.cells[0].run_id
+
+
+_OF_PROGRAMS = ("generator", "hops", "seq_len", "seed", "num_seqs")
+
+
+def _causal_config(cell: LoggedRun) -> dict[str, Any]:
+    """Plan, number of pairs wanted and batch size; runs of before 2 hold the plan in their study's configuration."""
+    if "config.json" in cell.artifacts():
+        config = cell.config
+    elif cell.parent_run_id is not None:
+        known = {field.name for field in fields(Plan)}
+        study = cell.parent.config
+        config = {"plan": {name: value for name, value in study.items() if name in known}}
+    else:
+        raise RerunError(f"run {cell.run_id} has no config.json that says how it was made")
+    config = {"wanted": value_of(cell.params.get("num_seqs", "null")), "batch_tokens": None} | config
+    checks: dict[str, Callable[[Any], bool]] = {
+        "plan": lambda value: isinstance(value, dict),
+        "wanted": lambda value: type(value) is int and value > 0,
+        "batch_tokens": lambda value: value is None or (type(value) is int and value > 0),
+    }
+    for name, check in checks.items():
+        if not check(config.get(name)):
+            raise TrackingError(f"run {cell.run_id}, config.json: field {name!r} is {config.get(name)!r:.80}")
+    return config
+
+
+def _given(record: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The pair of a sample; one that never was a program is skipped again, as nothing."""
+    if record["program"] is None:
+        return ""
+    fields = {"original": record["program"], "counterfactual": record.get("counterfactual"), "seed": record["seed"]}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
+    if old.pairs != new.pairs or len(old.maps) != len(new.maps):
+        first = next((n for n, both in enumerate(zip(old.pairs, new.pairs, strict=False)) if both[0] != both[1]), None)
+        where = "" if first is None else f"; the first that differs is pair {first}"
+        return DIFFERENT, [f"{len(old.pairs)} pairs were used then, {len(new.pairs)} now{where}"]
+    worst, cell_of_worst, flipped, first_flip, identical, cells = -1.0, "", 0, "", True, 0
+    controls = answers = 0
+    for one, other in zip(old.maps, new.maps, strict=True):
+        for name in ("tokens", "layers", "columns", "targets"):
+            if getattr(one, name) != getattr(other, name):
+                return DIFFERENT, [f"{name} of pair {one.pair} were {getattr(one, name)}, now {getattr(other, name)}"]
+        if one.top.shape != other.top.shape:
+            return DIFFERENT, [f"the map of pair {one.pair} was {one.top.shape}, now {other.top.shape}"]
+        (arrays, _), (others, _) = one.to_tensors(), other.to_tensors()
+        if one.answer_tokens != other.answer_tokens:
+            return DIFFERENT, [f"answer tokens of pair {one.pair} were {one.answer_tokens}, now {other.answer_tokens}"]
+        identical &= one.top_tokens == other.top_tokens and arrays.keys() == others.keys()
+        identical &= all(array.tobytes() == others[name].tobytes() for name, array in arrays.items() if name in others)
+        moved = np.nan_to_num(np.abs(one.z_patched - other.z_patched), nan=np.inf)
+        moved[np.isnan(one.z_patched) & np.isnan(other.z_patched)] = 0  # what an attribution does not estimate
+        moved = moved.max(axis=-1)
+        place = np.unravel_index(int(moved.argmax()), moved.shape)
+        if moved[place] > worst:
+            worst, cell_of_worst = float(moved[place]), _cell(one, place)
+        # Success is the top token c, or o where the answer is to be kept: neither may be reached now and not then.
+        changed = _flipped(one.top, other.top, one, other)
+        if changed.any() and not flipped:
+            first_flip = _cell(one, tuple(np.argwhere(changed)[0]))
+        flipped, cells = flipped + int(changed.sum()), cells + changed.size
+        if one.control_top is not None and other.control_top is not None:
+            controls += int(_flipped(one.control_top, other.control_top, one, other).sum())
+        answers += int(_flipped(np.array(one.top_tokens), np.array(other.top_tokens), one, other).sum())
+    if identical:
+        return IDENTICAL, [f"every logit of {len(old.maps)} maps, {cells} cells, is the same to the last bit"]
+    dtypes = [run.params.get("dtype", "") for run in (old, new)]
+    tolerance = max(models.SELF_CHECK_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
+    findings = [f"largest difference of an answer's logit: {worst:.3g} ({cell_of_worst}); tolerance {tolerance:g}"]
+    if flipped:
+        findings.append(f"success differs in {flipped} of {cells} cells, first in {first_flip}")
+    if controls:
+        findings.append(f"success of the same-answer control differs in {controls} cells")
+    if answers:
+        findings.append(f"{answers} answers of clean or counterfactual runs are right in one run and not in the other")
+    return (DIFFERENT if flipped or controls or answers or not worst <= tolerance else WITHIN), findings
+
+
+def _flipped(then: np.ndarray, now: np.ndarray, one: CausalMap, other: CausalMap) -> np.ndarray:
+    """Where one of the two answers is the top token in one map and not in the other."""
+    pairs = zip(one.answer_tokens, other.answer_tokens, strict=True)
+    return np.any([(then == was) != (now == became) for was, became in pairs], axis=0)
+
+
+def _cell(causal_map: CausalMap, place: Sequence[Any]) -> str:
+    row, *head, column = (int(index) for index in place)
+    positions = causal_map.columns[column]
+    tokens = ", ".join(f"{position} {causal_map.tokens[position]!r}" for position in positions)
+    return " ".join(
+        [f"pair {causal_map.pair}, layer {causal_map.layers[row]},", *(f"head {h}," for h in head), f"token {tokens}"]
+    )

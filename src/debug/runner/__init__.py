@@ -1,0 +1,32 @@
+"""Accuracy runs: programs into a model, answers parsed and scored, every cell of the sweep a run in the tracking store.
+
+    result = ExperimentRunner().run(quick_experiment(...))
+
+One :meth:`ExperimentRunner.run` is one parent run; each (model, hops, seq_len) under it is a cell, a nested run.
+Samples are stored as they come, so that what is done stays, however the run ends. A sample is correct, wrong, without
+an answer (nothing in the text is one: not correct, and counted apart), or has an error: the model was not asked, or its
+answer not read, and the sample counts in no rate. Knows no causal run.
+"""
+
+from debug.runner.asking import Model, given
+from debug.runner.names import told_apart
+from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
+from debug.runner.results import MOST_PRINTED, Cell, ExperimentResult
+from debug.runner.runner import KIND, ExperimentRunner, NothingScored, StudyDiffers
+
+__all__ = [
+    "KIND",
+    "MOST_PRINTED",
+    "Cell",
+    "Drawn",
+    "ExperimentResult",
+    "ExperimentRunner",
+    "Model",
+    "NotGenerated",
+    "NothingScored",
+    "StudyDiffers",
+    "TooFewPrograms",
+    "draw_programs",
+    "given",
+    "told_apart",
+]

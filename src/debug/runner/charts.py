@@ -1,0 +1,33 @@
+"""The pictures that a study logs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import polars as pl
+
+from debug import tracking
+from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
+
+
+def save_charts(study: tracking.RunWriter, rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> None:
+    """accuracy, and comparisons where there are any; of several generators, one of each for each."""
+    generators = list(dict.fromkeys(row["generator"] for row in rows))
+    for generator in generators:
+        ending = f"_{generator}" if len(generators) > 1 else ""
+        scored = [row for row in rows if row["generator"] == generator and row["num_samples"]]
+        if scored:
+            save_chart(accuracy_chart(chart_frame(scored)), study.folder, f"accuracy{ending}")
+        compared = [row for row in comparisons if row["generator"] == generator]
+        if compared:
+            frame = pl.DataFrame(compared, infer_schema_length=None)
+            save_chart(comparison_chart(frame), study.folder, f"comparisons{ending}")
+
+
+CHARTED = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_high": "ci_high", "num_samples": "n"}
+
+
+def chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """The columns that the accuracy chart reads, from rows with a cell's coordinates and metrics."""
+    frame = pl.DataFrame(rows, infer_schema_length=None).rename(CHARTED)
+    return frame.select(pl.col("label").alias("model"), "hops", "seq_len", *CHARTED.values())

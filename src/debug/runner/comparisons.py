@@ -1,0 +1,89 @@
+"""Models compared program by program: paired tests by cell and over cells, and what cells share."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+from debug.core import shared_programs
+from debug.models import heuristics
+from debug.runner.results import hops_text
+from debug.statistics import Comparison, holm, mcnemar
+
+
+def compare_series(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Every two series, but two rules, on every cell that both have, and on all these cells of a task together: paired
+    by program, and over cells clustered by seed, as cells share programs; Holm's correction over all of each kind."""
+    cells: dict[tuple[str, int | None, int], dict[str, dict[str, bool]]] = {}
+    seeds: dict[str, int] = {}  # of a program; one that several seeds give is the first one's
+    for sample in samples:
+        if sample["correct"] is not None:
+            cell = cells.setdefault((sample["generator"], sample["cell_hops"], sample["seq_len"]), {})
+            cell.setdefault(sample["label"], {}).setdefault(sample["program"], sample["correct"])
+            seeds.setdefault(sample["program"], sample["seed"])
+    places, compared = [], []
+    together: dict[tuple[str, str, str], list[dict[str, tuple[bool, bool]]]] = defaultdict(list)
+    for place, series in cells.items():
+        for first, second in combinations(series, 2):
+            if first.startswith(heuristics.PREFIX) and second.startswith(heuristics.PREFIX):
+                continue  # two rules are no question, and each comparison costs the others power
+            both = sorted(series[first].keys() & series[second].keys())
+            if both:
+                places.append((*place, first, second))
+                compared.append(mcnemar(*([series[name][program] for program in both] for name in (first, second))))
+                answers = {program: (series[first][program], series[second][program]) for program in both}
+                together[place[0], first, second].append(answers)
+    over_cells = {place: answers for place, answers in together.items() if len(answers) > 1}
+    pooled = []
+    for of_cells in over_cells.values():
+        answers = {program: both for cell in of_cells for program, both in cell.items()}  # each program once
+        pooled.append(mcnemar(*zip(*answers.values(), strict=True), seeds=[seeds[program] for program in answers]))
+    return (
+        _comparison_records(("generator", "hops", "seq_len", "first", "second"), places, compared),
+        _comparison_records(("generator", "first", "second"), list(over_cells), pooled),
+    )
+
+
+def _comparison_records(
+    names: Sequence[str], places: Sequence[Sequence[Any]], compared: Sequence[Comparison]
+) -> list[dict[str, Any]]:
+    return [
+        dict(zip(names, place, strict=True)) | _comparison_record(comparison)
+        for place, comparison in zip(places, holm(compared), strict=True)
+    ]
+
+
+def what_is_shared(samples: list[dict[str, Any]]) -> str | None:
+    """What a reader must know who compares the cells: how many seeds two of them have in common, at most."""
+    seeds: dict[tuple[str, int | None, int], set[int]] = defaultdict(set)
+    for sample in samples:
+        if sample["seed"] is not None:
+            seeds[sample["generator"], sample["cell_hops"], sample["seq_len"]].add(sample["seed"])
+    shared = {
+        (one, other): len(seeds[one] & seeds[other]) for one, other in combinations(seeds, 2) if one[0] == other[0]
+    }
+    if not any(shared.values()):
+        return None
+    (one, other), most = max(shared.items(), key=lambda item: item[1])
+    named = " and ".join(
+        f"{hops_text(hops)} {'hop' if hops == 1 else 'hops'} on {lines}" for _, hops, lines in (one, other)
+    )
+    text = shared_programs([(one[0], *one[1:], 0), (other[0], *other[1:], 0)])
+    return f"{text} Most, {most} of {len(seeds[one])}: {named} lines."
+
+
+def _comparison_record(comparison: Comparison) -> dict[str, Any]:
+    return {
+        "difference": comparison.difference.estimate,
+        "ci_low": comparison.difference.low,
+        "ci_high": comparison.difference.high,
+        "n": comparison.difference.n,
+        "only_first": comparison.only_first,
+        "only_second": comparison.only_second,
+        "p_value": comparison.p_value,
+        "p_adjusted": comparison.p_adjusted,
+        "warning": comparison.warning,
+        "text": str(comparison),
+    }

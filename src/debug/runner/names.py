@@ -1,0 +1,95 @@
+"""What a study, its models and their settings are called in tables and charts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from debug import tracking
+from debug.core import ExperimentConfig
+
+
+def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> list[str]:
+    """What the model of each cell is called: its label, or name, and where cells of other weights have the same one (of
+    two folders of one name, in runs of before) the beginning of the weights' digest."""
+    names = [cell.params.get(param, cell.params["model"]) for cell in cells]
+    digests = [cell.tags.get("debug.weights_digest") for cell in cells]
+    weights: dict[str, set[str]] = {}
+    for name, digest in zip(names, digests, strict=True):
+        weights.setdefault(name, set()).update([digest] if digest else [])
+    return [
+        f"{name} ({digest[:6]})" if digest and len(weights[name]) > 1 else name
+        for name, digest in zip(names, digests, strict=True)
+    ]
+
+
+def shortened(value: str | None) -> str:
+    """A digest or a commit by its beginning, as it is told apart by eye."""
+    return "not known" if value is None else value[:12] if len(value) >= 40 else value
+
+
+def title_of(configs: Sequence[ExperimentConfig], model_names: Mapping[str, str]) -> str:
+    parts = (
+        [model_names[model_id] for config in configs for model_id in config.models],
+        [config.generator[0] for config in configs],
+        [config.prompt[0] for config in configs],
+    )
+    return " · ".join(", ".join(dict.fromkeys(names)) for names in parts)
+
+
+def labels_of(configs: Sequence[ExperimentConfig], names: Mapping[str, str]) -> dict[tuple[int, str], str]:
+    """What each config's model is called in tables and charts: its name, and how it is asked where that differs.
+
+    Two that are asked alike, and have a cell in common, are told apart by what else differs.
+    """
+    prompts: dict[tuple[str, str], set[str]] = {}
+    for config in configs:
+        for model_id in config.models:
+            prompts.setdefault((config.generator[0], model_id), set()).add(_asked(config))
+    labels = {}
+    for c, config in enumerate(configs):
+        for model_id in config.models:
+            several = len(prompts[config.generator[0], model_id]) > 1
+            labels[c, model_id] = names[model_id] + (f", {_asked(config)}" if several else "")
+    alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
+    for (c, model_id), label in labels.items():
+        alike.setdefault((configs[c].generator[0], label), []).append((c, model_id))
+    for places in alike.values():
+        cells = [cell for c, _ in places for cell in configs[c].cells]
+        if len(set(cells)) == len(cells):
+            continue
+        records = [configs[c].to_record() for c, _ in places]
+        differ = [name for name in _TOLD_APART if len({str(record[name]) for record in records}) > 1]
+        said = [", ".join(f"{name} {str(record[name])[:40]!r}" for name in differ) for record in records]
+        for (c, model_id), words in zip(places, said, strict=True):
+            own = words if words and said.count(words) == 1 else f"experiment {c + 1}"
+            labels[c, model_id] += f", {own}"
+    return labels
+
+
+_TOLD_APART = ("answer_parser", "max_new_tokens", "seed", "num_seqs")
+
+
+def _asked(config: ExperimentConfig) -> str:
+    """The way a config asks, in words."""
+    parts = [config.prompt[0], f"{config.few_shot} solved" if config.few_shot else "", "chat" if config.chat else ""]
+    return " ".join([part for part in parts if part] + (["logits"] if config.scoring == "logits" else []))
+
+
+def params_of(configs: Sequence[ExperimentConfig]) -> dict[str, Any]:
+    """Params that the whole study shares."""
+    each = [
+        {
+            "generator": config.generator[0],
+            "prompt_template": config.prompt[0],
+            "answer_parser": config.parser[0],
+            "seed": config.seed,
+            "num_seqs": config.num_seqs,
+            "few_shot": config.few_shot,
+            "chat": config.chat,
+            "scoring": config.scoring,
+            "max_new_tokens": config.max_new_tokens,
+        }
+        for config in configs
+    ]
+    return {name: value for name, value in each[0].items() if all(params[name] == value for params in each)}

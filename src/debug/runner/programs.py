@@ -1,0 +1,62 @@
+"""The programs of a cell: drawn seed by seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tqdm.auto import tqdm
+
+from debug.core import ExperimentConfig
+from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
+from debug.runner.results import hops_text
+
+
+class TooFewPrograms(ValueError):
+    """The search for programs of the hops asked for ended before there were enough."""
+
+
+@dataclass(frozen=True)
+class NotGenerated:
+    """A seed for which the generator gave no program."""
+
+    seed: int
+    error: str
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """The programs of a cell, the template they are put into, and how many seeds were passed over to find them."""
+
+    programs: list[GeneratedProgram]
+    failed: list[NotGenerated]
+    template: str
+    seeds_passed_over: int
+
+
+def draw_programs(config: ExperimentConfig, hops: int | None, seq_len: int) -> Drawn:
+    """The first ``num_seqs`` seeds whose program has the hops and is not solved in the prompt as an example.
+
+    A seed at which the generator fails is one of them: it is recorded, and not replaced by another.
+    """
+    template = config.prompt_text(seq_len)
+    programs, failed, start = [], [], config.first_seed(hops, seq_len)
+    with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
+        for seed in range(start, start + MAX_SEEDS):
+            try:
+                candidate = generate(config.generator[1], seq_len, seed, hops)
+            except HopsNotAvailable:
+                continue
+            except GeneratorError as error:
+                failed.append(NotGenerated(seed, str(error)))
+            else:
+                if candidate.program in template:
+                    continue
+                programs.append(candidate)
+            bar.update()
+            done = len(programs) + len(failed)
+            if done == config.num_seqs:
+                return Drawn(programs, failed, template, seed - start + 1 - done)
+    raise TooFewPrograms(
+        f"found {len(programs)} of {config.num_seqs} programs with {hops_text(hops)} hops on {seq_len} lines in "
+        f"{MAX_SEEDS} seeds from {start} on; ask for fewer, or for longer programs"
+    )

@@ -1,0 +1,212 @@
+"""Two series on the same things: exact McNemar tests, clustered by seed where asked, with Tango's intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import ArrayLike
+from scipy import optimize, stats
+
+from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, of_shares
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same programs: ``difference`` of their accuracies, the first's less the second's.
+
+    ``p_value`` is that of this comparison alone, and the interval of ``difference`` is its: it leaves 0 out exactly
+    where ``p_value`` is below 0.05. ``p_adjusted`` is after Holm's correction for ``compared`` comparisons, which no
+    interval belongs to.
+    """
+
+    difference: Interval
+    only_first: int
+    """Programs that only the first answers correctly."""
+    only_second: int
+    p_value: float
+    p_adjusted: float | None = None
+    warning: str | None = None
+    compared: int = 1
+    seeds_apart: int | None = None
+    """Of programs that are clustered by seed: the seeds whose programs tell the two apart."""
+
+    @property
+    def told_apart(self) -> int:
+        """Of the things that are independent (programs, or seeds), those that tell the two apart."""
+        return self.only_first + self.only_second if self.seeds_apart is None else self.seeds_apart
+
+    def __str__(self) -> str:
+        adjusted = (
+            ""
+            if self.p_adjusted is None
+            else f" alone, {_shown(self.p_adjusted)} after Holm's correction for {self.compared}"
+        )
+        remark = f"; {self.warning}" if self.warning else ""
+        return (
+            f"{self.difference}, {self.only_first} : {self.only_second}, p = {_shown(self.p_value)}{adjusted}{remark}"
+        )
+
+
+def _shown(p: float) -> str:
+    """Two digits, and more where these cannot tell it from the level that it is compared with."""
+    digits = next((digits for digits in range(2, 17) if float(f"{p:.{digits}g}") != LEVEL), 17)
+    return f"{p:.{digits}g}"
+
+
+def mcnemar(first: ArrayLike, second: ArrayLike, *, seeds: ArrayLike | None = None) -> Comparison:
+    """Two models that were asked the same programs: the exact McNemar test, and the difference with its interval.
+
+    The interval is Tango's (1998): the differences that the score test of paired rates does not reject. 0 is tested by
+    the exact test instead, which is the stricter one, so that the interval leaves 0 out exactly where p is below 0.05.
+
+    Programs of several cells are no independent draws: those of one seed begin alike, or are the same. With ``seeds``
+    the signs of whole seeds are flipped instead of those of programs: p is that of the exact sign-flip (randomization)
+    test over seeds, or that of the interval where it is the larger one; the interval is :func:`bootstrap_mean`'s over
+    seeds, reaching to 0 where p is 0.05 or more.
+
+    Args:
+        first, second: shape [n], whether each program was answered correctly, the same programs in the same order.
+        seeds: shape [n], which programs were drawn together; None where each was drawn alone.
+
+    Returns:
+        A single program, or seed, gives no interval (both ends None).
+
+    Raises:
+        ValueError: shapes differ, or there is no program.
+    """
+    pair = np.asarray(first), np.asarray(second)
+    if pair[0].ndim != 1 or not pair[0].size or pair[0].shape != pair[1].shape or {a.dtype.kind for a in pair} != {"b"}:
+        raise ValueError(
+            f"answers have shapes {pair[0].shape} and {pair[1].shape}; expected the same programs of both models, "
+            "one or more, as True (correct) or False"
+        )
+    n, only_first, only_second = pair[0].size, int((pair[0] & ~pair[1]).sum()), int((pair[1] & ~pair[0]).sum())
+    if seeds is not None and np.shape(seeds) != (n,):
+        raise ValueError(f"seeds have shape {np.shape(seeds)}; expected one for each of {n} programs")
+    if seeds is None or np.unique(seeds).size == n:
+        difference, p_value = _paired(only_first, only_second, n)
+        return _remarked(Comparison(difference, only_first, only_second, p_value))
+    _, of = np.unique(seeds, return_inverse=True)
+    by_seed = np.bincount(of, pair[0].astype(float) - pair[1])
+    difference, p_value = _paired_by_seed(by_seed, np.bincount(of).astype(float))
+    apart = int(np.count_nonzero(by_seed))
+    return _remarked(Comparison(difference, only_first, only_second, p_value, seeds_apart=apart))
+
+
+@lru_cache(maxsize=4096)
+def _paired(only_first: int, only_second: int, n: int) -> tuple[Interval, float]:
+    """Tango's interval of a difference of paired rates, widened to 0 where the exact test does not reject 0; and p."""
+    told_apart = only_first + only_second
+    p_value = float(stats.binomtest(only_first, told_apart).pvalue) if told_apart else 1.0
+    if n == 1:
+        return Interval(float(only_first - only_second), None, None, 1, is_rate=True), p_value
+    low, high = -_tango_high(only_second, only_first, n), _tango_high(only_first, only_second, n)
+    if p_value >= LEVEL:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval((only_first - only_second) / n, low, high, n, is_rate=True), p_value
+
+
+def _tango_high(gained: int, lost: int, n: int) -> float:
+    """The largest difference that the score test does not reject (Tango 1998, Statistics in Medicine 17:891)."""
+    critical = float(stats.norm.isf(LEVEL / 2))
+
+    def too_low(difference: float) -> float:
+        a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * difference
+        c = -lost * difference * (1 - difference)
+        rate = (math.sqrt(max(0.0, b * b - 4 * a * c)) - b) / (2 * a)  # of losses, most likely given the difference
+        deviation = math.sqrt(n * (2 * rate + difference * (1 - difference)))
+        return gained - lost - n * difference + critical * deviation
+
+    start, end = (gained - lost) / n + 1e-12, 1 - 1e-12
+    return optimize.bisect(too_low, start, end, xtol=1e-13) if start < end else 1.0  # type: ignore[return-value]
+
+
+def _paired_by_seed(by_seed: Float[np.ndarray, " seed"], size: Float[np.ndarray, " seed"]) -> tuple[Interval, float]:
+    """The difference of answers that are clustered by seed, and p.
+
+    Args:
+        by_seed: of each seed, the programs that only the first answered less those that only the second did.
+        size: of each seed, how many programs.
+    """
+    if len(size) == 1:
+        return Interval(float(by_seed[0] / size[0]), None, None, 1, is_rate=True), 1.0
+    share = (by_seed / size + 1) / 2
+    found = of_shares(share[:, None], size)
+    middle = 0.5  # where neither is better
+    if found.constant[0]:
+        apart = max(found.mean[0], 1 - found.mean[0])
+        of_interval = min(1.0, 2 * (middle / apart) ** found.size[0])
+    else:
+        score = abs(found.mean[0] - middle) / np.sqrt(middle**2 / found.size[0])
+        of_interval = 2 * (
+            stats.t.sf(score, found.freedom[0]) if np.isfinite(found.freedom[0]) else stats.norm.sf(score)
+        )
+    p_value = max(_sign_flip(by_seed), float(of_interval))
+    low, high = (2 * float(end[0]) - 1 for end in found.ends(CONFIDENCE))
+    if p_value >= LEVEL:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return Interval(float(by_seed.sum() / size.sum()), low, high, len(size), is_rate=True), p_value
+
+
+def _sign_flip(by_seed: Float[np.ndarray, " seed"]) -> float:
+    """Exact p of the sum, were the sign of each seed's difference a coin's; of differences of 1 it is McNemar's."""
+    distances, counts = np.unique(np.abs(by_seed[by_seed != 0]).astype(int), return_counts=True)
+    probabilities = np.ones(1)  # of sums from -(len - 1) / 2 on
+    for distance, count in zip(distances.tolist(), counts.tolist(), strict=True):
+        flips = np.zeros(2 * count * distance + 1)
+        flips[:: 2 * distance] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        probabilities = np.convolve(probabilities, flips)
+    sums = np.arange(len(probabilities)) - (len(probabilities) - 1) // 2
+    return min(1.0, float(probabilities[np.abs(sums) >= abs(by_seed.sum())].sum()))
+
+
+def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with p values adjusted for their number (Holm 1979); the order stays.
+
+    The i-th smallest of m is multiplied by m - i + 1, and none may fall below a smaller one's. scipy has no such
+    function; a test checks this one against the closed test that it abbreviates.
+    """
+    p_values = np.array([comparison.p_value for comparison in comparisons])
+    adjusted = _holm(p_values)
+    return [
+        _remarked(replace(comparison, p_adjusted=float(adjusted[index]), compared=len(comparisons)), index, p_values)
+        for index, comparison in enumerate(comparisons)
+    ]
+
+
+def _holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    order = np.argsort(p_values, kind="stable")
+    scaled = np.minimum(1, p_values[order] * np.arange(len(order), 0, -1))
+    adjusted = np.empty_like(scaled)
+    adjusted[order] = np.maximum.accumulate(scaled)
+    return adjusted
+
+
+def _remarked(comparison: Comparison, index: int = 0, p_values: Float[np.ndarray, " m"] | None = None) -> Comparison:
+    """With the remark that no outcome could have told the two apart, where that is so: too few programs tell them
+    apart for the smallest p that these can give to be below 0.05, corrected beside the other comparisons' p."""
+    others = np.zeros(1) if p_values is None else p_values.copy()
+
+    def smallest(apart: int) -> float:
+        others[index] = min(1.0, 2.0 ** (1 - apart))
+        return float(_holm(others)[index])
+
+    apart, compared = comparison.told_apart, comparison.compared
+    if smallest(apart) < LEVEL:
+        return replace(comparison, warning=None)
+    needed = next(count for count in range(apart + 1, apart + 60) if smallest(count) < LEVEL)
+    what = "programs" if comparison.seeds_apart is None else "seeds"
+    return replace(
+        comparison,
+        warning=f"{apart} of {comparison.difference.n} {what} tell them apart, too few for p < {LEVEL:.2g} "
+        + (
+            f"({needed} are needed)"
+            if compared == 1
+            else f"after the correction ({needed} are needed among {compared} comparisons)"
+        ),
+    )

@@ -1,0 +1,315 @@
+"""A run while it happens: begun, its params, metrics and artifacts logged, ended however its process ends."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
+from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+
+from debug import provenance
+from debug.programs import ProgramPair
+from debug.provenance import without_passwords
+from debug.tracking import heartbeat
+from debug.tracking.connection import Connection
+from debug.tracking.contract import (
+    BATCH_METRICS,
+    BATCH_OTHERS,
+    MAX_DIGEST,
+    MAX_PARAM,
+    MAX_TAG,
+    PARENT,
+    PART,
+    SCHEMA,
+    StillRunning,
+    TrackingError,
+    checked_tags,
+    chunks,
+    to_json,
+)
+from debug.tracking.moving import relocate
+from debug.tracking.places import inside
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done: a run is not to be created without being known, or half ended."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    held: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            signal.raise_signal(signal.SIGINT)
+
+
+class Heart:
+    """Says, while this process carries out a study, that it is there."""
+
+    running: ClassVar[set[str]] = set()  # what this process carries out
+
+    def __init__(self, store: Connection, run_id: str) -> None:
+        self._store, self._run_id, self._stopped = store, run_id, threading.Event()
+        self.running.add(run_id)
+        threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(heartbeat.EVERY):
+            try:
+                self.check()
+                self._store.client.set_tag(self._run_id, heartbeat.TAG, heartbeat.sign())
+            except StillRunning as taken:
+                logger.error("%s", taken)
+                return
+            except Exception as error:  # a store that is busy or away for a while: the next beat tries again
+                logger.debug("no sign of life of run %s: %s", self._run_id, error)
+
+    def check(self) -> None:
+        """Raises StillRunning where another process has taken the study over."""
+        with self._store.reported(f"cannot read run {self._run_id} from"):
+            tag = self._store.client.get_run(self._run_id).data.tags.get(heartbeat.TAG)
+        if not heartbeat.is_mine(tag):
+            raise StillRunning(f"run {self._run_id} was taken over by {heartbeat.alive(tag) or 'another process'}")
+
+    def is_lost(self) -> bool:
+        """Whether the study, and its status, are another process's affair now."""
+        with suppress(TrackingError):
+            try:
+                self.check()
+            except StillRunning:
+                return True
+        return False
+
+    def stop(self) -> None:
+        self._stopped.set()
+        self.running.discard(self._run_id)
+
+
+class RunWriter:
+    """A run while it happens. Made by :meth:`Store.start` and :meth:`cell`.
+
+    ``folder`` holds the run's artifacts: put files there. Where the store keeps artifacts in a folder of this machine
+    it is that folder, and nothing is copied; elsewhere it is a temporary one that :meth:`flush` uploads.
+    """
+
+    def __init__(
+        self, store: Connection, run: Run, experiment: str, tags: Mapping[str, str], heart: Heart | None = None
+    ) -> None:
+        self.run_id: str = run.info.run_id
+        self.name: str = run.info.run_name or ""
+        self._store, self._experiment, self._tags, self._heart = store, experiment, tags, heart
+        self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
+        root = store.root_of(run)
+        self._temporary = root is None
+        with store.reported(f"cannot keep artifacts of run {self.run_id} of"):
+            self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
+            self.folder.mkdir(parents=True, exist_ok=True)
+
+    def cell(
+        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+    ) -> AbstractContextManager[RunWriter]:
+        """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`.
+
+        Raises:
+            StillRunning: another process has taken the study over.
+        """
+        return self._cell(name, params, tags or {})
+
+    def adopt(self, run_id: str) -> None:
+        """Nest a study that was started apart under this run, as the MLflow UI shows it; it stays a study."""
+        self._store.set_tags(run_id, {PARENT: self.run_id})
+
+    @contextmanager
+    def _cell(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunWriter]:
+        if self._heart is not None:
+            self._heart.check()
+        with running(self._store, self._experiment, name, {**self._tags, **tags}, "cell", self.run_id) as writer:
+            writer.log_params(params)
+            yield writer
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Log parameters; texts as they are, other values as JSON (3, true, null, [1, 2]).
+
+        Raises:
+            ValueError: a value is no JSON or longer than MLflow keeps (6000 characters); long ones go into config.json.
+            TrackingError: the store refuses, because a parameter has another value already, say.
+        """
+        values = []
+        for name, value in params.items():
+            text = value if isinstance(value, str) else to_json(value, f"param {name!r}")
+            if len(text) > MAX_PARAM:
+                raise ValueError(
+                    f"param {name!r} has {len(text)} characters; MLflow keeps {MAX_PARAM}. Put it into config.json"
+                )
+            values.append(Param(name, text))
+        with self._reported("params"):
+            for chunk in chunks(values, BATCH_OTHERS):
+                self._store.client.log_batch(self.run_id, params=chunk)
+
+    def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
+        """Log metrics; None (null) is not logged.
+
+        Raises:
+            ValueError: a value is NaN or infinite: a measurement that has no value is None.
+            TrackingError: the store refuses.
+        """
+        now, values = int(time.time() * 1000), []
+        for name, value in metrics.items():
+            if value is None:
+                continue
+            if not isinstance(value, Real) or not math.isfinite(value):
+                raise ValueError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
+            values.append(Metric(name, float(value), now, step or 0))
+        with self._reported("metrics"):
+            for chunk in chunks(values, BATCH_METRICS):
+                self._store.client.log_batch(self.run_id, metrics=chunk)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Raises ValueError for a value that is no text or too long, TrackingError where the store refuses."""
+        self._store.set_tags(self.run_id, tags)
+
+    def log_json(self, name: str, value: Any) -> None:
+        """Write a JSON file into the folder. Raises ValueError for what JSON cannot hold, NaN included."""
+        path = self.path_of(name)
+        text = to_json(value, name, indent=1)
+        with self._reported(name):
+            part = path.with_name(path.name + PART)
+            part.write_text(f"{text}\n", "utf-8")
+            part.replace(path)  # a reader finds the old file or the new one
+
+    def append_jsonl(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+        """Append records to a file of the folder, one line each. Raises ValueError for what JSON cannot hold."""
+        lines = "".join(f"{to_json(dict(record), name)}\n" for record in records)
+        path = self.path_of(name)
+        with self._reported(name), path.open("a", encoding="utf-8") as file:
+            file.write(lines)
+
+    def log_programs(self, pairs: Iterable[ProgramPair]) -> None:
+        """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
+        self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
+
+    def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, Any]) -> None:
+        """Tell MLflow, as the run's dataset input, which programs it is about; ``source`` says where they came from."""
+        programs = list(programs)
+        dataset = Dataset(
+            name,
+            provenance.text_digest(programs)[:MAX_DIGEST],
+            "programs",
+            to_json(source, "source"),
+            profile=to_json({"num_programs": len(programs)}, "profile"),
+        )
+        with self._reported("the dataset"):
+            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
+            self._store.client.log_inputs(self.run_id, inputs)
+
+    def flush(self) -> None:
+        """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
+        for path, stamp in self._pending():
+            name = path.relative_to(self.folder)
+            folder = None if name.parent == Path() else name.parent.as_posix()
+            with self._store.reported(f"cannot upload {name} of run {self.run_id} (kept in {self.folder}) to"):
+                self._store.client.log_artifact(self.run_id, str(path), folder)
+            self._uploaded[path] = stamp
+
+    def _pending(self) -> list[tuple[Path, tuple[int, int]]]:
+        """The files that the store does not have, or not as they are now, each with its time and size."""
+        files = sorted(path for path in self.folder.rglob("*") if path.is_file()) if self._temporary else []
+        stamps = [(path, (path.stat().st_mtime_ns, path.stat().st_size)) for path in files]
+        return [(path, stamp) for path, stamp in stamps if self._uploaded.get(path) != stamp]
+
+    def remove_folder(self) -> None:
+        """Remove the temporary folder, unless it holds something that the store does not have."""
+        if self._temporary and not self._pending():
+            shutil.rmtree(self.folder)
+
+    def path_of(self, name: str) -> Path:
+        path = inside(self.folder, name, f"run {self.run_id}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _reported(self, what: str) -> AbstractContextManager[None]:
+        return self._store.reported(f"cannot log {what} of run {self.run_id} in")
+
+
+@contextmanager
+def running(
+    store: Connection,
+    experiment: str,
+    name: str,
+    tags: Mapping[str, str],
+    role: str,
+    parent: str | None,
+    take_up: Callable[[], Run] | None = None,
+) -> Iterator[RunWriter]:
+    """A run that is begun here, or taken up, and ended however the context is left; see :meth:`Store.start`."""
+    own = {"debug.role": role} | ({PARENT: parent} if parent else {})
+    run: Run | None = None
+    writer: RunWriter | None = None
+    heart: Heart | None = None
+    try:
+        with store.reported("cannot start a run in"):
+            if role == "study":
+                relocate(store)
+            experiment_id = store.experiment_id(experiment)
+            with uninterrupted():
+                if role == "study":
+                    own[heartbeat.TAG] = heartbeat.sign()
+                if take_up is None:
+                    run = store.client.create_run(experiment_id, tags={**checked_tags(tags), **own}, run_name=name)
+                else:
+                    run = take_up()
+        if role == "study":
+            heart = Heart(store, run.info.run_id)
+        writer = RunWriter(store, run, experiment, tags, heart)
+        try:
+            yield writer
+        except BaseException:
+            try:
+                writer.flush()
+            except TrackingError as problem:  # the error that ended the run is the one to be seen
+                logger.error("%s", problem)
+            raise
+        writer.flush()
+        if heart is not None:
+            heart.check()
+        terminate(store, run, "FINISHED", {})
+    except BaseException as error:
+        if run is not None and not (heart is not None and heart.is_lost()):
+            killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
+            message = without_passwords(f"{type(error).__name__}: {error}")[:MAX_TAG]
+            try:
+                terminate(store, run, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
+            except TrackingError as problem:
+                logger.error("%s", problem)
+        raise
+    finally:
+        if heart is not None:
+            heart.stop()
+        if writer is not None:
+            writer.remove_folder()
+
+
+def terminate(store: Connection, run: Run, status: str, tags: Mapping[str, str]) -> None:
+    """End a run, with tags that say how. Raises TrackingError where the store refuses."""
+    with store.reported(f"cannot end run {run.info.run_id} as {status} in"), uninterrupted():
+        try:
+            store.client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
+        finally:
+            store.client.set_terminated(run.info.run_id, status)
