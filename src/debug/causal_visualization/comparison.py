@@ -14,9 +14,6 @@ _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down
 _DASHES = [[1, 0], [6, 3], [2, 2]]
 
 
-# --- runs compared ---------------------------------------------------------------------------------------------------
-
-
 def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
     """A measurement with its interval: x from left to right, a colour and a shape for each series.
 

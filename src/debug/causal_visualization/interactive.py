@@ -13,9 +13,6 @@ Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VCon
 CHAIN, _OUTLINE = "#d55e00", "#009e73"
 
 
-# --- of any chart ----------------------------------------------------------------------------------------------------
-
-
 def clickable(chart: Any, *fields: str) -> Any:
     """The chart with a selection called ``cell``: a click on a mark gives these fields of its row."""
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))

@@ -9,8 +9,6 @@ from debug.causal_visualization.interactive import CHAIN, Chart
 from debug.causal_visualization.style import GREY, visible
 from debug.programs import Program
 
-# --- programs, training ----------------------------------------------------------------------------------------------
-
 
 def program_graph(program: Program) -> Chart:
     """The assignments as a graph: lines from top to bottom, referential depth from left to right; the queried chain in

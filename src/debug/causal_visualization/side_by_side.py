@@ -34,9 +34,6 @@ _WHOSE = {
 _MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
 
 
-# --- maps ------------------------------------------------------------------------------------------------------------
-
-
 def side_by_side(
     first: CausalMap | MeanCausalMap,
     second: CausalMap | MeanCausalMap,

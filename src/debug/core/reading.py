@@ -57,8 +57,6 @@ def _without_thoughts(text: str) -> str:
     return said.rjust(len(text) - len(behind) + len(said))
 
 
-# --- marks and questions ----------------------------------------------------------------------------------------------
-
 _MARK = re.compile(
     r"""
     (?:(?<!/)\banswer\b(?:\s+(?:to|of|for)\b[^\n.:=]{0,60}?(?=\s+(?:is|was)\b|:))?

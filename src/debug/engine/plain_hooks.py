@@ -21,9 +21,6 @@ SAFETY_OF_NOISE = 5  # of eleven families' cells none was farther from the plain
 NOISE_DRAWS = 2  # of each of two programs
 
 
-# --- The plain way: torch hooks on the plain model, whole prompts -----------------------------------------------------
-
-
 @torch.no_grad()
 def plain_logits(
     model: LoadedModel, runs: Runs, cells: Sequence[Cell]

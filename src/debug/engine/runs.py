@@ -19,9 +19,6 @@ class SelfCheckError(RuntimeError):
     """The engine's own checks failed: the numbers of this run would not mean what they say."""
 
 
-# --- The primitive ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Runs:
     """Unpatched runs of programs of one length, with what patches need from them.

@@ -10,8 +10,6 @@ from debug.legacy.source import NOT_RECORDED, LegacyCell, LegacyError, Problem, 
 from debug.statistics import wilson
 from debug.tracking import RunWriter
 
-# --- samples ----------------------------------------------------------------------------------------------------------
-
 _SAMPLE: dict[str, Check] = {
     "experiment": checks.text,
     "model_id": checks.text,

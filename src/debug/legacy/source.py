@@ -131,9 +131,6 @@ class LegacyCell:
     write: Callable[[RunWriter], None]
 
 
-# --- interventions ----------------------------------------------------------------------------------------------------
-
-
 def index_of(value: Any) -> None:
     if type(value) is not int or not 0 <= value < 2**20:
         raise ValueError("expected an index, 0 or more")

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from debug.models.transformers_model import LoadedModel
 
-# --- Components: what can be read and written inside a layer, in the order in which a layer runs ----------------------
-
 
 class Component(NamedTuple):
     """How nnsight reads and writes a component of a layer inside a trace."""

@@ -16,8 +16,6 @@ from debug.paper.strategies import SHALLOW, explanations, misleads
 from debug.runner import ExperimentResult
 from debug.statistics import Interval, wilson
 
-# ----------------------------------------------------------------------------------------------------------- accuracy
-
 
 def report_accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     what = page.what

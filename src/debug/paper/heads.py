@@ -24,9 +24,6 @@ from debug.token_analyzer import analyze
 QUERY_LINE = "query_hash+query_var+query_colon+final"
 
 
-# ---------------------------------------------------------------------------------------------------- attention heads
-
-
 def report_heads(page: Page, model: LoadedModel) -> None:
     what = page.what
     page.write(

@@ -16,8 +16,6 @@ from debug.paper.strategies import EARLY, wrong_answers
 from debug.statistics import Interval
 from debug.tracking import LoggedRun
 
-# ----------------------------------------------------------------------------------------------------------- knockout
-
 
 def report_knockout(page: Page) -> None:
     page.write(

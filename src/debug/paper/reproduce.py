@@ -76,9 +76,6 @@ def _head(page: Page, model: LoadedModel) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------------------- claims
-
-
 def _claims(page: Page) -> None:
     page.write(
         "## The paper's claims on this model",

@@ -11,9 +11,6 @@ from debug.paper.page import SHOWN, Page, hops_text, without_n
 MOVES = 0.1  # a head moves the value where its normalized logit difference is surely above this
 
 
-# ---------------------------------------------------------------------------------------------------- residual stream
-
-
 def report_residual_stream(page: Page) -> None:
     what = page.what
     page.write(

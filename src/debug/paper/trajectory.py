@@ -22,8 +22,6 @@ from debug.runner import ExperimentResult
 from debug.statistics import Interval, wilson
 from debug.tracking import LoggedRun, Store
 
-# --------------------------------------------------------------------------------------------------------- trajectory
-
 
 def training_run(store: Store, what: Reproduction) -> LoggedRun | None:
     if what.training_run is not None:

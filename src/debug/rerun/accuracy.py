@@ -17,8 +17,6 @@ from debug.rerun.verdict import DIFFERENT, IDENTICAL, WITHIN, RerunError
 from debug.runner import ExperimentRunner
 from debug.tracking import LoggedRun, TrackingError
 
-# --- accuracy runs ----------------------------------------------------------------------------------------------------
-
 
 def repeat_accuracy(
     cell: LoggedRun,
@@ -147,9 +145,6 @@ def _probability(record: Mapping[str, Any]) -> float:
     """The right answer's, of a run that was scored by logits; 1 in others, whose completions say everything."""
     value = record.get("answer_probability")
     return value if isinstance(value, float) and 0 < value <= 1 else 1.0
-
-
-# --- both -------------------------------------------------------------------------------------------------------------
 
 
 def value_of(param: str) -> Any:

@@ -17,8 +17,6 @@ from debug.rerun.config import build, model_of
 from debug.rerun.verdict import DIFFERENT, IDENTICAL, WITHIN, RerunError
 from debug.tracking import LoggedRun, TrackingError
 
-# --- causal runs ------------------------------------------------------------------------------------------------------
-
 
 def repeat_causal(
     cell: LoggedRun,

@@ -15,8 +15,6 @@ from debug.training.model import name_rotation
 from debug.training.programs import Programs
 from debug.training.vocabulary import COLON, DIGIT, END, HASH, LETTER, NEWLINE_OF_LINE, RHS_OF_LINE
 
-# ------------------------------------------------------------------------------------------------------------ packing
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -14,8 +14,6 @@ from debug.statistics import Interval, wilson
 from debug.training.programs import Cell
 from debug.training.vocabulary import END, make_tokenizer
 
-# --------------------------------------------------------------------------------------------------------- evaluation
-
 
 @torch.no_grad()
 def answered(model: Qwen3ForCausalLM, programs: Sequence[str], answers: Sequence[int]) -> Bool[np.ndarray, " program"]:

@@ -23,8 +23,6 @@ from debug.training.evaluation import cell_name, evaluate
 from debug.training.model import export, new_model
 from debug.training.programs import LENGTHS, Cell, reserved_texts, sample_programs, sample_queries
 
-# ----------------------------------------------------------------------------------------------------------- the loop
-
 
 @dataclass(frozen=True)
 class Stage:

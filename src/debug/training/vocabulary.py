@@ -7,8 +7,6 @@ import string
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-# ---------------------------------------------------------------------------------------------- vocabulary and model
-
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY = (END_OF_TEXT, *string.ascii_lowercase, *string.digits, " = ", "\n", "#", ": ")
 LETTER, DIGIT = VOCABULARY.index("a"), VOCABULARY.index("0")
