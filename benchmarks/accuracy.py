@@ -62,7 +62,7 @@ def main(options: argparse.Namespace) -> None:
     engine: Any = None
     if "vllm" in options.backends:
         started = time.perf_counter()
-        engine = models.load_engine(options.model, dtype=model.dtype)
+        engine = models.load_vllm(options.model, dtype=model.dtype)
         print(f"vLLM started in {time.perf_counter() - started:.0f} s")
 
     def with_pipeline(asked: list[str]) -> list[str]:

@@ -33,6 +33,7 @@ from view import (
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
 from debug.causal_visualization.side_by_side import no_difference, side_by_side
+from debug.errors import InputError
 from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
@@ -138,7 +139,7 @@ def command(
         arguments.append(f"--intervention-type={component}")
     if positions == "named":
         if not named or any(name.startswith("-") for name in named):
-            raise ValueError("name at least one position")
+            raise InputError("name at least one position")
         arguments += ["--positions", *named]
     elif positions != AS_LOGGED:
         arguments.append(f"--positions={positions}")
@@ -153,7 +154,7 @@ def layer_numbers(words: str) -> list[int]:
     for word in words.replace(",", " ").split():
         first, _, last = word.partition("-")
         if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 1000):
-            raise ValueError(f"layers are {words[:80]!r}; expected numbers and ranges, such as 0-3, 5")
+            raise InputError(f"layers are {words[:80]!r}; expected numbers and ranges, such as 0-3, 5")
         found += range(int(first), int(last or first) + 1)
     return found
 

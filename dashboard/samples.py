@@ -261,7 +261,7 @@ def share_as_text(frame: pl.DataFrame) -> pl.DataFrame:
 def largest_chain(program: str | None) -> str | None:
     try:
         return heuristics.largest_chain(program or "", None)  # type: ignore[arg-type]
-    except (ProgramError, ValueError):
+    except ProgramError:
         return None
 
 

@@ -18,6 +18,7 @@ from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
 from debug.causal_map import ESTIMATED, CausalMapError
+from debug.errors import DebugError
 from debug.programs import ProgramError
 from debug.provenance import without_passwords
 from debug.tracking import TrackingError
@@ -186,7 +187,7 @@ def part(show: Callable[..., Any], *arguments: Any) -> Any:
         return show(*arguments)
     except READING as error:
         problem("This part of the run cannot be read.", error)
-    except ValueError as error:  # a chart or a comparison that these data do not allow
+    except DebugError as error:  # a chart or a comparison that these data do not allow
         problem("This cannot be shown.", error)
     return None
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from debug.programs import ProgramPair
     from debug.statistics import Interval
     from debug.tracking import Store
-    from debug.training import Cell, Settings
+    from debug.training import Settings, Shape
 
 EXPERIMENT = "training_ablation"
 HOPS, LINES = 3, 5  # of the programs that are patched
@@ -69,7 +69,7 @@ HEADER = (
 )
 
 
-def one(store: Store, settings: Settings, folder: Path, held_out: dict[Cell, list[ProgramPair]]) -> str:
+def one(store: Store, settings: Settings, folder: Path, held_out: dict[Shape, list[ProgramPair]]) -> str:
     """Train, or read a finished training; patch; a row of the table."""
     from dataclasses import asdict
 

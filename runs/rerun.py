@@ -14,6 +14,7 @@ import json
 from typing import Any
 
 from debug import cli
+from debug.errors import InputError
 
 
 def arguments() -> argparse.Namespace:
@@ -35,7 +36,7 @@ def main(options: argparse.Namespace) -> None:
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:
-            raise ValueError(f"--set {assignment!r}; expected FIELD=VALUE")
+            raise InputError(f"--set {assignment!r}; expected FIELD=VALUE")
         changes[name] = _value(value)
     if options.positions is not None:
         positions = [_value(position) for position in options.positions]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from debug import cli
+from debug.errors import InputError
 
 if TYPE_CHECKING:
     from debug.training import Settings
@@ -56,7 +57,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
     given = {name: value for name in ("steps", "seed") if (value := getattr(options, name)) is not None}
     path = options.out / "settings.json"
     if path.exists() and not options.resume:
-        raise ValueError(
+        raise InputError(
             f"{options.out} holds a training run; add --resume to go on, or name another folder with --out"
         )
     from debug.training import Settings
@@ -65,7 +66,7 @@ def settings_of(options: argparse.Namespace) -> Settings:
         return Settings(**given)
     settings = Settings(**json.loads(path.read_text("utf-8")))
     if given.get("seed", settings.seed) != settings.seed:
-        raise ValueError(f"the run in {options.out} has seed {settings.seed}, not {options.seed}; leave --seed out")
+        raise InputError(f"the run in {options.out} has seed {settings.seed}, not {options.seed}; leave --seed out")
     return replace(settings, **given)
 
 

@@ -322,15 +322,15 @@ SOURCES: Sequence[Mutant] = (
     Mutant(
         "the control is skipped where the counterfactual does not differ yet",
         "causal_tracing/patching.py",
-        "group.cells(number, group.control_row[number], first)",
-        "group.cells(number, group.control_row[number])",
+        "group.interventions(number, group.control_row[number], first)",
+        "group.interventions(number, group.control_row[number])",
         "tests/test_causal_tracing.py::test_the_control_runs_where_its_own_program_differs_first",
     ),
     Mutant(
         "each pair's control is another pair's",
         "causal_tracing/patching.py",
-        "group.cells(number, group.control_row[number], first)",
-        "group.cells(number, group.control_row[max({*group.control_row} - {number}, default=number)], first)",
+        "group.interventions(number, group.control_row[number], first)",
+        "group.interventions(number, group.control_row[max({*group.control_row} - {number}, default=number)], first)",
         "tests/test_causal_tracing.py::test_the_control_is_the_same_patch_from_a_program_of_the_same_answer[plan0]",
     ),
     Mutant(
@@ -343,8 +343,8 @@ SOURCES: Sequence[Mutant] = (
     Mutant(
         "each number of a map is the next cell's",
         "causal_tracing/patching.py",
-        "cells.append(cell)\n            where.append((number, False, at))",
-        "where.append((number, False, at))\n            cells.insert(-1, cell)",
+        "interventions.append(intervention)\n            where.append((number, False, at))",
+        "where.append((number, False, at))\n            interventions.insert(-1, intervention)",
         "tests/test_causal_tracing.py::test_each_pair_is_patched_from_its_own_counterfactual",
     ),
     Mutant(
@@ -413,22 +413,22 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "the layer below's activation is written",
         "engine/writing.py",
-        "stored = runs.activations[component][layer]",
-        "stored = runs.activations[component][layer - 1]",
+        "stored = passes.activations[component][layer]",
+        "stored = passes.activations[component][layer - 1]",
     ),
     (
         ("residual_stream", *PARTS),
         "the next position's activation is written",
         "engine/writing.py",
         _HITS,
-        f"{_HITS}\n    position = [(p + 1) % runs.length for p in position]",
+        f"{_HITS}\n    position = [(p + 1) % passes.length for p in position]",
     ),
     (
         ("residual_stream", *PARTS),
         "another run's activation is written",
         "engine/writing.py",
         _HITS,
-        f"{_HITS}\n    source = [(s + 1) % len(runs) for s in source]",
+        f"{_HITS}\n    source = [(s + 1) % len(passes) for s in source]",
     ),
     (
         ("residual_stream", *PARTS),
@@ -441,8 +441,8 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "the next position is written to",
         "engine/packing.py",
-        "return row, offset + position - self.cells[cell].start",
-        "return row, offset + position - self.cells[cell].start + (position < self.length - 1)",
+        "return row, offset + position - self.interventions[intervention].start",
+        "return row, offset + position - self.interventions[intervention].start + (position < self.length - 1)",
     ),
     (
         ("residual_stream", *PARTS, KNOCKOUT),
@@ -455,15 +455,15 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS, KNOCKOUT),
         "the clean prefix is another run's",
         "engine/forward.py",
-        "(keys[row_runs, :, :prefix], values[row_runs, :, :prefix])",
-        "(keys[row_runs - 1, :, :prefix], values[row_runs - 1, :, :prefix])",
+        "(keys[row_bases, :, :prefix], values[row_bases, :, :prefix])",
+        "(keys[row_bases - 1, :, :prefix], values[row_bases - 1, :, :prefix])",
     ),
     (
         ("residual_stream", *PARTS, KNOCKOUT),
         "cells start from another run's hidden states",
         "engine/forward.py",
-        '["residual_stream"][entry][row_runs[:, None], positions]',
-        '["residual_stream"][entry][row_runs[:, None] - 1, positions]',
+        '["residual_stream"][entry][row_bases[:, None], positions]',
+        '["residual_stream"][entry][row_bases[:, None] - 1, positions]',
     ),
     (
         (*PARTS, KNOCKOUT),
@@ -489,7 +489,7 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
     (
         PARTS,
         "what is recorded is the next layer's",
-        "engine/runs.py",
+        "engine/unpatched.py",
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
         "    kept |= {name: kept[name][1:] + kept[name][:1] for name in {*kept} - {'residual_stream'}}",
@@ -497,7 +497,7 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
     (
         PARTS,
         "what is recorded is the next position's",
-        "engine/runs.py",
+        "engine/unpatched.py",
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
         "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
         "    kept |= {name: [at.roll(1, 1) for at in kept[name]] for name in {*kept} - {'residual_stream'}}",
@@ -534,29 +534,29 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         (KNOCKOUT,),
         "the next query's edges are cut",
         "engine/writing.py",
-        "[offset + q - cell.start for q, _ in cut.edges]",
-        "[offset + min(q + 1, packed.length - 1) - cell.start for q, _ in cut.edges]",
+        "[offset + q - intervention.start for q, _ in cut.edges]",
+        "[offset + min(q + 1, packed.length - 1) - intervention.start for q, _ in cut.edges]",
     ),
     (
         (KNOCKOUT,),
         "edges to the key before are cut",
         "engine/writing.py",
-        "if k >= cell.start else k for _, k in cut.edges]",
-        "if k >= cell.start else max(k - 1, 0) for _, k in cut.edges]",
+        "if k >= intervention.start else k for _, k in cut.edges]",
+        "if k >= intervention.start else max(k - 1, 0) for _, k in cut.edges]",
     ),
     (
         (KNOCKOUT,),
         "edges to the keys of a cell's own tokens go one token beside them",
         "engine/writing.py",
-        "[prefix + offset + k - cell.start if",
-        "[max(0, prefix - 1) + offset + k - cell.start if",
+        "[prefix + offset + k - intervention.start if",
+        "[max(0, prefix - 1) + offset + k - intervention.start if",
     ),
     (
         (KNOCKOUT,),
         "edges of the next row of the batch are cut",
         "engine/writing.py",
         "row, offset = packed.offsets[index]",
-        "row, offset = (packed.offsets[index][0] + 1) % len(packed.runs), packed.offsets[index][1]",
+        "row, offset = (packed.offsets[index][0] + 1) % len(packed.bases), packed.offsets[index][1]",
     ),
 )
 JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
@@ -564,8 +564,8 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "of several positions only the first is patched",
         "engine/forward.py",
-        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions",
-        "packed.token(index, p), cell.source, p, site.heads) for p in site.positions[:1]",
+        "packed.token(index, p), intervention.source, p, site.heads) for p in site.positions",
+        "packed.token(index, p), intervention.source, p, site.heads) for p in site.positions[:1]",
     ),
     (
         PARTS,
@@ -579,7 +579,7 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         "of several layers only the first is patched",
         "engine/forward.py",
         "elif tail is None or site.layer != layer:",
-        "elif site.layer == cell.layer and (tail is None or site.layer != layer):",
+        "elif site.layer == intervention.layer and (tail is None or site.layer != layer):",
     ),
 )
 MUTANTS: Sequence[Mutant] = (

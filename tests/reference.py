@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from debug.counterfactual import make_pair
-from debug.engine import Cell, Cut, Runs, Site, patched_logits, record
+from debug.engine import Cut, ForwardPasses, Intervention, Site, forward_passes, patched_logits
 from debug.generators import make_variable_binding_program, search
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
@@ -89,52 +89,59 @@ def tokenized(model: LoadedModel, given: Sequence[ProgramPair]) -> list[Tokenize
     return [analyze_pair(model.tokenizer, pair) for pair in given]
 
 
-def runs_of(model: LoadedModel, given: Sequence[TokenizedPair]) -> Runs:
+def passes_of(model: LoadedModel, given: Sequence[TokenizedPair]) -> ForwardPasses:
     """The runs of all originals, then of all counterfactuals."""
     programs = [*(pair.original for pair in given), *(pair.counterfactual for pair in given)]
-    return record(model, torch.tensor([program.token_ids for program in programs]), COMPONENTS)
+    return forward_passes(model, torch.tensor([program.token_ids for program in programs]), COMPONENTS)
 
 
-def whole_effects(runs: Runs, given: Sequence[TokenizedPair]) -> Float[Tensor, "pair"]:
+def whole_effects(passes: ForwardPasses, given: Sequence[TokenizedPair]) -> Float[Tensor, "pair"]:
     """|z_cf[c] - z_clean[c]| of each pair."""
     c = torch.tensor([pair.answer_tokens[0] for pair in given])
-    original, counterfactual = runs.logits.split(len(given))
+    original, counterfactual = passes.logits.split(len(given))
     return (counterfactual - original).abs().gather(1, c[:, None])[:, 0]
 
 
 def strongest(model: LoadedModel, n: int, seq_len: int = 3, hops: int | None = 2) -> list[TokenizedPair]:
     """Of some pairs those whose two programs this model tells apart best."""
     given = tokenized(model, pairs(16, seq_len, hops))
-    return [given[i] for i in whole_effects(runs_of(model, given), given).topk(n).indices]
+    return [given[i] for i in whole_effects(passes_of(model, given), given).topk(n).indices]
 
 
-def grid(model: LoadedModel, component: str, length: int, run: int, source: int) -> list[Cell]:
+def grid(model: LoadedModel, component: str, length: int, run: int, source: int) -> list[Intervention]:
     """Every cell of a component: each layer x position x head."""
     layers = range(model.n_layers + (component == "residual_stream"))
     heads = [(head,) for head in range(model.n_heads)] if COMPONENTS[component].per_head else [None]
-    return [Cell(run, (Site(component, *at),), source) for at in product(layers, ((p,) for p in range(length)), heads)]
+    return [
+        Intervention(run, (Site(component, *at),), source)
+        for at in product(layers, ((p,) for p in range(length)), heads)
+    ]
 
 
-def fast(model: LoadedModel, runs: Runs, cells: Sequence[Cell], batch_tokens: int | None = None) -> Tensor:
-    logits = torch.full((len(cells), runs.logits.shape[1]), torch.nan)
-    for indices, batch in patched_logits(model, runs, cells, batch_tokens):
+def fast(
+    model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention], batch_tokens: int | None = None
+) -> Tensor:
+    logits = torch.full((len(interventions), passes.logits.shape[1]), torch.nan)
+    for indices, batch in patched_logits(model, passes, interventions, batch_tokens):
         assert logits[indices].isnan().all(), "a cell came back twice"
         logits[indices] = batch
     return logits
 
 
-def slow(model: LoadedModel, runs: Runs, cells: Sequence[Cell]) -> Float[Tensor, "cell vocabulary"]:
+def slow(
+    model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention]
+) -> Float[Tensor, "cell vocabulary"]:
     """Of ``runs`` only the token ids are read: what is patched from is run here, in a trace of its own."""
     kept: dict[tuple[int | None, str], list[Tensor]] = {}
     logits = []
-    for cell in cells:
-        token_ids = runs.token_ids[cell.run]
-        if cuts := [site for site in cell.sites if isinstance(site, Cut)]:
+    for intervention in interventions:
+        token_ids = passes.token_ids[intervention.base]
+        if cuts := [site for site in intervention.sites if isinstance(site, Cut)]:
             logits.append(knock_out(model, token_ids, cuts))
             continue
-        sites = [site for site in cell.sites if isinstance(site, Site)]
-        for name in {site.component for site in sites} - {name for row, name in kept if row == cell.source}:
-            kept[cell.source, name] = run(model, runs.token_ids[cell.source], name)[1]
-        source = {name: layers for (row, name), layers in kept.items() if row == cell.source}
+        sites = [site for site in intervention.sites if isinstance(site, Site)]
+        for name in {site.component for site in sites} - {name for row, name in kept if row == intervention.source}:
+            kept[intervention.source, name] = run(model, passes.token_ids[intervention.source], name)[1]
+        source = {name: layers for (row, name), layers in kept.items() if row == intervention.source}
         logits.append(patch(model, token_ids, sites, source))
     return torch.stack(logits)

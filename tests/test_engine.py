@@ -12,12 +12,12 @@ import torch
 import families
 import reference
 from debug import engine, models
-from debug.engine import Cell, Cut, SelfCheckError, Site, gradients, patched_logits, unembedded, writing
+from debug.engine import Cut, Intervention, SelfCheckError, Site, gradients, patched_logits, unembedded, writing
 from debug.engine.self_checks import SelfChecks, checks_of, self_checks
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.token_analyzer import TokenizedPair
-from reference import fast, grid, runs_of, slow, strongest, whole_effects
+from reference import fast, grid, passes_of, slow, strongest, whole_effects
 
 KNOCKOUT = "attention_knockout"
 
@@ -32,21 +32,21 @@ def qwen() -> LoadedModel:
     return families.family("qwen3")
 
 
-def assert_equal(model: LoadedModel, given: list[TokenizedPair], cells: list[Cell]) -> None:
+def assert_equal(model: LoadedModel, given: list[TokenizedPair], interventions: list[Intervention]) -> None:
     """Within 1e-4, and within a thousandth of what a pair's two programs differ by, which is a logit or more."""
-    runs = runs_of(model, given)
-    whole = whole_effects(runs, given)
+    passes = passes_of(model, given)
+    whole = whole_effects(passes, given)
     assert (whole >= 1).all(), "with so small an effect a patch that does nothing would pass"
-    difference = (fast(model, runs, cells) - slow(model, runs, cells)).abs().amax(1)
+    difference = (fast(model, passes, interventions) - slow(model, passes, interventions)).abs().amax(1)
     assert difference.max() < 1e-4
-    assert (difference / whole[[cell.run % len(given) for cell in cells]]).max() < 1e-3
+    assert (difference / whole[[intervention.base % len(given) for intervention in interventions]]).max() < 1e-3
 
 
-def some(cells: list[Cell], n: int) -> list[Cell]:
-    return [cells[i] for i in np.random.RandomState(0).permutation(len(cells))[:n]]
+def some(interventions: list[Intervention], n: int) -> list[Intervention]:
+    return [interventions[i] for i in np.random.RandomState(0).permutation(len(interventions))[:n]]
 
 
-def cells_of_many_sites(length: int) -> list[Cell]:
+def cells_of_many_sites(length: int) -> list[Intervention]:
     """Sets of positions and heads, windows of layers, components together; parts of a first and of the last layer."""
     last = length - 1
     sites = [
@@ -62,10 +62,10 @@ def cells_of_many_sites(length: int) -> list[Cell]:
         (Site("mlp", 1, (8,)), Site("residual_stream", 2, (4, last))),
         (Site("attention", 3, (last,)), Site("mlp", 3, (last, 5)), Site("residual_stream", 4, (7,))),
     ]
-    return [Cell(0, of_cell, 2) for of_cell in sites]
+    return [Intervention(0, of_cell, 2) for of_cell in sites]
 
 
-def cells_with_cuts(length: int) -> list[Cell]:
+def cells_with_cuts(length: int) -> list[Intervention]:
     """Some layers, some heads, queries far behind the first, keys in the clean prefix and in the cell's own tokens."""
     last = length - 1
     edges = tuple(product((last - 2, last - 1, last), (6, 7)))
@@ -76,7 +76,7 @@ def cells_with_cuts(length: int) -> list[Cell]:
         (Cut(0, ((8, 7), *((last, key) for key in range(9, last))), (0, 2)), Cut(0, ((last, last), (last, 6)), (3,))),
         (Cut(3, ((8, 2),)),),  # nobody reads that token any more
     ]
-    return [Cell(number % 2, of_cell) for number, of_cell in enumerate(cuts)]
+    return [Intervention(number % 2, of_cell) for number, of_cell in enumerate(cuts)]
 
 
 # --- Fast equals slow ---
@@ -97,10 +97,17 @@ def test_cells_of_many_sites_equal_one_trace(random_model: LoadedModel) -> None:
 
 def test_cut_edges_equal_one_trace(random_model: LoadedModel) -> None:
     given = strongest(random_model, 2)
-    cells = cells_with_cuts(len(given[0].original.token_ids))
-    assert_equal(random_model, given, cells)
-    runs = runs_of(random_model, given)
-    effects = (fast(random_model, runs, cells) - runs.logits[[cell.run for cell in cells]]).abs().amax(1)
+    interventions = cells_with_cuts(len(given[0].original.token_ids))
+    assert_equal(random_model, given, interventions)
+    passes = passes_of(random_model, given)
+    effects = (
+        (
+            fast(random_model, passes, interventions)
+            - passes.logits[[intervention.base for intervention in interventions]]
+        )
+        .abs()
+        .amax(1)
+    )
     assert (effects[:4] > 0.01).all(), "where no edge is cut, the comparison proves nothing"
     assert effects[4] < 1e-4
 
@@ -121,41 +128,43 @@ def test_a_patch_before_the_first_difference_changes_nothing_at_all(name: str, c
     """Checked the slow way, bit by bit: only therefore may such cells be left out."""
     model = models.load("tiny") if name == "tiny" else families.family(name)
     given = reference.tokenized(model, reference.pairs(1, seed=40))
-    runs, first = runs_of(model, given), given[0].first_difference
-    cells = [cell for cell in grid(model, component, runs.length, 0, 1) if cell.start < first]
+    passes, first = passes_of(model, given), given[0].first_difference
+    interventions = [
+        intervention for intervention in grid(model, component, passes.length, 0, 1) if intervention.start < first
+    ]
     assert first > 1
-    assert cells
-    clean, _ = reference.run(model, runs.token_ids[0], component)
-    assert (slow(model, runs, some(cells, 60)) == clean).all()
-    assert (fast(model, runs, cells) - clean).abs().max() < 1e-5
+    assert interventions
+    clean, _ = reference.run(model, passes.token_ids[0], component)
+    assert (slow(model, passes, some(interventions, 60)) == clean).all()
+    assert (fast(model, passes, interventions) - clean).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("batch_tokens", [1, 50, 333, 10**6])
 def test_results_do_not_depend_on_the_size_of_batches(qwen: LoadedModel, batch_tokens: int) -> None:
     given = strongest(qwen, 2)
-    runs = runs_of(qwen, given)
-    cells = [*cells_of_many_sites(runs.length), *cells_with_cuts(runs.length)]
+    passes = passes_of(qwen, given)
+    interventions = [*cells_of_many_sites(passes.length), *cells_with_cuts(passes.length)]
     for component in COMPONENTS:
-        cells += some(grid(qwen, component, runs.length, 1, 3), 40)
-    expected = fast(qwen, runs, cells)
+        interventions += some(grid(qwen, component, passes.length, 1, 3), 40)
+    expected = fast(qwen, passes, interventions)
     assert expected.isfinite().all(), "every cell comes back"
-    assert (fast(qwen, runs, cells, batch_tokens) - expected).abs().max() < 1e-4
-    assert (fast(qwen, runs, cells[::-1], batch_tokens).flip(0) - expected).abs().max() < 1e-4
+    assert (fast(qwen, passes, interventions, batch_tokens) - expected).abs().max() < 1e-4
+    assert (fast(qwen, passes, interventions[::-1], batch_tokens).flip(0) - expected).abs().max() < 1e-4
 
 
 def test_batches_hold_no_more_tokens_than_they_may(qwen: LoadedModel) -> None:
-    runs = runs_of(qwen, strongest(qwen, 2))
+    passes = passes_of(qwen, strongest(qwen, 2))
     sizes: list[int] = []
     hook = qwen.hf.register_forward_pre_hook(lambda _, __, k: sizes.append(k["input_ids"].numel()), with_kwargs=True)
     try:
-        fast(qwen, runs, grid(qwen, "residual_stream", runs.length, 0, 2), batch_tokens=200)
+        fast(qwen, passes, grid(qwen, "residual_stream", passes.length, 0, 2), batch_tokens=200)
     finally:
         hook.remove()
     assert 100 < max(sizes) <= 200
 
 
 def test_no_cells_are_no_work(qwen: LoadedModel) -> None:
-    assert list(patched_logits(qwen, runs_of(qwen, strongest(qwen, 1)), [])) == []
+    assert list(patched_logits(qwen, passes_of(qwen, strongest(qwen, 1)), [])) == []
 
 
 # --- Memory ---
@@ -179,9 +188,9 @@ def test_memory_that_runs_out_halves_the_batch(
     qwen: LoadedModel, component: str, fail: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the middle of a forward pass, as it would: in the last layer, which the layers before have filled."""
-    runs = runs_of(qwen, strongest(qwen, 2))
-    cells = grid(qwen, component, runs.length, 0, 2)
-    expected, failures = fast(qwen, runs, cells), []
+    passes = passes_of(qwen, strongest(qwen, 2))
+    interventions = grid(qwen, component, passes.length, 0, 2)
+    expected, failures = fast(qwen, passes, interventions), []
 
     def attend(_: object, __: object, keywords: dict) -> None:
         tokens = keywords["hidden_states"].shape[:2].numel()
@@ -192,7 +201,7 @@ def test_memory_that_runs_out_halves_the_batch(
     hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(attend, with_kwargs=True)
     try:
         with caplog.at_level(logging.WARNING):
-            again = fast(qwen, runs, cells, batch_tokens=1000)
+            again = fast(qwen, passes, interventions, batch_tokens=1000)
     finally:
         hook.remove()
     assert failures
@@ -201,11 +210,11 @@ def test_memory_that_runs_out_halves_the_batch(
 
 
 def test_memory_that_is_too_small_for_one_row_is_said(qwen: LoadedModel) -> None:
-    runs = runs_of(qwen, strongest(qwen, 1))
+    passes = passes_of(qwen, strongest(qwen, 1))
     hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(lambda *_: real_allocation(0))
     try:
         with pytest.raises(RuntimeError, match="memory"):
-            fast(qwen, runs, grid(qwen, "mlp", runs.length, 0, 1))
+            fast(qwen, passes, grid(qwen, "mlp", passes.length, 0, 1))
     finally:
         hook.remove()
 
@@ -217,12 +226,12 @@ def test_other_errors_of_a_forward_pass_are_not_taken_for_memory(qwen: LoadedMod
     def fail(*_: object) -> None:
         raise RuntimeError(said)
 
-    runs, calls = runs_of(qwen, strongest(qwen, 1)), []
+    passes, calls = passes_of(qwen, strongest(qwen, 1)), []
     counted = qwen.hf.register_forward_pre_hook(lambda *_: calls.append(1))
     hook = qwen.hf.model.layers[-1].self_attn.register_forward_pre_hook(fail)
     try:
         with pytest.raises(RuntimeError, match=said):
-            fast(qwen, runs, grid(qwen, "mlp", runs.length, 0, 1))
+            fast(qwen, passes, grid(qwen, "mlp", passes.length, 0, 1))
     finally:
         hook.remove()
         counted.remove()
@@ -234,8 +243,8 @@ def test_other_errors_of_a_forward_pass_are_not_taken_for_memory(qwen: LoadedMod
 
 def checks(model: LoadedModel, given: list[TokenizedPair], component: str) -> SelfChecks:
     rows = [(number, len(given) + number) for number in range(len(given))]
-    runs = runs_of(model, given)
-    return self_checks(model, runs, checks_of(model, runs, component, rows, [pair.differing for pair in given]))
+    passes = passes_of(model, given)
+    return self_checks(model, passes, checks_of(model, passes, component, rows, [pair.differing for pair in given]))
 
 
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
@@ -252,8 +261,10 @@ def without_patches(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run, overwrite = engine.patched_logits, writing.overwrite
     written = {name: component.write for name, component in COMPONENTS.items()}
 
-    def own(model, runs, cells, **rest):
-        return run(model, runs, [replace(cell, source=cell.run) for cell in cells], **rest)
+    def own(model, passes, interventions, **rest):
+        return run(
+            model, passes, [replace(intervention, source=intervention.base) for intervention in interventions], **rest
+        )
 
     if broken == "source":
         monkeypatch.setattr("debug.engine.self_checks.patched_logits", own)
@@ -294,9 +305,9 @@ def test_values_written_wrongly_fail_the_identity(
     """At the position after the one that is meant."""
     overwrite = writing.overwrite
 
-    def shifted(model, runs, component, layer, value, hits):
-        moved = [hit._replace(position=(hit.position + 1) % runs.length) for hit in hits]
-        overwrite(model, runs, component, layer, value, moved)
+    def shifted(model, passes, component, layer, value, hits):
+        moved = [hit._replace(position=(hit.position + 1) % passes.length) for hit in hits]
+        overwrite(model, passes, component, layer, value, moved)
 
     monkeypatch.setattr(writing, "overwrite", shifted)
     found = checks(qwen, strongest(qwen, 2), component)
@@ -308,8 +319,8 @@ def test_values_written_wrongly_fail_the_identity(
 def test_two_runs_that_do_not_differ_prove_nothing(qwen: LoadedModel) -> None:
     given = strongest(qwen, 1)
     same = [replace(pair, counterfactual=pair.original) for pair in given]
-    runs = runs_of(qwen, same)
-    found = self_checks(qwen, runs, checks_of(qwen, runs, "mlp", [(0, 1)], [given[0].differing]))
+    passes = passes_of(qwen, same)
+    found = self_checks(qwen, passes, checks_of(qwen, passes, "mlp", [(0, 1)], [given[0].differing]))
     with pytest.raises(SelfCheckError, match="a patch that does nothing would pass"):
         found.require()
 
@@ -344,23 +355,25 @@ def test_merged_checks_are_the_worst() -> None:
 
 
 def test_a_query_left_without_keys_is_refused(qwen: LoadedModel) -> None:
-    runs = runs_of(qwen, strongest(qwen, 1))
+    passes = passes_of(qwen, strongest(qwen, 1))
     cut = Cut(1, tuple((3, key) for key in range(4)), (2,))
     with pytest.raises(ValueError, match=r"edges of layer 1 leaves a query without any key: Cut\(layer=1"):
-        fast(qwen, runs, [Cell(0, (cut,))])
+        fast(qwen, passes, [Intervention(0, (cut,))])
 
 
 def test_a_patch_without_a_source_is_refused(qwen: LoadedModel) -> None:
-    runs = runs_of(qwen, strongest(qwen, 1))
+    passes = passes_of(qwen, strongest(qwen, 1))
     with pytest.raises(ValueError, match=r"Site\(component='mlp'.* is patched, but its cell has no source"):
-        fast(qwen, runs, [Cell(0, (Site("mlp", 1, (3,)),))])
+        fast(qwen, passes, [Intervention(0, (Site("mlp", 1, (3,)),))])
 
 
 def test_logits_that_are_not_finite_are_refused(qwen: LoadedModel) -> None:
-    runs = runs_of(qwen, strongest(qwen, 1))
-    broken = {name: [torch.full_like(at[:1], torch.nan) for at in layers] for name, layers in runs.activations.items()}
+    passes = passes_of(qwen, strongest(qwen, 1))
+    broken = {
+        name: [torch.full_like(at[:1], torch.nan) for at in layers] for name, layers in passes.activations.items()
+    }
     with pytest.raises(SelfCheckError, match=r"patched logits of model 'qwen3' \(float32\) at layer 2 are not finite"):
-        fast(qwen, runs.with_sources(broken), [Cell(0, (Site("mlp", 2, (3,)),), source=2)])
+        fast(qwen, passes.with_sources(broken), [Intervention(0, (Site("mlp", 2, (3,)),), source=2)])
 
 
 # --- Gradients and the unembedding ---
@@ -369,11 +382,11 @@ def test_logits_that_are_not_finite_are_refused(qwen: LoadedModel) -> None:
 def test_slopes_that_are_not_finite_are_refused() -> None:
     """They can be where logits are: a float16 backward overflows before its forward does."""
     model = families.family("llama")
-    runs = runs_of(model, strongest(model, 1))
+    passes = passes_of(model, strongest(model, 1))
     hook = model.hf.lm_head.register_full_backward_hook(lambda _, slopes, __: (slopes[0] * torch.inf,))
     try:
         with pytest.raises(SelfCheckError, match=r"gradients of model 'llama' \(float32\) are not finite"):
-            gradients(model, runs.token_ids[:1], torch.tensor([30]), "mlp")
+            gradients(model, passes.token_ids[:1], torch.tensor([30]), "mlp")
     finally:
         hook.remove()
 
@@ -390,34 +403,34 @@ def in_float64(random_model: LoadedModel) -> LoadedModel:
 def test_gradients_are_finite_differences(random_model: LoadedModel, in_float64: LoadedModel, component: str) -> None:
     """Along the counterfactual's difference, at some cells."""
     given = strongest(random_model, 2)
-    runs, step = runs_of(random_model, given), 1e-5 if random_model.id == "opt" else 2e-3  # its ReLU has corners
+    passes, step = passes_of(random_model, given), 1e-5 if random_model.id == "opt" else 2e-3  # its ReLU has corners
     answers = torch.tensor([pair.answer_tokens[0] for pair in given])
-    slopes = gradients(random_model, runs.token_ids[:2], answers, component)
-    assert len(slopes) == len(runs.activations[component])
-    for row, first, last in ((row, given[row].first_difference, runs.length - 1) for row in (0, 1)):
-        own, other = (reference.run(in_float64, runs.token_ids[r], component)[1] for r in (row, row + 2))
+    slopes = gradients(random_model, passes.token_ids[:2], answers, component)
+    assert len(slopes) == len(passes.activations[component])
+    for row, first, last in ((row, given[row].first_difference, passes.length - 1) for row in (0, 1)):
+        own, other = (reference.run(in_float64, passes.token_ids[r], component)[1] for r in (row, row + 2))
         estimated, measured = [], []
         for layer, position in [(0, first), (1, last), (2, last - 2), (3, last)]:
-            stored = runs.activations[component][layer][:, position]
+            stored = passes.activations[component][layer][:, position]
             estimated.append(((stored[row + 2] - stored[row]) * slopes[layer][row, position]).sum())
             site, logits = Site(component, layer, (position,)), []
             for sign in (1, -1):
                 moved = {component: [a + sign * step * (b - a) for a, b in zip(own, other, strict=True)]}
-                logits.append(reference.patch(in_float64, runs.token_ids[row], [site], moved)[answers[row]])
+                logits.append(reference.patch(in_float64, passes.token_ids[row], [site], moved)[answers[row]])
             measured.append((logits[0] - logits[1]) / (2 * step))
         assert max(map(abs, measured)) > 0.1
         np.testing.assert_allclose(estimated, measured, rtol=0.01, atol=0.01)
 
 
 def test_hidden_states_unembedded_are_the_final_norm_and_the_unembedding(random_model: LoadedModel) -> None:
-    runs = runs_of(random_model, strongest(random_model, 1))
+    passes = passes_of(random_model, strongest(random_model, 1))
     parts = random_model.architecture
     norm, head = (random_model.hf.get_submodule(name) for name in (parts.final_norm, parts.unembedding))
     cap = getattr(random_model.config, "final_logit_softcapping", None)
-    for hidden in (runs.activations["residual_stream"][layer][0] for layer in (0, 2, 4)):
+    for hidden in (passes.activations["residual_stream"][layer][0] for layer in (0, 2, 4)):
         with torch.no_grad():
             expected = head(norm(hidden))
         expected = expected if cap is None else cap * (expected / cap).tanh()
         assert (unembedded(random_model, hidden) - expected).abs().max() < 1e-4
-    top = runs.activations["residual_stream"][-1][:, -1]
-    assert (unembedded(random_model, top) - runs.logits).abs().max() < 1e-4
+    top = passes.activations["residual_stream"][-1][:, -1]
+    assert (unembedded(random_model, top) - passes.logits).abs().max() < 1e-4

@@ -254,9 +254,9 @@ class Recording:
         return [SimpleNamespace(outputs=[output]) for _ in prompts]
 
 
-def engine(of: models.LoadedModel, llm: Recording, monkeypatch) -> models.Engine:
+def engine(of: models.LoadedModel, llm: Recording, monkeypatch) -> models.VllmModel:
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **options: options))
-    return models.Engine(of.id, of.path, of.dtype, of.device, llm, of.tokenizer, of.end_tokens)
+    return models.VllmModel(of.id, of.path, of.dtype, of.device, llm, of.tokenizer, of.end_tokens)
 
 
 def test_vllm_is_given_the_same_tokens_and_ends_on_the_same(chatty, monkeypatch):

@@ -14,10 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import families
-from debug.engine import Cell, Cut, Site
+from debug.engine import Cut, Intervention, Site
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
-from reference import fast, grid, runs_of, strongest
+from reference import fast, grid, passes_of, strongest
 
 HEADS = 4
 
@@ -128,16 +128,19 @@ def without_edges(
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_every_cell_equals_a_hook(model: LoadedModel, component: str) -> None:
     given, hf = strongest(model, 1), untouched(model)
-    runs = runs_of(model, given)
-    clean, counterfactual = runs.token_ids
-    cells = grid(model, component, runs.length, 0, 1)
+    passes = passes_of(model, given)
+    clean, counterfactual = passes.token_ids
+    interventions = grid(model, component, passes.length, 0, 1)
     sources = [
         activations(hf, counterfactual, component, layer) for layer in range(4 + (component == "residual_stream"))
     ]
     expected = [
-        patched(hf, clean, site, sources[site.layer]) for cell in cells for site in cell.sites if isinstance(site, Site)
+        patched(hf, clean, site, sources[site.layer])
+        for intervention in interventions
+        for site in intervention.sites
+        if isinstance(site, Site)
     ]
-    found = fast(model, runs, cells)
+    found = fast(model, passes, interventions)
     assert len(expected) == len(found)
     assert (found - torch.stack(expected)).abs().max() < 1e-4
     assert (found - logits(hf, clean)).abs().max() > 1, "what is compared does something"
@@ -147,12 +150,12 @@ def test_every_cell_equals_a_hook(model: LoadedModel, component: str) -> None:
 def test_every_edge_equals_a_hook(model: LoadedModel, heads: tuple[int, ...]) -> None:
     """Single edges of single layers; and a few of them in all layers at once."""
     given, hf = strongest(model, 1), untouched(model)
-    runs = runs_of(model, given)
-    clean, last = runs.token_ids[0], runs.length - 1
+    passes = passes_of(model, given)
+    clean, last = passes.token_ids[0], passes.length - 1
     cuts = [((layer,), ((query, key),)) for layer in range(4) for query, key in ((last, 2), (last, last), (7, 6))]
     cuts += [((0, 1, 2, 3), ((last, 2), (last, 6), (9, 2)))]
-    cells = [Cell(0, tuple(Cut(layer, edges, heads) for layer in layers)) for layers, edges in cuts]
+    interventions = [Intervention(0, tuple(Cut(layer, edges, heads) for layer in layers)) for layers, edges in cuts]
     expected = [without_edges(hf, clean, layers, edges, heads) for layers, edges in cuts]
-    found = fast(model, runs, cells)
+    found = fast(model, passes, interventions)
     assert (found - torch.stack(expected)).abs().max() < 1e-4
     assert (found - logits(hf, clean)).abs().amax(1)[-1] > 0.01, "what is compared does something"

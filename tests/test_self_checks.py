@@ -14,7 +14,7 @@ import families
 import reference
 from debug import engine, models
 from debug.causal_tracing import run_causal_tracing_experiment
-from debug.engine import Cell, Cut, SelfCheckError, Site, plain_hooks, self_checks, writing
+from debug.engine import Cut, Intervention, SelfCheckError, Site, plain_hooks, self_checks, writing
 from debug.engine.plain_hooks import plain_logits
 from debug.engine.self_checks import telling
 from debug.models import LoadedModel
@@ -47,15 +47,19 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """Every cell of a map is run one place beside its own; the cells of the other checks are as they should be."""
     run = engine.patched_logits
 
-    def beside(model: LoadedModel, runs: engine.Runs, cells: Sequence[Cell], *rest: Any) -> Any:
-        def moved(cell: Cell) -> Cell:
+    def beside(
+        model: LoadedModel, passes: engine.ForwardPasses, interventions: Sequence[Intervention], *rest: Any
+    ) -> Any:
+        def moved(intervention: Intervention) -> Intervention:
             if where == "source":
-                return replace(cell, source=((cell.source or 0) + 1) % len(runs))
+                return replace(intervention, source=((intervention.source or 0) + 1) % len(passes))
             if where == "run":
-                return replace(cell, run=(cell.run + 1) % len(runs))
-            return replace(cell, sites=tuple(redirected(site, where, model, runs.length) for site in cell.sites))
+                return replace(intervention, base=(intervention.base + 1) % len(passes))
+            return replace(
+                intervention, sites=tuple(redirected(site, where, model, passes.length) for site in intervention.sites)
+            )
 
-        return run(model, runs, [moved(cell) for cell in cells], *rest)
+        return run(model, passes, [moved(intervention) for intervention in interventions], *rest)
 
     monkeypatch.setattr("debug.causal_tracing.patching.patched_logits", beside)
     # Only what is asked of the maps: the checks that were there before see some of these, and not others.
@@ -108,18 +112,20 @@ def write_beside(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The engine writes one place beside the one that it was told, and knows nothing of it."""
     overwrite = writing.overwrite
 
-    def beside(model: LoadedModel, runs: engine.Runs, component: str, layer: int, value: Any, hits: list) -> None:
+    def beside(
+        model: LoadedModel, passes: engine.ForwardPasses, component: str, layer: int, value: Any, hits: list
+    ) -> None:
         moves: dict[str, Callable[[writing.Hit], writing.Hit]] = {
             "row": lambda hit: hit._replace(row=(hit.row + 1) % value.shape[0]),
             "token": lambda hit: hit._replace(token=(hit.token + 1) % value.shape[1]),
-            "source": lambda hit: hit._replace(source=(hit.source + 1) % len(runs)),
-            "position": lambda hit: hit._replace(position=(hit.position + 1) % runs.length),
+            "source": lambda hit: hit._replace(source=(hit.source + 1) % len(passes)),
+            "position": lambda hit: hit._replace(position=(hit.position + 1) % passes.length),
             "head": lambda hit: hit._replace(heads=tuple((head + 1) % model.n_heads for head in hit.heads or (0,))),
         }
         if where == "layer":
-            overwrite(model, runs, component, layer - 1 if layer else layer + 1, value, hits)
+            overwrite(model, passes, component, layer - 1 if layer else layer + 1, value, hits)
         else:
-            overwrite(model, runs, component, layer, value, list(map(moves[where], hits)))
+            overwrite(model, passes, component, layer, value, list(map(moves[where], hits)))
 
     monkeypatch.setattr(writing, "overwrite", beside)
 
@@ -132,13 +138,15 @@ def test_what_is_written_beside_its_place_is_read_back(
     model: LoadedModel, component: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = reference.strongest(model, 2)
-    runs = reference.runs_of(model, given)
+    passes = reference.passes_of(model, given)
     heads = (1,) if COMPONENTS[component].per_head else None
-    cells = [Cell(0, (Site(component, layer, (p,), heads),), 2) for layer in (0, 2) for p in range(4, runs.length)]
+    interventions = [
+        Intervention(0, (Site(component, layer, (p,), heads),), 2) for layer in (0, 2) for p in range(4, passes.length)
+    ]
 
     def worst() -> float:
-        read_back = self_checks.ReadBack(model, runs)
-        for _ in engine.patched_logits(model, runs, cells, None, read_back):
+        read_back = self_checks.ReadBack(model, passes)
+        for _ in engine.patched_logits(model, passes, interventions, None, read_back):
             pass
         assert read_back.worst is not None
         return read_back.worst
@@ -158,12 +166,12 @@ def test_a_row_that_gets_anothers_patch_is_read_back(model: LoadedModel, monkeyp
 def test_the_plain_way_is_the_engines_way(model: LoadedModel, component: str) -> None:
     """Every cell of a grid, and the other way round: joint sites, several layers at once."""
     given = reference.strongest(model, 1)
-    runs = reference.runs_of(model, given)
-    cells = reference.grid(model, component, runs.length, 0, 1)[:: 3 if component == "attention_heads" else 1]
-    window = tuple(Site(component, layer, (runs.length - 1, 4)) for layer in (1, 2))
-    cells.append(Cell(0, window, 1))
-    plain, tolerance = plain_logits(model, runs, cells)
-    assert (plain - reference.fast(model, runs, cells)).abs().max() <= tolerance < 1e-3
+    passes = reference.passes_of(model, given)
+    interventions = reference.grid(model, component, passes.length, 0, 1)[:: 3 if component == "attention_heads" else 1]
+    window = tuple(Site(component, layer, (passes.length - 1, 4)) for layer in (1, 2))
+    interventions.append(Intervention(0, window, 1))
+    plain, tolerance = plain_logits(model, passes, interventions)
+    assert (plain - reference.fast(model, passes, interventions)).abs().max() <= tolerance < 1e-3
 
 
 def test_noise_of_a_last_place_allows_what_another_order_of_sums_does(
@@ -171,18 +179,22 @@ def test_noise_of_a_last_place_allows_what_another_order_of_sums_does(
 ) -> None:
     """Where a machine's kernels sum alike in all passes that are compared, what is allowed follows from noise alone."""
     monkeypatch.setattr(plain_hooks, "SAFETY", 0)
-    runs = reference.runs_of(model, reference.strongest(model, 1))
-    cells = reference.grid(model, "residual_stream", runs.length, 0, 1)
-    plain, tolerance = plain_logits(model, runs, cells)
-    assert 2 * (plain - reference.fast(model, runs, cells)).abs().max() <= tolerance < 1e-3
+    passes = reference.passes_of(model, reference.strongest(model, 1))
+    interventions = reference.grid(model, "residual_stream", passes.length, 0, 1)
+    plain, tolerance = plain_logits(model, passes, interventions)
+    assert 2 * (plain - reference.fast(model, passes, interventions)).abs().max() <= tolerance < 1e-3
 
 
 def test_cut_edges_the_plain_way_are_the_engines(model: LoadedModel) -> None:
-    runs = reference.runs_of(model, reference.strongest(model, 1))
-    edges = ((runs.length - 1, runs.length - 2), (8, 6))
-    cells = [Cell(0, (Cut(layer, edges, heads),)) for layer in range(model.n_layers) for heads in (None, (0,), (1, 3))]
-    plain, tolerance = plain_logits(model, runs, cells)
-    assert (plain - reference.fast(model, runs, cells)).abs().max() <= tolerance
+    passes = reference.passes_of(model, reference.strongest(model, 1))
+    edges = ((passes.length - 1, passes.length - 2), (8, 6))
+    interventions = [
+        Intervention(0, (Cut(layer, edges, heads),))
+        for layer in range(model.n_layers)
+        for heads in (None, (0,), (1, 3))
+    ]
+    plain, tolerance = plain_logits(model, passes, interventions)
+    assert (plain - reference.fast(model, passes, interventions)).abs().max() <= tolerance
 
 
 def test_both_sides_of_the_largest_step_of_each_axis_are_asked() -> None:
@@ -197,10 +209,10 @@ def test_both_sides_of_the_largest_step_of_each_axis_are_asked() -> None:
 
 def test_the_root_alone_into_layer_0_is_the_counterfactual(model: LoadedModel) -> None:
     given = reference.strongest(model, 1)
-    runs = reference.runs_of(model, given)
-    checks = self_checks.checks_of(model, runs, "residual_stream", [(0, 1)], [given[0].differing])
-    root = Cell(0, (Site("residual_stream", 0, given[0].differing),), 1)
-    assert [check.expected for check in checks if check.cell == root] == [1]
+    passes = reference.passes_of(model, given)
+    checks = self_checks.checks_of(model, passes, "residual_stream", [(0, 1)], [given[0].differing])
+    root = Intervention(0, (Site("residual_stream", 0, given[0].differing),), 1)
+    assert [check.expected for check in checks if check.intervention == root] == [1]
 
 
 def random_llama(layers: int, width: int, dtype: str = "float32") -> LoadedModel:

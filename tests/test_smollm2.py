@@ -12,7 +12,7 @@ from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.causal_tracing import as_written, trace_pairs
 from debug.core import parse_variable_binding
 from debug.counterfactual import make_pair
-from debug.engine import Cell, Cut
+from debug.engine import Cut, Intervention
 from debug.engine.self_checks import checks_of, self_checks
 from debug.generators import GENERATORS, search
 from debug.models.hook_points import COMPONENTS
@@ -88,13 +88,13 @@ def test_all_kinds_of_run_mean_one_token_where_the_prompt_ends_in_no_space(model
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
 def test_fast_equals_one_trace_per_cell(model, component):
     given = reference.tokenized(model, [make_pair("l = 1\nc = l\ny = 5\np = 6\na = c\n#a: ", 12)])
-    runs = reference.runs_of(model, given)
+    runs = reference.passes_of(model, given)
     (whole,) = reference.whole_effects(runs, given)
     assert whole > 1
     if component == KNOCKOUT:
         edges = [tuple(edges_of(given[0].original, name)) for name in HYPOTHESES]
         cells = [
-            Cell(row, tuple(Cut(layer, cut) for layer in range(first, 30)))
+            Intervention(row, tuple(Cut(layer, cut) for layer in range(first, 30)))
             for row, cut in enumerate(edges)
             for first in (0, 20)
         ]

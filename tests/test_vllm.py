@@ -43,7 +43,7 @@ def test_the_bundled_model_answers_1000_programs_alike_in_both_backends():
     """test_bundled_model has plain transformers and nnsight on the same programs."""
     prompts = prompts_of("{code}", [2, 5, 9, 13, 17], 200)
     one = dict(models.load("tiny").generate(prompts, max_new_tokens=3))
-    other = dict(models.load_engine("tiny").generate(prompts, max_new_tokens=3))
+    other = dict(models.load_vllm("tiny").generate(prompts, max_new_tokens=3))
     assert len(one) == 1000
     assert one == other
     assert all(completion.error is None and completion.text.strip() for completion in one.values())
@@ -52,7 +52,7 @@ def test_the_bundled_model_answers_1000_programs_alike_in_both_backends():
 def test_smollm2_answers_alike_but_for_ties():
     """At least 99% the same; where not, the two first different tokens are as probable as rounding lets them differ."""
     prompts = prompts_of(few_shot("variable_binding", 2, 3), [2, 3], 50)
-    model, engine = models.load("smollm2"), models.load_engine("smollm2", engine_args={"max_model_len": 512})
+    model, engine = models.load("smollm2"), models.load_vllm("smollm2", engine_args={"max_model_len": 512})
     one, other = (dict(backend.generate(prompts, max_new_tokens=2)) for backend in (model, engine))
     different = [n for n in range(100) if one[n] != other[n]]
     assert len(different) <= 1
@@ -69,7 +69,7 @@ def test_possible_answers_are_as_probable_in_both_backends():
     ):
         prompts = prompts_of(template, [3], 12)
         one = dict(models.load(model_id).score(prompts, DIGITS))
-        other = dict(models.load_engine(model_id, engine_args=engine_args).score(prompts, DIGITS))
+        other = dict(models.load_vllm(model_id, engine_args=engine_args).score(prompts, DIGITS))
         for n in range(12):
             assert one[n].log_probabilities == pytest.approx(other[n].log_probabilities, abs=2e-3)
             assert one[n].mass == pytest.approx(other[n].mass, abs=1e-3)
@@ -96,7 +96,7 @@ def test_an_accuracy_run_and_a_search_go_through_vllm_and_say_so(uri):
 
 def test_arguments_that_the_engine_does_not_know_are_refused():
     with pytest.raises(models.BackendMissing, match=r"vLLM cannot run model 'tiny'.*max_modle_len"):
-        models.load_engine("tiny", engine_args={"max_modle_len": 512})
+        models.load_vllm("tiny", engine_args={"max_modle_len": 512})
 
 
 @pytest.mark.parametrize("task", ["boolean", "exception", "entity_tracking", "counterfactual_pair"])

@@ -15,6 +15,7 @@ from debug import lazy
 if TYPE_CHECKING:
     from debug import generators, prompts
     from debug.core import ExperimentConfig, quick_experiment
+    from debug.errors import DebugError, InputError
     from debug.runner import ExperimentRunner
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

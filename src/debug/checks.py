@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from debug.errors import InputError
+
 Check = Callable[[Any], None]
 LARGEST_JSON = 2**26  # bytes of a file that is parsed as a whole: a parsed value takes some twenty times as much memory
 LONGEST_LINE = 2**24
@@ -21,17 +23,17 @@ def from_json(text: bytes, *, constants: bool = False) -> Any:
     try:
         return json.loads(text.decode("utf-8"), parse_constant=float if constants else _refuse_constant)
     except RecursionError as error:
-        raise ValueError("nested too deep") from error
+        raise InputError("nested too deep") from error
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise InputError(f"{name} is no JSON value")
 
 
 def read_json(path: Path, *, constants: bool = False, largest: int = LARGEST_JSON) -> Any:
     """Raises ValueError as :func:`from_json`, for files that are too large to be read too; OSError."""
     if (size := path.stat().st_size) > largest:
-        raise ValueError(f"has {size:,} bytes; expected at most {largest:,}")
+        raise InputError(f"has {size:,} bytes; expected at most {largest:,}")
     return from_json(path.read_bytes(), constants=constants)
 
 
@@ -45,25 +47,25 @@ def shown(value: Any) -> str:
 
 def integer(value: Any) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise ValueError("expected an integer")
+        raise InputError("expected an integer")
     if not -(2**63) <= value < 2**63:
-        raise ValueError("expected an integer of at most 64 bits")
+        raise InputError("expected an integer of at most 64 bits")
 
 
 def number(value: Any) -> None:
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise ValueError("expected a finite number")
+        raise InputError("expected a finite number")
 
 
 def text(value: Any) -> None:
     if not isinstance(value, str):
-        raise ValueError("expected a text")
+        raise InputError("expected a text")
     value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
 
 
 def boolean(value: Any) -> None:
     if not isinstance(value, bool):
-        raise ValueError("expected true or false")
+        raise InputError("expected true or false")
 
 
 def answer(value: Any) -> None:
@@ -75,6 +77,6 @@ def answer(value: Any) -> None:
 
 def names(value: Any) -> None:
     if not isinstance(value, list):
-        raise ValueError("expected a list of texts")
+        raise InputError("expected a list of texts")
     for name in value:
         text(name)

@@ -16,6 +16,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from debug.errors import DebugError
 from debug.provenance import without_passwords
 
 
@@ -88,8 +89,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         )
         sys.exit(130)
     except Exception as error:
-        # This package's own errors, and refused arguments, say what to do; a traceback would bury that.
-        if not isinstance(error, ValueError) and not type(error).__module__.startswith("debug."):
+        if not isinstance(
+            error, DebugError
+        ):  # a bug; what a user can act on says what to do, a traceback would bury it
             print(without_passwords("".join(traceback.format_exception(error))), file=sys.stderr)
             sys.exit(1)
         print(without_passwords(f"error: {error}"), file=sys.stderr)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from debug.attention_knockout import HYPOTHESES
 from debug.causal_map import DIRECTIONS, PAIR_SOURCES, SOURCES
+from debug.errors import InputError
 from debug.models.hook_points import COMPONENTS
 from debug.prompts import CODE, get_prompt
 
@@ -69,7 +70,7 @@ class Plan:
     def __post_init__(self) -> None:
         def one_of(name: str, options: Iterable[str]) -> None:
             if getattr(self, name) not in options:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
 
         one_of("intervention_type", INTERVENTION_TYPES)
         one_of("save_activations", ("none", "targets", "all"))
@@ -77,19 +78,19 @@ class Plan:
         one_of("direction", DIRECTIONS)
         one_of("method", METHODS)
         if (self.source == "stored") != (self.source_run is not None):
-            raise ValueError(
+            raise InputError(
                 f"source is {self.source!r} and source_run {self.source_run!r}; 'stored' goes with a run's id"
             )
         if self.source == "stored" and self.knockout:
-            raise ValueError("source is 'stored', but attention_knockout patches nothing")
+            raise InputError("source is 'stored', but attention_knockout patches nothing")
         object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
         if self.answer_lead is not None and self.answer_lead.strip():
-            raise ValueError(f"answer_lead is {self.answer_lead!r}; expected white space, or None to find it out")
+            raise InputError(f"answer_lead is {self.answer_lead!r}; expected white space, or None to find it out")
         if isinstance(self.positions, str):
             if self.positions not in ("all", "targets"):
                 object.__setattr__(self, "positions", [self.positions])
         elif not len(self.positions):
-            raise ValueError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
+            raise InputError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
         else:
             object.__setattr__(
                 self, "positions", [p if isinstance(p, str) else operator.index(p) for p in self.positions]
@@ -97,19 +98,19 @@ class Plan:
         if self.layers is not None:
             object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
             if not self.layers:
-                raise ValueError("layers is an empty list; expected layer numbers, or None for all")
+                raise InputError("layers is an empty list; expected layer numbers, or None for all")
         if self.random_draws < 1:
-            raise ValueError(f"random_draws is {self.random_draws}; expected 1 or more, or control=False for none")
+            raise InputError(f"random_draws is {self.random_draws}; expected 1 or more, or control=False for none")
         if self.layer_window is not None and self.layer_window < 1:
-            raise ValueError(f"layer_window is {self.layer_window}; expected 1 layer or more")
+            raise InputError(f"layer_window is {self.layer_window}; expected 1 layer or more")
         if self.targets is not None and not isinstance(self.positions, str):
-            raise ValueError("positions names the targets already; give targets only with positions 'all' or 'targets'")
+            raise InputError("positions names the targets already; give targets only with positions 'all' or 'targets'")
         if isinstance(self.targets, str) and self.targets != "roles":
             object.__setattr__(self, "targets", [self.targets])
         if self.heads is not None:
             self._check_heads()
         if self.method == "attribution" and (self.knockout or self.source != "counterfactual" or self.window(1) > 1):
-            raise ValueError(
+            raise InputError(
                 "method 'attribution' estimates patches of one layer from the counterfactual, nothing else"
             )
         names = [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
@@ -118,25 +119,25 @@ class Plan:
 
     def _check_heads(self) -> None:
         if self.intervention_type not in ("attention_heads", KNOCKOUT):
-            raise ValueError(f"heads is given, but {self.intervention_type} has none; attention_heads has")
+            raise InputError(f"heads is given, but {self.intervention_type} has none; attention_heads has")
         if isinstance(self.heads, str):
             if self.heads != "together" or self.knockout:
-                raise ValueError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
+                raise InputError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
             return
         given: Iterable[Any] = () if self.heads is None else self.heads
         sets = [[int(head) for head in (heads if isinstance(heads, Iterable) else [heads])] for heads in given]
         if not sets or not all(sets):
-            raise ValueError("heads is an empty list; expected numbers of heads, or None for all")
+            raise InputError("heads is an empty list; expected numbers of heads, or None for all")
         object.__setattr__(self, "heads", sets)
 
     def _check_name(self, name: str | int) -> None:
         if self.knockout and str(name) not in HYPOTHESES and "->" not in str(name):
-            raise ValueError(
+            raise InputError(
                 f"{name!r} is no hypothesis; expected {', '.join(HYPOTHESES)}, or 'queries->keys' with names of targets"
             )
         for part in re.split(r"\+|->", name) if isinstance(name, str) and name not in HYPOTHESES else ():
             if not _TARGET.fullmatch(part):
-                raise ValueError(
+                raise InputError(
                     f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
                     "rhs|newline|line>, query_<hash|var|colon> or final, or several of them joined by '+'"
                 )
@@ -174,12 +175,12 @@ class Plan:
         model.require_patchable()
         layers = model.n_layers + (self.intervention_type == "residual_stream")
         if (window := self.window(model.n_layers)) > layers:
-            raise ValueError(f"layer_window is {window}; {self.intervention_type} of {model.id!r} has {layers} layers")
+            raise InputError(f"layer_window is {window}; {self.intervention_type} of {model.id!r} has {layers} layers")
         rows = layers - window + 1
         if self.layers is None:
             return list(range(rows))
         if bad := [layer for layer in self.layers if not 0 <= layer < rows]:
-            raise ValueError(
+            raise InputError(
                 f"layers {bad} are out of range; {self.intervention_type} of {model.id!r} has 0 to {rows - 1}"
                 + (f", {window} together" if window > 1 else "")
             )
@@ -192,7 +193,7 @@ class Plan:
             return [[head] for head in every] if self.heads is None else [every]
         sets: list[list[int]] = self.heads  # type: ignore[assignment]
         if bad := sorted({head for heads in sets for head in heads} - set(every)):
-            raise ValueError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
+            raise InputError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
         return [sorted({head for heads in sets for head in heads})] if self.knockout else sets
 
 

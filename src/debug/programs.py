@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from debug.errors import InputError
+
 Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
 
 _NAME = r"[A-Za-z_][A-Za-z_0-9]*"
@@ -23,7 +25,7 @@ _ASSIGNMENT = re.compile(rf"(?P<lhs>{_NAME})[ \t]*(?P<equals>=)[ \t]*(?P<rhs>{_N
 _QUERY = re.compile(rf"(?P<hash>#)(?P<var>{_NAME})(?P<colon>:)[ \t]*")
 
 
-class ProgramError(ValueError):
+class ProgramError(InputError):
     """A text that is not a program, or two programs that are not a pair."""
 
 

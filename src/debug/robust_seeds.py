@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from debug import models, tracking
 from debug.core import ExperimentConfig, parse_answer
 from debug.counterfactual import make_pair
+from debug.errors import InputError
 from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
 from debug.models import heuristics
 from debug.models.heuristics import Heuristic
@@ -46,7 +47,7 @@ class RobustSearch:
         all_incorrect: seeds that every model answers wrong instead; a text that holds no answer is not a wrong one.
 
     Raises:
-        ValueError: names the field, what it was, and what was expected.
+        InputError: names the field, what it was, and what was expected.
     """
 
     models: Sequence[str]
@@ -64,7 +65,7 @@ class RobustSearch:
 
     def __post_init__(self) -> None:
         if isinstance(self.max_tried, bool) or not isinstance(self.max_tried, int) or self.max_tried < 1:
-            raise ValueError(f"max_tried is {self.max_tried!r}; expected an integer, 1 or more")
+            raise InputError(f"max_tried is {self.max_tried!r}; expected an integer, 1 or more")
         config = ExperimentConfig(
             name=self.name,
             prompt_template=self.prompt_template,

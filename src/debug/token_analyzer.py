@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Any
 
+from debug.errors import InputError
 from debug.programs import Program, ProgramPair, Span
 from debug.prompts import CODE, answers, fill, program_start, tokenization
 
 
-class PairError(ValueError):
+class PairError(InputError):
     """A pair that cannot be patched with this tokenizer; the message is the reason recorded for the skipped pair."""
 
 

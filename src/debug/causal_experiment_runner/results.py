@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, column_of
 from debug.causal_tracing import Agreement, agreement_metrics
 from debug.engine.self_checks import SelfChecks
+from debug.errors import InputError
 from debug.statistics import Interval, bootstrap_mean
 from debug.tracking import LoggedRun, Store
 
@@ -102,5 +103,5 @@ class CausalExperimentResult:
         return self.logged().maps
 
 
-class NoPairLeft(ValueError):
+class NoPairLeft(InputError):
     """Every pair of a cell was skipped."""

@@ -21,6 +21,7 @@ from debug.causal_map import ESTIMATED
 from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
 from debug.counterfactual import as_pair, make_pair
 from debug.engine import default_batch_tokens
+from debug.errors import InputError
 from debug.generators import search
 from debug.models import LoadedModel
 from debug.plan import Plan
@@ -48,7 +49,7 @@ class CausalExperimentRunner:
         batch_tokens: int | None = None,
     ) -> None:
         if batch_tokens is not None and batch_tokens < 1:
-            raise ValueError(f"batch_tokens is {batch_tokens}; expected 1 token or more, or None for a default")
+            raise InputError(f"batch_tokens is {batch_tokens}; expected 1 token or more, or None for a default")
         self.store = Store(tracking_uri)
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
 
@@ -58,7 +59,7 @@ class CausalExperimentRunner:
         A cell of which no pair is left to patch is a FAILED run with its reasons; the others go on.
 
         Raises:
-            ValueError: an argument cannot be, or no pair of any cell was left to patch.
+            InputError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
         programs = config.programs()
@@ -89,7 +90,7 @@ class CausalExperimentRunner:
                 study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
                 study.flush()
             if all(cell.error for cell in cells):
-                raise ValueError(cells[0].error)
+                raise NoPairLeft(cells[0].error)
             return CausalExperimentResult(study.run_id, cells, self.store.uri)
 
     def run_intervention_experiment(
@@ -112,7 +113,7 @@ class CausalExperimentRunner:
                 says otherwise.
 
         Raises:
-            ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
+            InputError: an argument cannot be, or no pair was left to patch (the message has the reasons).
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
         defaults: dict[str, Any] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
@@ -137,10 +138,10 @@ class CausalExperimentRunner:
         ``reference`` are the programs that means are over and partners are drawn from; None: the first usable ones.
 
         Raises:
-            ValueError, SelfCheckError: as :meth:`run_intervention_experiment`.
+            InputError, SelfCheckError: as :meth:`run_intervention_experiment`.
         """
         if not programs:
-            raise ValueError("programs is empty; expected at least one pair")
+            raise InputError("programs is empty; expected at least one pair")
         model = model_id
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
@@ -155,7 +156,7 @@ class CausalExperimentRunner:
             cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
             study.log_json("summary.json", {"cells": [summary(cell)]})
             if cell.error:
-                raise ValueError(cell.error)
+                raise NoPairLeft(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
 
     def _results(

@@ -12,12 +12,13 @@ from functools import cached_property
 import numpy as np
 
 from debug.causal_tracing import StoredRun
+from debug.errors import InputError
 from debug.models import LoadedModel
 from debug.token_analyzer import PairError
 from debug.tracking import LoggedRun
 
 
-class StoredActivationsError(ValueError):
+class StoredActivationsError(InputError):
     """Stored activations that are not this model's, or of which it cannot be told whose they are."""
 
 

@@ -13,12 +13,13 @@ from jaxtyping import Bool, Float, Int
 
 from debug.causal_map.header import ARRAYS, DEFAULTS, HEADER, PAIR_SOURCES
 from debug.causal_map.metrics import LEGACY, RANDOM
+from debug.errors import InputError
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 ROOT, FINAL = "ref_depth_1_rhs", "final"
 
 
-class CausalMapError(ValueError):
+class CausalMapError(InputError):
     """A causal map, or a file of them, that is not one: names the field."""
 
 

@@ -19,6 +19,7 @@ from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
 from debug.counterfactual import as_pair
 from debug.engine import SelfCheckError, default_batch_tokens
+from debug.errors import InputError
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
@@ -44,14 +45,14 @@ def trace_pairs(
     are over and partners are drawn from; without it these are the first usable ones of the pairs.
 
     Raises:
-        ValueError: the plan does not fit the model.
+        InputError: the plan does not fit the model.
         SelfCheckError: logits of a patched run, or of all pairs, are not finite; or the self-checks of the pairs that
             were yielded last failed.
     """
     plan.layers_of(model)  # raises, before anything runs
     plan.heads_of(model)
     if plan.source == "stored" and stored is None:
-        raise ValueError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
+        raise InputError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
     batch_tokens = batch_tokens or default_batch_tokens(model)
     plan, pairs = as_written(model, plan, pairs)
     if plan.needs_reference and reference is None:
@@ -132,16 +133,16 @@ def run_causal_tracing_experiment(
         plan: any other field of :class:`Plan`: targets, source, direction, heads, layer_window, require_correct, ...
 
     Raises:
-        ValueError: an argument cannot be, or no pair was left to patch (the message has the reasons).
+        InputError: an argument cannot be, or no pair was left to patch (the message has the reasons).
         SelfCheckError: a self-check failed.
     """
     if not programs:
-        raise ValueError("programs is empty; expected at least one pair")
+        raise InputError("programs is empty; expected at least one pair")
     what = Plan(intervention_type, intervention_layers, positions, **plan)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
     model.say_what_prompts_lose()
     results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
     result = CausalTracingResult(model.id, what, results)
     if not result.maps:
-        raise ValueError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")
+        raise InputError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")
     return result

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from debug.causal_tracing.pairs import PreparedPair, is_correct
 from debug.causal_tracing.reference import Reference, recorded
-from debug.engine import Cell, Cut, Site, record
+from debug.engine import Cut, Intervention, Site, forward_passes
+from debug.errors import InputError
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
@@ -43,54 +44,54 @@ class Group:
                     programs.append(program)
             if plan.source == "counterfactual":
                 self.source_row[number] = len(given) + number
-        self.runs = record(model, torch.tensor([program.token_ids for program in programs]), recorded(plan))
-        self.finite = self.runs.logits.isfinite().all(-1).tolist()
+        self.passes = forward_passes(model, torch.tensor([program.token_ids for program in programs]), recorded(plan))
+        self.finite = self.passes.logits.isfinite().all(-1).tolist()
         if not plan.knockout and plan.source == "zero":
             self._add_sources(
-                {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.runs.activations.items()}
+                {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.passes.activations.items()}
             )
         if plan.source == "mean" and reference is not None:
             means = [reference.mean_without(one, self._own_activations(number)) for number, one in enumerate(given)]
             self._add_sources(
                 {
                     name: [torch.stack([mean[name][layer] for mean in means]) for layer in range(len(layers))]
-                    for name, layers in self.runs.activations.items()
+                    for name, layers in self.passes.activations.items()
                 }
             )
         if plan.source == "stored":
             self._add_sources(self._stored_activations())
-        self.tops = self.runs.logits.argmax(-1).tolist()
+        self.tops = self.passes.logits.argmax(-1).tolist()
 
     def _add_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> None:
         """Patch every pair from these, which are no run's: a source for each, or one for all."""
         count = len(next(iter(activations.values()))[0])
-        self.source_row = {number: len(self.runs) + number % count for number in range(len(self.given))}
-        dtype = self.runs.activations["residual_stream"][0].dtype
-        self.runs = self.runs.with_sources(
+        self.source_row = {number: len(self.passes) + number % count for number in range(len(self.given))}
+        dtype = self.passes.activations["residual_stream"][0].dtype
+        self.passes = self.passes.with_sources(
             {name: [at.to(dtype) for at in layers] for name, layers in activations.items()}
         )
 
     def _own_activations(self, number: int) -> dict[str, list[Float[Tensor, "token width"]]]:
         row = self.rows_of(number)[self.plan.direction != "into_original"]
-        return {name: [at[row] for at in layers] for name, layers in self.runs.activations.items()}
+        return {name: [at[row] for at in layers] for name, layers in self.passes.activations.items()}
 
     def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
         """The stored runs in the places of runs; what is not stored is NaN, which no logits survive."""
         found = {}
-        for name, layers in self.runs.activations.items():
+        for name, layers in self.passes.activations.items():
             found[name] = [torch.full((len(self.given), *at.shape[1:]), torch.nan, dtype=at.dtype) for at in layers]
             for number, run in enumerate(one.stored for one in self.given):
                 if run is None or name not in run.activations:
                     continue
                 stored = torch.tensor(np.asarray(run.activations[name]))
                 if stored.shape != (len(layers), len(run.positions), layers[0].shape[-1]):
-                    raise ValueError(
+                    raise InputError(
                         f"stored {name} of run {self.plan.source_run} is {tuple(stored.shape)}; {self.model.id!r} has "
                         f"{len(layers)} layers of width {layers[0].shape[-1]}"
                     )
                 for at, values in zip(found[name], stored, strict=True):
                     at[number, run.positions] = values.to(at.dtype)
-            found[name] = [at.to(self.runs.logits.device) for at in found[name]]
+            found[name] = [at.to(self.passes.logits.device) for at in found[name]]
         return found
 
     def counterfactual(self, number: int) -> tuple[Float[Tensor, "2"], int]:
@@ -99,7 +100,7 @@ class Group:
         if (stored := self.given[number].stored) is not None:
             return torch.tensor([stored.logits[token] for token in answers]), stored.top_token
         row = len(self.given) + number
-        return self.runs.logits[row, answers].cpu(), self.tops[row]
+        return self.passes.logits[row, answers].cpu(), self.tops[row]
 
     def rows_of(self, number: int) -> tuple[int, int]:
         """Of the run that is patched, and of its counterfactual's."""
@@ -128,9 +129,9 @@ class Group:
         """The first position at which the patched run and its source can differ."""
         return self.given[number].tokenized.first_difference if self.plan.patches_pairs else 0
 
-    def cells(
+    def interventions(
         self, number: int, source: int | None = None, first: int | None = None
-    ) -> Iterator[tuple[tuple[int, ...], Cell]]:
+    ) -> Iterator[tuple[tuple[int, ...], Intervention]]:
         """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect.
 
         Patched from the plan's source, or from another row of ``runs`` that differs from position ``first`` on.
@@ -143,12 +144,12 @@ class Group:
             layers = range(layer, layer + window)
             if plan.knockout:
                 heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
-                yield (i, k), Cell(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
-            elif any(_can_matter(plan, at, column, first, self.runs.length, model.n_layers) for at in layers):
+                yield (i, k), Intervention(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
+            elif any(_can_matter(plan, at, column, first, self.passes.length, model.n_layers) for at in layers):
                 for j, heads in enumerate(self.head_sets()):
                     sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
                     at = (i, k) if heads is None else (i, j, k)
-                    yield at, Cell(number, sites, source)
+                    yield at, Intervention(number, sites, source)
 
     def head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:

@@ -48,7 +48,7 @@ def _checks(group: Group, used: list[int]) -> list[Check]:
     used = [0] if group.plan.source == "stored" else used
     pairs = [group.rows_of(number) for number in used]
     differing = [group.given[number].tokenized.differing for number in used]
-    return checks_of(group.model, group.runs, group.plan.intervention_type, pairs, differing)
+    return checks_of(group.model, group.passes, group.plan.intervention_type, pairs, differing)
 
 
 def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
@@ -56,11 +56,11 @@ def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
         return {}
     positions = sorted({p for column in group.given[number].columns.targets.values() for p in column})
     if group.plan.save_activations == "all":
-        positions = list(range(group.runs.length))
+        positions = list(range(group.passes.length))
     programs = (group.given[number].tokenized.original, group.given[number].tokenized.counterfactual)
     kept = {"positions": np.array(positions), "token_ids": np.array([program.token_ids for program in programs])}
     for name, row in zip(("clean", "counterfactual"), group.rows_of(number), strict=True):
-        for component, layers in group.runs.activations.items():
+        for component, layers in group.passes.activations.items():
             stacked = torch.stack([layer[row, positions] for layer in layers]).cpu()
             kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
     return kept

@@ -37,7 +37,7 @@ def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, co
         top_tokens=(group.tops[number], top_counterfactual),
         min_effect=models.SMALLEST_EFFECT[model.dtype],
         vocabulary={token: model.tokenizer.decode([token]) for token in sorted(seen - {-1})},
-        z_clean=group.runs.logits[number, answers].cpu().numpy(),
+        z_clean=group.passes.logits[number, answers].cpu().numpy(),
         z_counterfactual=z_counterfactual.numpy(),
         z_patched=z_patched,
         top=top,
@@ -55,7 +55,7 @@ def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, co
 def lens(group: Group, number: int) -> tuple[Float[np.ndarray, "row position 2"], Int[np.ndarray, "row position 2"]]:
     """Logits and ranks of both answers, read off the clean run's residual stream (nostalgebraist 2020)."""
     positions, answers = group.given[number].columns.positions, list(group.given[number].tokenized.answer_tokens)
-    hidden = torch.stack([layer[number, positions] for layer in group.runs.activations["residual_stream"]])
+    hidden = torch.stack([layer[number, positions] for layer in group.passes.activations["residual_stream"]])
     logits, ranks = [], []
     for part in hidden.flatten(0, 1).split(ROWS_OF_LENS):
         read = unembedded(group.model, part)

@@ -11,7 +11,7 @@ from debug.causal_map import CausalMap
 from debug.causal_tracing.agreement import Agreement
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.mapping import map_of
-from debug.engine import Cell, patched_logits
+from debug.engine import Intervention, patched_logits
 from debug.engine.plain_hooks import plain_logits, rounding
 from debug.engine.read_back import ReadBack
 from debug.engine.self_checks import Asked, Check, SelfChecks, measured, telling
@@ -21,39 +21,43 @@ def patch(
     group: Group, used: list[int], checks: list[Check]
 ) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
     """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
-    runs = group.runs
-    cells: list[Cell] = []
+    passes = group.passes
+    interventions: list[Intervention] = []
     where: list[tuple[int, bool, tuple[int, ...]]] = []  # of each cell of a map: pair, is it the control's, grid index
     z_patched, tops, controls = {}, {}, {}
     for number in used:
         one, shape = group.given[number], group.shape(number)
         answers = list(one.tokenized.answer_tokens)
-        z_patched[number] = runs.logits[number, answers].cpu().expand(*shape, 2).clone()
+        z_patched[number] = passes.logits[number, answers].cpu().expand(*shape, 2).clone()
         tops[number] = torch.full(shape, group.tops[number])
         at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
         if number in group.control_row:
             controls[number] = torch.full((*shape[:-1], len(at_target)), group.tops[number])
-        for at, cell in group.cells(number):
-            cells.append(cell)
+        for at, intervention in group.interventions(number):
+            interventions.append(intervention)
             where.append((number, False, at))
         if one.control is None:
             continue
         both = zip(one.tokenized.original.token_ids, one.control.token_ids, strict=True)
         first = next(position for position, (own, other) in enumerate(both) if own != other)
-        for at, cell in group.cells(number, group.control_row[number], first):
+        for at, intervention in group.interventions(number, group.control_row[number], first):
             if at[-1] in at_target:
-                cells.append(cell)
+                interventions.append(intervention)
                 where.append((number, True, (*at[:-1], at_target[at[-1]])))
-    n_cells = len(cells)
-    checked = dict.fromkeys(c for check in checks for c in (check.cell, check.expected) if isinstance(c, Cell))
-    cells += checked
-    logits_of: dict[Cell, Tensor] = {}
-    read_back = ReadBack(group.model, runs)
-    with tqdm(total=n_cells, desc="cells", leave=False, disable=None) as bar:
-        for indices, logits in patched_logits(group.model, runs, cells, group.batch_tokens, read_back):
-            of_maps = [i for i, index in enumerate(indices) if index < n_cells]
+    n_interventions = len(interventions)
+    checked = dict.fromkeys(
+        c for check in checks for c in (check.intervention, check.expected) if isinstance(c, Intervention)
+    )
+    interventions += checked
+    logits_of: dict[Intervention, Tensor] = {}
+    read_back = ReadBack(group.model, passes)
+    with tqdm(total=n_interventions, desc="cells", leave=False, disable=None) as bar:
+        for indices, logits in patched_logits(group.model, passes, interventions, group.batch_tokens, read_back):
+            of_maps = [i for i, index in enumerate(indices) if index < n_interventions]
             logits_of |= {
-                cells[index]: row.clone() for index, row in zip(indices, logits, strict=True) if index >= n_cells
+                interventions[index]: row.clone()
+                for index, row in zip(indices, logits, strict=True)
+                if index >= n_interventions
             }
             tokens = [group.given[where[indices[i]][0]].tokenized.answer_tokens for i in of_maps]
             answers = logits[of_maps].gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
@@ -71,27 +75,29 @@ def patch(
         number: map_of(group, number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
         for number in used
     }
-    ran_at: dict[int, dict[tuple[int, ...], Cell]] = {number: {} for number in (used[0], used[-1])}
-    for cell, (number, is_control, at) in zip(cells, where, strict=False):
+    ran_at: dict[int, dict[tuple[int, ...], Intervention]] = {number: {} for number in (used[0], used[-1])}
+    for intervention, (number, is_control, at) in zip(interventions, where, strict=False):
         if number in ran_at and not is_control:
-            ran_at[number][at] = cell
+            ran_at[number][at] = intervention
     asked = {
-        (number, at): cells_at[at]
-        for number, cells_at in ran_at.items()
-        for at in telling(z_patched[number].numpy(), cells_at, 3 if number == used[0] else 1)
+        (number, at): interventions_at[at]
+        for number, interventions_at in ran_at.items()
+        for at in telling(z_patched[number].numpy(), interventions_at, 3 if number == used[0] else 1)
     }
     tolerance, distance = localized(group, asked, {at: z_patched[at[0]][at[1]] for at in asked})
-    return maps, measured(group.model, runs, checks, logits_of, Asked(tolerance, distance, read_back)), ran, {}
+    return maps, measured(group.model, passes, checks, logits_of, Asked(tolerance, distance, read_back)), ran, {}
 
 
 def localized(
-    group: Group, asked: dict[tuple[int, tuple[int, ...]], Cell], found: dict[tuple[int, tuple[int, ...]], Tensor]
+    group: Group,
+    asked: dict[tuple[int, tuple[int, ...]], Intervention],
+    found: dict[tuple[int, tuple[int, ...]], Tensor],
 ) -> tuple[float, float | None]:
     """What rounding may do, and how far cells of the maps are from the same cells run the plain way: the largest
     difference of an answer's logit."""
     if not asked:
-        return rounding(group.model, group.runs, [0])[0], None
-    logits, tolerance = plain_logits(group.model, group.runs, list(asked.values()))
+        return rounding(group.model, group.passes, [0])[0], None
+    logits, tolerance = plain_logits(group.model, group.passes, list(asked.values()))
     tokens = torch.tensor([group.given[number].tokenized.answer_tokens for number, _ in asked])
     plain = logits.cpu().gather(1, tokens)
     return tolerance, (plain - torch.stack(list(found.values()))).abs().max().item()

@@ -18,7 +18,7 @@ from torch import Tensor
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.pairs import PreparedPair, own_program, prepare, reason_to_skip
 from debug.counterfactual import as_pair
-from debug.engine import Runs, default_batch_tokens, record
+from debug.engine import ForwardPasses, default_batch_tokens, forward_passes
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
@@ -69,7 +69,7 @@ class Reference:
                 def asked(part: Sequence[tuple[int, PreparedPair]]) -> list[tuple[int, int]]:
                     both = [(one.tokenized.original, one.tokenized.counterfactual) for _, one in part]
                     token_ids = torch.tensor([program.token_ids for pair in both for program in pair])
-                    tops = record(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
+                    tops = forward_passes(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
                     return [(top, other) for top, other in tops]
 
                 tops = [t for part in in_parts(group, max(1, batch_tokens // (2 * length)), asked) for t in part]
@@ -139,11 +139,13 @@ class Reference:
         """Over the runs of programs of one length; memory holds some runs at a time."""
         sums: dict[str, list[Tensor]] = {}
 
-        def run(part: Sequence[TokenizedProgram]) -> Runs:
-            return record(self.model, torch.tensor([program.token_ids for program in part]), recorded(self.plan))
+        def run(part: Sequence[TokenizedProgram]) -> ForwardPasses:
+            return forward_passes(
+                self.model, torch.tensor([program.token_ids for program in part]), recorded(self.plan)
+            )
 
-        for runs in in_parts(programs, max(1, self.batch_tokens // len(programs[0].token_ids)), run):
-            for name, layers in runs.activations.items():
+        for passes in in_parts(programs, max(1, self.batch_tokens // len(programs[0].token_ids)), run):
+            for name, layers in passes.activations.items():
                 parts = [layer.double().sum(0) for layer in layers]
                 sums[name] = [a + b for a, b in zip(sums[name], parts, strict=True)] if name in sums else parts
         return sums

@@ -9,6 +9,7 @@ import polars as pl
 
 from debug.causal_visualization.interactive import Chart
 from debug.causal_visualization.style import CATEGORIES, INK, axis_of, visible
+from debug.errors import InputError
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
 _DASHES = [[1, 0], [6, 3], [2, 2]]
@@ -24,14 +25,14 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
         signed: the values are no rates, and their axis does not end at 0 and 1.
 
     Raises:
-        ValueError: there are more series than looks that can be told apart.
+        InputError: there are more series than looks that can be told apart.
     """
     frame = frame.with_columns(
         pl.col("series").map_elements(named_series, pl.Utf8), pl.col("model").map_elements(named_series, pl.Utf8)
     )
     series = frame["series"].unique(maintain_order=True).to_list()
     if len(series) > len(CATEGORIES) * len(_SHAPES):  # whose numbers share no divisor: each has a look of its own
-        raise ValueError(f"{len(series)} series cannot be told apart in one chart; take a small chart for each")
+        raise InputError(f"{len(series)} series cannot be told apart in one chart; take a small chart for each")
     colours, shapes, dashes = ([of[i % len(of)] for i in range(len(series))] for of in (CATEGORIES, _SHAPES, _DASHES))
     legend = alt.Legend(
         orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, symbolStrokeWidth=0, title=None

@@ -28,6 +28,7 @@ from debug.causal_visualization.style import (
     title_with,
     visible,
 )
+from debug.errors import InputError
 
 
 def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Picture:
@@ -39,10 +40,10 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Pictu
     prompts are drawn as what they are by construction: zeros.
 
     Raises:
-        ValueError: the map has heads: :func:`head_heatmap` draws those.
+        InputError: the map has heads: :func:`head_heatmap` draws those.
     """
     if causal_map.top.ndim == 3:
-        raise ValueError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
+        raise InputError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
     metric, frame = column_of(metric or shown_first(causal_map), causal_map), cells(causal_map)
     return _over_tokens(causal_map, frame, metric, Rows.of(causal_map), title_with(causal_map, frame, metric))
 
@@ -55,15 +56,15 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
         value: "rank", how many tokens have a higher logit (0: the top token), or "logit".
 
     Raises:
-        ValueError: the map has no logit lens, or there is no such answer or value.
+        InputError: the map has no logit lens, or there is no such answer or value.
     """
     options = {"answer": (answer, ("counterfactual", "original")), "value": (value, ("rank", "logit"))}
     for name, (given, expected) in options.items():
         if given not in expected:
-            raise ValueError(f"{name} is {given!r}; expected one of {', '.join(expected)}")
+            raise InputError(f"{name} is {given!r}; expected one of {', '.join(expected)}")
     read = causal_map.lens_ranks if value == "rank" else causal_map.lens_logits
     if read is None:
-        raise ValueError("the map has no logit lens: it was not read, or the map is of a run without one")
+        raise InputError("the map has no logit lens: it was not read, or the map is of a run without one")
     which = options["answer"][1].index(answer)
     row, place = (index.ravel() for index in np.indices(read.shape[:2]))
     tokens = [visible(causal_map.tokens[p]) for p in causal_map.positions]
@@ -99,12 +100,12 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = Non
     """One pair and one target of a map with heads: layers x heads, the target's tokens patched together.
 
     Raises:
-        ValueError: the map has no heads, or not this target.
+        InputError: the map has no heads, or not this target.
     """
     if causal_map.top.ndim != 3:
-        raise ValueError("the map has no heads (layers x positions); draw it with causal_heatmap")
+        raise InputError("the map has no heads (layers x positions); draw it with causal_heatmap")
     if target not in causal_map.targets:
-        raise ValueError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
+        raise InputError(f"the map has no target {target!r}; its targets: {', '.join(causal_map.targets)}")
     metric, labels = column_of(metric or shown_first(causal_map), causal_map), head_labels(causal_map)
     layer, head = (index.ravel() for index in np.indices(causal_map.top.shape[:2]))
     names = causal_map.target_metrics

@@ -24,6 +24,7 @@ from debug.causal_visualization.style import (
     sized,
     visible,
 )
+from debug.errors import InputError
 
 _WHOSE = {
     "counterfactual's answer": "#e08214",
@@ -48,11 +49,11 @@ def side_by_side(
     the two maps alone: see :func:`no_difference`.
 
     Raises:
-        ValueError: a map has heads: no picture has room for three axes twice; or a difference of maps is asked for that
+        InputError: a map has heads: no picture has room for three axes twice; or a difference of maps is asked for that
             has no meaning.
     """
     if difference and (why := no_difference(first, second)):
-        raise ValueError(why)
+        raise InputError(why)
     one, other = _values(first, metric), _values(second, metric)
     end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
     apart = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
@@ -130,7 +131,7 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
         ]
     else:
         if of.top.ndim == 3:
-            raise ValueError("a map with heads (layers x heads x positions); compare the means, or one without heads")
+            raise InputError("a map with heads (layers x heads x positions); compare the means, or one without heads")
         grid = of.grid(metric)
         tokens = {position: visible(of.tokens[position]) for position in of.positions}
         rows = [
@@ -188,10 +189,10 @@ def top_tokens(causal_map: CausalMap) -> Chart:
     """The top token of every patched run: layers x token positions, coloured by whose answer it is.
 
     Raises:
-        ValueError: the map has heads.
+        InputError: the map has heads.
     """
     if causal_map.top.ndim == 3:
-        raise ValueError("a map with heads (layers x heads x positions) has no picture of top tokens")
+        raise InputError("a map with heads (layers x heads x positions) has no picture of top tokens")
     c, o = causal_map.answer_tokens
     whose = np.select(
         [causal_map.top_token == c, causal_map.top_token == o, causal_map.top_token >= 0],

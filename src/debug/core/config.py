@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from debug.core.parsers import Parser, get_parser
+from debug.errors import InputError
 from debug.generators import GENERATORS, MAX_SEEDS, Generator, check_lengths, get_generator
 from debug.prompts import REASONING, few_shot, get_prompt
 
@@ -46,7 +47,7 @@ class ExperimentConfig:
         scoring: "generate" parses what the model writes; "logits" ranks the possible answers by their first token.
 
     Raises:
-        ValueError: names the field, what it was, and what was expected.
+        InputError: names the field, what it was, and what was expected.
     """
 
     name: str
@@ -66,26 +67,26 @@ class ExperimentConfig:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip():
-            raise ValueError(f"name is {self.name!r}; expected the name of the experiment")
+            raise InputError(f"name is {self.name!r}; expected the name of the experiment")
         for field in ("models", "seq_lens", "hops"):
             object.__setattr__(self, field, _distinct(field, getattr(self, field)))
         for model in self.models:
             if not isinstance(model, str) or not model:
-                raise ValueError(f"models contains {model!r}; expected model ids such as 'tiny'")
+                raise InputError(f"models contains {model!r}; expected model ids such as 'tiny'")
         reasoning = get_prompt(self.prompt_template)[1] in REASONING
         if self.max_new_tokens is None:
             object.__setattr__(self, "max_new_tokens", 512 if reasoning else 8)
         for field, least in (("num_seqs", 1), ("seed", 0), ("max_new_tokens", 1), ("few_shot", 0)):
             value = getattr(self, field)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{field} is {value!r}; expected an integer, {least} or more")
+                raise InputError(f"{field} is {value!r}; expected an integer, {least} or more")
         for field in ("chat", "independent_cells"):
             if not isinstance(getattr(self, field), bool):
-                raise ValueError(f"{field} is {getattr(self, field)!r}; expected true or false")
+                raise InputError(f"{field} is {getattr(self, field)!r}; expected true or false")
         if self.scoring not in ("generate", "logits"):
-            raise ValueError(f"scoring is {self.scoring!r}; expected generate or logits")
+            raise InputError(f"scoring is {self.scoring!r}; expected generate or logits")
         if self.scoring == "logits" and (reasoning or self.chat):
-            raise ValueError("scoring is 'logits': the answer must come right after the prompt, not after reasoning")
+            raise InputError("scoring is 'logits': the answer must come right after the prompt, not after reasoning")
         generator_name, generator = get_generator(self.program_generator)
         takes_hops = "num_hops" in inspect.signature(generator).parameters
         for seq_len in self.seq_lens:
@@ -93,7 +94,7 @@ class ExperimentConfig:
         for hops in self.hops:
             check_lengths(max(self.seq_lens), hops)
             if hops is not None and not takes_hops:
-                raise ValueError(f"hops is {hops}, but generator {generator_name!r} takes no num_hops; leave it out")
+                raise InputError(f"hops is {hops}, but generator {generator_name!r} takes no num_hops; leave it out")
         if self.answer_parser is None:
             parser = TASKS.get(generator_name, ("", "integer"))[1]
             if reasoning:
@@ -103,7 +104,7 @@ class ExperimentConfig:
         self.prompt_text(max(self.seq_lens))
         last = max(self.first_seed(*cell) for cell in self.cells) + MAX_SEEDS
         if self.independent_cells and last > 2**32:
-            raise ValueError(
+            raise InputError(
                 f"independent_cells: programs of up to {max(self.seq_lens)} lines from seed {self.seed} on need seeds "
                 f"up to {last}, beyond {2**32}; ask for shorter programs, or begin at a smaller seed"
             )
@@ -179,9 +180,9 @@ def shared_programs(cells: Iterable[tuple[str, int | str | None, int | str, int]
 
 def _distinct(field: str, values: Any) -> tuple:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
-        raise ValueError(f"{field} is {values!r}; expected a list of one or more")
+        raise InputError(f"{field} is {values!r}; expected a list of one or more")
     if any(value in values[:place] for place, value in enumerate(values)):
-        raise ValueError(f"{field} is {list(values)}; each may be there once")
+        raise InputError(f"{field} is {list(values)}; each may be there once")
     return tuple(value.item() if isinstance(value, np.integer) else value for value in values)
 
 
@@ -199,6 +200,6 @@ def quick_experiment(
         quick_experiment("depth", prompts.VARIABLE_BINDING, "variable_binding", ["tiny"], hops=[1, 2, 3])
 
     Raises:
-        ValueError: as :class:`ExperimentConfig`.
+        InputError: as :class:`ExperimentConfig`.
     """
     return ExperimentConfig(name, prompt_template, program_generator, models, num_seqs, seq_lens, **options)

@@ -8,6 +8,7 @@ from typing import Any
 
 from debug import checks
 from debug.core import reading
+from debug.errors import InputError
 
 Answer = int | str | bool
 Parser = Callable[[str], Answer | None]
@@ -86,13 +87,13 @@ def get_parser(parser: str | Parser) -> tuple[str, Parser]:
     """Name and function of a parser given as either.
 
     Raises:
-        ValueError: no parser of that name; the message lists those there are.
+        InputError: no parser of that name; the message lists those there are.
     """
     if callable(parser):
         names = {function: name for name, function in PARSERS.items()}
         return names.get(parser, getattr(parser, "__name__", type(parser).__name__)), parser
     if parser not in PARSERS:
-        raise ValueError(f"unknown answer parser {parser!r}; there are: {', '.join(PARSERS)}")
+        raise InputError(f"unknown answer parser {parser!r}; there are: {', '.join(PARSERS)}")
     return parser, PARSERS[parser]
 
 
@@ -100,17 +101,17 @@ def parse_answer(parser: Parser, completion: str) -> Answer | None:
     """What the parser makes of a completion.
 
     Raises:
-        ValueError: the parser raised, or returned something that is no answer.
+        InputError: the parser raised, or returned something that is no answer.
     """
     try:
         parsed = parser(completion)
     except Exception as error:
-        raise ValueError(f"answer parser failed on {completion[:200]!r}: {type(error).__name__}: {error}") from error
+        raise InputError(f"answer parser failed on {completion[:200]!r}: {type(error).__name__}: {error}") from error
     if parsed is not None:
         try:
             checks.answer(parsed)
         except ValueError as error:
-            raise ValueError(
+            raise InputError(
                 f"answer parser returned {checks.shown(parsed)}; expected an integer, a text, a bool, or None: {error}"
             ) from error
     return parsed

@@ -21,12 +21,13 @@ from typing import Any
 import yaml
 
 from debug.core.config import TASKS, ExperimentConfig
+from debug.errors import DebugError, InputError
 
 _FIELDS = {field.name for field in fields(ExperimentConfig)} - {"name"}
 _KEYS = {"name", "defaults", "experiments"}
 
 
-class StudyError(ValueError):
+class StudyError(InputError):
     """A study file that is not there, is no YAML, or asks for what there is not; the message names file and field."""
 
 
@@ -69,7 +70,7 @@ def _parsed(text: str) -> Any:
     """YAML as data; JSON is YAML. Aliases are counted for what they stand for, before anything is made of them.
 
     Raises:
-        ValueError: they stand for too much, or for themselves.
+        InputError: they stand for too much, or for themselves.
         Exception: it is no YAML.
     """
     loader = yaml.SafeLoader(text)
@@ -78,7 +79,7 @@ def _parsed(text: str) -> Any:
         if root is None:
             return None
         if _values(root, {}) > _MOST_VALUES:
-            raise ValueError(f"its aliases stand for more than {_MOST_VALUES:,} values")
+            raise InputError(f"its aliases stand for more than {_MOST_VALUES:,} values")
         return loader.construct_document(root)
     finally:
         loader.dispose()
@@ -94,7 +95,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
         inside = [each for pair in node.value for each in pair] if isinstance(node, yaml.MappingNode) else node.value
         known[id(node)] = 1 + sum(_values(each, known) for each in inside)
     elif not known[id(node)]:
-        raise ValueError("an alias stands for itself")
+        raise InputError("an alias stands for itself")
     return known[id(node)]
 
 
@@ -111,7 +112,7 @@ def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) ->
         values["hops"] = [None if hops == "any" else hops for hops in values["hops"]]
     try:
         return ExperimentConfig(**{"name": name, "num_seqs": 100, "seq_lens": [5], "models": [], **values})
-    except (ValueError, TypeError) as error:
+    except (DebugError, TypeError) as error:
         raise StudyError(f"{where}: {error}"[:1000]) from error
 
 

@@ -34,10 +34,11 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from debug.engine import writing
-from debug.engine.interventions import Cell, Cut
+from debug.engine.interventions import Cut, Intervention
 from debug.engine.packing import ROW_TOKENS, Packed, next_batch, pack, row_length
-from debug.engine.runs import Runs, SelfCheckError
+from debug.engine.unpatched import ForwardPasses, SelfCheckError
 from debug.engine.writing import Hit, Tail
+from debug.errors import InputError
 from debug.models import LoadedModel, out_of_memory
 from debug.models.hook_points import COMPONENTS
 
@@ -48,8 +49,8 @@ FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it
 @torch.no_grad()
 def patched_logits(
     model: LoadedModel,
-    runs: Runs,
-    cells: Sequence[Cell],
+    passes: ForwardPasses,
+    interventions: Sequence[Intervention],
     batch_tokens: int | None = None,
     listen: Listen = lambda *_: nullcontext(),
 ) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
@@ -63,19 +64,19 @@ def patched_logits(
         SelfCheckError: logits are not finite.
     """
     batch_tokens = batch_tokens or default_batch_tokens(model)
-    for (layer, parts_first), indices in _together(model, cells, runs.length, batch_tokens):
-        rows = pack(cells, indices, runs.length)
+    for (layer, parts_first), indices in _together(model, interventions, passes.length, batch_tokens):
+        rows = pack(interventions, indices, passes.length)
         while rows:
-            batch = next_batch(rows, cells, runs, batch_tokens)
-            packed = Packed.of(batch, cells, runs)
+            batch = next_batch(rows, interventions, passes, batch_tokens)
+            packed = Packed.of(batch, interventions, passes)
             tail = Tail.of(packed, layer) if parts_first else None
             try:
                 with listen(packed, tail):
-                    logits = _run_batch(model, runs, packed, layer, tail)
+                    logits = _run_batch(model, passes, packed, layer, tail)
             except (RuntimeError, MemoryError) as error:
                 if len(batch) == 1 or not out_of_memory(error):
                     raise
-                batch_tokens = sum(row_length(row, cells, runs.length) for row in batch) // 2
+                batch_tokens = sum(row_length(row, interventions, passes.length) for row in batch) // 2
                 logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)
                 continue
             rows = rows[len(batch) :]
@@ -87,7 +88,7 @@ def patched_logits(
 
 
 def _together(
-    model: LoadedModel, cells: Sequence[Cell], length: int, batch_tokens: int
+    model: LoadedModel, interventions: Sequence[Intervention], length: int, batch_tokens: int
 ) -> list[tuple[tuple[int, bool], list[int]]]:
     """The layer at which cells enter, whether only parts of it run, and the numbers of these cells.
 
@@ -95,11 +96,11 @@ def _together(
     itself does, for the sake of fewer and larger forward passes.
     """
     by_layer: dict[tuple[bool, int], list[int]] = defaultdict(list)
-    for index, cell in enumerate(cells):
-        by_layer[cell.patches_parts_first, cell.layer].append(index)
+    for index, intervention in enumerate(interventions):
+        by_layer[intervention.patches_parts_first, intervention.layer].append(index)
     groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, cells, their tokens
     for (parts_first, layer), indices in sorted(by_layer.items()):
-        tokens = sum(length - cells[index].start for index in indices)
+        tokens = sum(length - interventions[index].start for index in indices)
         if groups:
             (entry, parts), group, in_group = groups[-1]
             wasted, saved = (layer - entry) * tokens, (model.n_layers - layer) * FORWARD_TOKENS
@@ -126,40 +127,42 @@ Listen = Callable[[Packed, "Tail | None"], AbstractContextManager[None]]
 
 
 def _run_batch(
-    model: LoadedModel, runs: Runs, packed: Packed, layer: int, tail: Tail | None
+    model: LoadedModel, passes: ForwardPasses, packed: Packed, layer: int, tail: Tail | None
 ) -> Float[Tensor, "cell vocabulary"]:
     """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
-    device, shape, n_layers = runs.token_ids.device, packed.shape, model.n_layers
+    device, shape, n_layers = passes.token_ids.device, packed.shape, model.n_layers
     hits: dict[tuple[str, int], list[Hit]] = defaultdict(list)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
-    for index, cell in enumerate(packed.cells):
-        for site in cell.sites:
+    for index, intervention in enumerate(packed.interventions):
+        for site in intervention.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((index, site))
-            elif cell.source is None:
-                raise ValueError(f"{site} is patched, but its cell has no source")
+            elif intervention.source is None:
+                raise InputError(f"{site} is patched, but its cell has no source")
             elif tail is None or site.layer != layer:
                 hits[site.component, site.layer].extend(
-                    Hit(*packed.token(index, p), cell.source, p, site.heads) for p in site.positions
+                    Hit(*packed.token(index, p), intervention.source, p, site.heads) for p in site.positions
                 )
     positions = torch.from_numpy(packed.positions).to(device)
-    row_runs = torch.tensor(packed.runs, device=device)
-    lasts = tuple(torch.tensor([packed.token(i, packed.length - 1) for i in range(len(packed.cells))], device=device).T)
+    row_bases = torch.tensor(packed.bases, device=device)
+    lasts = tuple(
+        torch.tensor([packed.token(i, packed.length - 1) for i in range(len(packed.interventions))], device=device).T
+    )
     prefix, cache = packed.prefix, None
     if prefix:
         cache = DynamicCache(
-            [(keys[row_runs, :, :prefix], values[row_runs, :, :prefix]) for keys, values in runs.keys_values]
+            [(keys[row_bases, :, :prefix], values[row_bases, :, :prefix]) for keys, values in passes.keys_values]
         )
     entry = layer + (tail is not None)  # the first layer that runs at all tokens, going into which they are:
-    hidden = runs.activations["residual_stream"][entry][row_runs[:, None], positions]
+    hidden = passes.activations["residual_stream"][entry][row_bases[:, None], positions]
     if ("residual_stream", entry) in hits and tail is None:
-        writing.overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
+        writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
 
     def patch(component: str, at: int) -> None:
         if (component, at) in hits:
             original = COMPONENTS[component].read(model, at)
             value = original.clone()  # OPT's MLP sees the batch flattened
-            writing.overwrite(model, runs, component, at, value.view(*shape, -1), hits[component, at])
+            writing.overwrite(model, passes, component, at, value.view(*shape, -1), hits[component, at])
             COMPONENTS[component].write(model, at, value)
 
     def for_lasts_only(module: Any) -> None:
@@ -172,10 +175,10 @@ def _run_batch(
         module.output = full.view(*value.shape[:-1], -1)
 
     # Before the trace: modules that are called inside one count as the model's own calls.
-    before = tail.hidden(runs, layer) if tail is not None else hidden
-    attention = tail.attention(model, runs, layer) if tail is not None else None
+    before = tail.hidden(passes, layer) if tail is not None else hidden
+    attention = tail.attention(model, passes, layer) if tail is not None else None
     with model.trace(
-        runs.token_ids[row_runs[:, None], positions],
+        passes.token_ids[row_bases[:, None], positions],
         attention_mask=packed.mask(model, device),
         position_ids=positions,
         past_key_values=cache,
@@ -189,11 +192,11 @@ def _run_batch(
             model.attention(layer).skip((attention, None))
             if tail.hits["mlp"]:
                 value = model.mlp(layer).output.clone()
-                writing.overwrite(model, runs, "mlp", layer, value.view(1, len(tail), -1), tail.hits["mlp"])
+                writing.overwrite(model, passes, "mlp", layer, value.view(1, len(tail), -1), tail.hits["mlp"])
                 model.mlp(layer).output = value
             hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
             if ("residual_stream", entry) in hits:
-                writing.overwrite(model, runs, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
+                writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
             model.layer(layer).output = hidden
         for at in range(entry, n_layers):
             if at > entry:
@@ -211,7 +214,7 @@ def _run_batch(
             patch("mlp", at)
         if ("residual_stream", n_layers) in hits:
             value = model.final_norm.input.clone()
-            writing.overwrite(model, runs, "residual_stream", n_layers, value, hits["residual_stream", n_layers])
+            writing.overwrite(model, passes, "residual_stream", n_layers, value, hits["residual_stream", n_layers])
             model.final_norm.input = value
         model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
         logits = model.nnsight.output.logits.save()

@@ -31,10 +31,10 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Cell:
+class Intervention:
     """One intervention: what is changed together in a run. ``run`` and ``source`` are rows of :class:`Runs`."""
 
-    run: int
+    base: int
     sites: tuple[Site | Cut, ...]
     source: int | None = None
     """Where patched activations come from; None where edges are only cut."""

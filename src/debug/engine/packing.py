@@ -11,29 +11,29 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from debug.engine.interventions import Cell
-from debug.engine.runs import Runs
+from debug.engine.interventions import Intervention
+from debug.engine.unpatched import ForwardPasses
 from debug.models import LoadedModel
 
 ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells are short
 MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
 
 
-def pack(cells: Sequence[Cell], indices: Iterable[int], length: int) -> list[list[int]]:
+def pack(interventions: Sequence[Intervention], indices: Iterable[int], length: int) -> list[list[int]]:
     """Cells into rows; a row belongs to one run. The longest rows first."""
-    by_run: dict[int, list[int]] = defaultdict(list)
-    for index in sorted(indices, key=lambda index: cells[index].start):
-        by_run[cells[index].run].append(index)
+    by_base: dict[int, list[int]] = defaultdict(list)
+    for index in sorted(indices, key=lambda index: interventions[index].start):
+        by_base[interventions[index].base].append(index)
     rows = []
-    for chosen in by_run.values():
-        tokens = [length - cells[index].start for index in chosen]
+    for chosen in by_base.values():
+        tokens = [length - interventions[index].start for index in chosen]
         most = max(ROW_TOKENS, tokens[0])
         # Rows of like length have no padding: as many as are needed, each as short as that allows, give or take some.
         even = max(tokens[0], -(-sum(tokens) // -(-sum(tokens) // most)))
         tries = [_first_fit(tokens, capacity) for capacity in sorted({even, even + 1, even + 3, even + 6, most})]
         best = min(tries, key=lambda packed: len(packed) * max(sum(tokens[i] for i in row) for row in packed))
         rows += [[chosen[i] for i in row] for row in best]
-    return sorted(rows, key=lambda row: -row_length(row, cells, length))
+    return sorted(rows, key=lambda row: -row_length(row, interventions, length))
 
 
 def _first_fit(tokens: Sequence[int], capacity: int) -> list[list[int]]:
@@ -53,14 +53,16 @@ def _first_fit(tokens: Sequence[int], capacity: int) -> list[list[int]]:
     return rows
 
 
-def row_length(row: Sequence[int], cells: Sequence[Cell], length: int) -> int:
-    return sum(length - cells[index].start for index in row)
+def row_length(row: Sequence[int], interventions: Sequence[Intervention], length: int) -> int:
+    return sum(length - interventions[index].start for index in row)
 
 
-def next_batch(rows: list[list[int]], cells: Sequence[Cell], runs: Runs, batch_tokens: int) -> list[list[int]]:
+def next_batch(
+    rows: list[list[int]], interventions: Sequence[Intervention], passes: ForwardPasses, batch_tokens: int
+) -> list[list[int]]:
     """The first rows, as many as a batch may have tokens, and cells whose logits are kept."""
-    most = max(1, batch_tokens // row_length(rows[0], cells, runs.length))
-    logits = np.cumsum([len(row) for row in rows[:most]]) * runs.logits.shape[1]
+    most = max(1, batch_tokens // row_length(rows[0], interventions, passes.length))
+    logits = np.cumsum([len(row) for row in rows[:most]]) * passes.logits.shape[1]
     return rows[: max(1, int((logits <= MOST_LOGITS).sum()))]
 
 
@@ -68,7 +70,7 @@ def next_batch(rows: list[list[int]], cells: Sequence[Cell], runs: Runs, batch_t
 class Packed:
     """Cells packed into the rows of a batch: where the tokens of each lie, and what they may see."""
 
-    cells: list[Cell]
+    interventions: list[Intervention]
     numbers: list[int]
     """Of each cell: what ``segments`` call it."""
     offsets: list[tuple[int, int]]
@@ -78,35 +80,42 @@ class Packed:
     starts: Int[np.ndarray, "row token"]
     segments: Int[np.ndarray, "row token"]
     """Which cell a token belongs to; -1 is padding, which sees padding only."""
-    runs: list[int]
+    bases: list[int]
     """Of each row: the run whose cells it has."""
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[int]], cells: Sequence[Cell], runs: Runs) -> Packed:
-        shape = (len(rows), max(row_length(row, cells, runs.length) for row in rows))
+    def of(cls, rows: Sequence[Sequence[int]], interventions: Sequence[Intervention], passes: ForwardPasses) -> Packed:
+        shape = (len(rows), max(row_length(row, interventions, passes.length) for row in rows))
         positions, starts = np.zeros(shape, dtype=np.int64), np.zeros(shape, dtype=np.int64)
         segments = np.full(shape, -1)
         offsets = []
         for r, row in enumerate(rows):
             offset = 0
             for index in row:
-                start = cells[index].start
-                end = offset + runs.length - start
-                positions[r, offset:end] = np.arange(start, runs.length)
+                start = interventions[index].start
+                end = offset + passes.length - start
+                positions[r, offset:end] = np.arange(start, passes.length)
                 starts[r, offset:end] = start
                 segments[r, offset:end] = index
                 offsets.append((r, offset))
                 offset = end
         numbers = [index for row in rows for index in row]
-        packed = [cells[index] for index in numbers]
+        packed = [interventions[index] for index in numbers]
         return cls(
-            packed, numbers, offsets, runs.length, positions, starts, segments, [cells[row[0]].run for row in rows]
+            packed,
+            numbers,
+            offsets,
+            passes.length,
+            positions,
+            starts,
+            segments,
+            [interventions[row[0]].base for row in rows],
         )
 
-    def token(self, cell: int, position: int) -> tuple[int, int]:
+    def token(self, intervention: int, position: int) -> tuple[int, int]:
         """Row and token at which a cell has a position of its run."""
-        row, offset = self.offsets[cell]
-        return row, offset + position - self.cells[cell].start
+        row, offset = self.offsets[intervention]
+        return row, offset + position - self.interventions[intervention].start
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -123,6 +132,8 @@ class Packed:
         )
         prefix = np.arange(self.prefix)
         allowed = np.concatenate([prefix < self.starts[:, :, None], own], axis=2)
-        key_positions = np.concatenate([np.broadcast_to(prefix, (len(self.runs), len(prefix))), self.positions], axis=1)
+        key_positions = np.concatenate(
+            [np.broadcast_to(prefix, (len(self.bases), len(prefix))), self.positions], axis=1
+        )
         distance = self.positions[:, :, None] - key_positions[:, None, :]
         return model.attention_mask(torch.from_numpy(allowed).to(device), torch.from_numpy(distance).to(device))

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import DynamicCache
 
-from debug.engine.interventions import Cell, Cut, Site
-from debug.engine.runs import Runs
+from debug.engine.interventions import Cut, Intervention, Site
+from debug.engine.unpatched import ForwardPasses
 from debug.models import DTYPES, LoadedModel
 
 SAFETY = 16  # the packed forward pass sums in another order than the two that rounding is measured on
@@ -23,34 +23,46 @@ NOISE_DRAWS = 2  # of each of two programs
 
 @torch.no_grad()
 def plain_logits(
-    model: LoadedModel, runs: Runs, cells: Sequence[Cell]
+    model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention]
 ) -> tuple[Float[Tensor, "cell vocabulary"], float]:
     """The cells' logits without nnsight, cache, packing or restart; and the tolerance that :func:`rounding` measures.
 
     Activations to patch from are recorded by hooks too, where their source is a run; a mean, zeros or a stored run are
     taken as they are. Costs a forward pass of a whole prompt for each cell and each run.
     """
-    whole = sorted({row for cell in cells for row in (cell.run, cell.source) if row is not None and row < len(runs)})
-    needed = {(site.component, site.layer) for cell in cells for site in cell.sites if isinstance(site, Site)}
-    tolerance, heard = rounding(model, runs, whole, needed)
+    whole = sorted(
+        {
+            row
+            for intervention in interventions
+            for row in (intervention.base, intervention.source)
+            if row is not None and row < len(passes)
+        }
+    )
+    needed = {
+        (site.component, site.layer)
+        for intervention in interventions
+        for site in intervention.sites
+        if isinstance(site, Site)
+    }
+    tolerance, heard = rounding(model, passes, whole, needed)
     rows = {row: number for number, row in enumerate(whole)}
-    token_ids = runs.token_ids[[cell.run for cell in cells]]
-    length, n_heads = runs.length, model.n_heads
+    token_ids = passes.token_ids[[intervention.base for intervention in interventions]]
+    length, n_heads = passes.length, model.n_heads
     by_place: dict[tuple[str, int], list[tuple[int, int, Site]]] = defaultdict(list)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
-    for number, cell in enumerate(cells):
-        for site in cell.sites:
+    for number, intervention in enumerate(interventions):
+        for site in intervention.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((number, site))
-            elif cell.source is not None:
-                by_place[site.component, site.layer].append((number, cell.source, site))
+            elif intervention.source is not None:
+                by_place[site.component, site.layer].append((number, intervention.source, site))
 
     def patched(component: str, layer: int) -> Callable[[Tensor], Tensor]:
         def edit(value: Tensor) -> Tensor:
             value = value.clone()
-            tokens = value.view(len(cells), length, -1)
+            tokens = value.view(len(interventions), length, -1)
             for number, source, site in by_place[component, layer]:
-                stored = runs.activations[component][layer][source]
+                stored = passes.activations[component][layer][source]
                 given = heard[component, layer][rows[source]] if source in rows else stored.to(value.dtype)
                 width = tokens.shape[-1] // n_heads
                 for position in site.positions:
@@ -65,7 +77,7 @@ def plain_logits(
 
     def cut(layer: int) -> Callable[..., Any]:
         def edit(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            mask = keywords["attention_mask"].expand(len(cells), n_heads, -1, -1).clone()
+            mask = keywords["attention_mask"].expand(len(interventions), n_heads, -1, -1).clone()
             for number, site in cuts[layer]:
                 for query, key in site.edges:
                     for head in range(n_heads) if site.heads is None else site.heads:
@@ -83,16 +95,16 @@ def plain_logits(
             hooks.callback(handle.remove)
         if cuts:
             position = torch.arange(length, device=token_ids.device)
-            distance = (position[:, None] - position[None])[None].expand(len(cells), -1, -1)
+            distance = (position[:, None] - position[None])[None].expand(len(interventions), -1, -1)
             mask = model.attention_mask(distance >= 0, distance)
-            forward = {"attention_mask": mask, "position_ids": position.expand(len(cells), -1)}
+            forward = {"attention_mask": mask, "position_ids": position.expand(len(interventions), -1)}
         logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1, **forward).logits
     return logits[:, -1].float(), tolerance
 
 
 @torch.no_grad()
 def rounding(
-    model: LoadedModel, runs: Runs, rows: Sequence[int], needed: Iterable[tuple[str, int]] = ()
+    model: LoadedModel, passes: ForwardPasses, rows: Sequence[int], needed: Iterable[tuple[str, int]] = ()
 ) -> tuple[float, dict[tuple[str, int], Float[Tensor, "row token width"]]]:
     """The largest change of a logit that rounding may cause in this model; and activations of runs, by plain hooks.
 
@@ -106,18 +118,18 @@ def rounding(
 
     def listen(at: tuple[str, int]) -> Callable[[Tensor], None]:
         def keep(value: Tensor) -> None:
-            heard[at] = value.detach().clone().view(len(rows), runs.length, -1)
+            heard[at] = value.detach().clone().view(len(rows), passes.length, -1)
 
         return keep
 
-    token_ids = runs.token_ids[list(rows)]
+    token_ids = passes.token_ids[list(rows)]
     with model.evaluating(), ExitStack() as hooks:
         for at in needed:
             hooks.enter_context(_hook(model, *at, listen(at)))
         logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1).logits[:, -1].float()
     # Again in two pieces, the second behind the first one's keys and values, with an explicit mask: other kernels.
-    token_ids, cache, half = token_ids[:1], DynamicCache(), runs.length // 2
-    position = torch.arange(runs.length, device=token_ids.device)
+    token_ids, cache, half = token_ids[:1], DynamicCache(), passes.length // 2
+    position = torch.arange(passes.length, device=token_ids.device)
     distance = (position[half:, None] - position[None])[None]
     with model.evaluating():
         model.hf(input_ids=token_ids[:, :half], past_key_values=cache, use_cache=True, logits_to_keep=1)
@@ -128,13 +140,13 @@ def rounding(
             attention_mask=model.attention_mask(distance >= 0, distance),
             logits_to_keep=1,
         ).logits[:, -1]
-    others = torch.cat([logits, pieces.float()]) - runs.logits[[*rows, rows[0]]]
+    others = torch.cat([logits, pieces.float()]) - passes.logits[[*rows, rows[0]]]
     least = torch.finfo(DTYPES[model.dtype]).eps * logits.abs().max().item() * (2 * model.n_layers) ** 0.5
     difference = others.abs().max().item()
-    return max(SAFETY * difference, SAFETY_OF_NOISE * _noise(model, runs, [rows[0], rows[-1]]), least), heard
+    return max(SAFETY * difference, SAFETY_OF_NOISE * _noise(model, passes, [rows[0], rows[-1]]), least), heard
 
 
-def _noise(model: LoadedModel, runs: Runs, rows: Sequence[int]) -> float:
+def _noise(model: LoadedModel, passes: ForwardPasses, rows: Sequence[int]) -> float:
     """The largest change of a logit where noise of one last place is added to the residual stream at every layer.
 
     One last place of the token's root mean square, which is what a sum of so large numbers is rounded to. How far a
@@ -151,8 +163,8 @@ def _noise(model: LoadedModel, runs: Runs, rows: Sequence[int]) -> float:
     with model.evaluating(), ExitStack() as hooks:
         for layer in range(model.n_layers + 1):
             hooks.enter_context(_hook(model, "residual_stream", layer, noisy))
-        logits = model.hf(input_ids=runs.token_ids[rows], use_cache=False, logits_to_keep=1).logits[:, -1].float()
-    return (logits - runs.logits[rows]).abs().max().item()
+        logits = model.hf(input_ids=passes.token_ids[rows], use_cache=False, logits_to_keep=1).logits[:, -1].float()
+    return (logits - passes.logits[rows]).abs().max().item()
 
 
 def envoy(model: LoadedModel, component: str, layer: int) -> Any:

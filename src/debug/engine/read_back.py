@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from debug.engine.interventions import Cut, Site
 from debug.engine.packing import Packed
 from debug.engine.plain_hooks import envoy
-from debug.engine.runs import Runs
+from debug.engine.unpatched import ForwardPasses
 from debug.engine.writing import Tail
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
@@ -35,24 +35,27 @@ class ReadBack:
 
     CELLS = 2  # of a batch
 
-    def __init__(self, model: LoadedModel, runs: Runs) -> None:
-        self.model, self.runs = model, runs
+    def __init__(self, model: LoadedModel, passes: ForwardPasses) -> None:
+        self.model, self.passes = model, passes
         self.worst: float | None = None
 
     @contextmanager
     def __call__(self, packed: Packed, tail: Tail | None) -> Iterator[None]:
         """The engine's ``listen``."""
         asked: list[tuple[tuple[str, int], int, Tokens]] = []
-        for number in sorted({0, len(packed.cells) // 2, len(packed.cells) - 1})[-self.CELLS :]:
-            cell, alone = packed.cells[number], tail if tail and packed.cells[number].layer == tail.layer else None
-            first = [site for site in cell.sites if site.layer == cell.layer]
+        for number in sorted({0, len(packed.interventions) // 2, len(packed.interventions) - 1})[-self.CELLS :]:
+            intervention, alone = (
+                packed.interventions[number],
+                tail if tail and packed.interventions[number].layer == tail.layer else None,
+            )
+            first = [site for site in intervention.sites if site.layer == intervention.layer]
             if any(isinstance(site, Cut) for site in first):
                 continue
             names = {site.component for site in first if isinstance(site, Site)}
             component = next(name for name in COMPONENTS if name in names)
-            asked.append(((component, cell.layer), number, _at(packed, alone, number)))
-            if alone is not None and len(first) == len(cell.sites):
-                asked.append((("residual_stream", cell.layer + 1), number, _beside(packed, alone, number)))
+            asked.append(((component, intervention.layer), number, _at(packed, alone, number)))
+            if alone is not None and len(first) == len(intervention.sites):
+                asked.append((("residual_stream", intervention.layer + 1), number, _beside(packed, alone, number)))
         heard: dict[tuple[str, int], Tensor] = {}
         with ExitStack() as hooks:
             for place in {place for place, _, _ in asked}:
@@ -80,20 +83,20 @@ class ReadBack:
     def _compare(self, packed: Packed, number: int, place: tuple[str, int], which: Tokens, value: Tensor) -> None:
         """What was heard at these tokens of a cell against what its place should have, there and nowhere else."""
         (component, layer), (shape, tokens, positions) = place, which
-        model, cell = self.model, packed.cells[number]
+        model, intervention = self.model, packed.interventions[number]
         if shape == packed.shape and layer == model.n_layers - 1 and component != "residual_stream":
             last = positions == packed.length - 1  # the last layer runs these parts for the tokens that predict only
             tokens, positions = tokens[:, last], positions[last]
-        stored = self.runs.activations[component][layer]
-        expected = stored[cell.run, positions].clone()
+        stored = self.passes.activations[component][layer]
+        expected = stored[intervention.base, positions].clone()
         place_of = {position: i for i, position in enumerate(positions.tolist())}
-        for site in cell.sites:
+        for site in intervention.sites:
             if not isinstance(site, Site) or (site.component, site.layer) != place:
                 continue
             for position in site.positions:
                 if position not in place_of:
                     continue
-                given = stored[cell.source, position]
+                given = stored[intervention.source, position]
                 width = given.shape[-1] // model.n_heads
                 for start, end in (
                     [(0, len(given))] if site.heads is None else [(h * width, (h + 1) * width) for h in site.heads]

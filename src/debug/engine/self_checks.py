@@ -25,10 +25,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from debug.engine.forward import patched_logits
-from debug.engine.interventions import Cell, Cut, Site
+from debug.engine.interventions import Cut, Intervention, Site
 from debug.engine.plain_hooks import rounding
 from debug.engine.read_back import READ_BACK, ReadBack
-from debug.engine.runs import Runs, SelfCheckError, unembedded
+from debug.engine.unpatched import ForwardPasses, SelfCheckError, unembedded
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 
@@ -118,12 +118,16 @@ class Check:
     """A cell whose logits must be those of a run, of another cell, or these; and its field of SelfChecks."""
 
     field: str
-    cell: Cell
-    expected: int | Cell | Float[Tensor, "vocabulary"]
+    intervention: Intervention
+    expected: int | Intervention | Float[Tensor, "vocabulary"]
 
 
 def checks_of(
-    model: LoadedModel, runs: Runs, component: str, pairs: Sequence[tuple[int, int]], changed: Sequence[tuple[int, ...]]
+    model: LoadedModel,
+    passes: ForwardPasses,
+    component: str,
+    pairs: Sequence[tuple[int, int]],
+    changed: Sequence[tuple[int, ...]],
 ) -> list[Check]:
     """The cells that check the engine on these runs: at every CHECK_STRIDE-th layer, the first and the last.
 
@@ -138,42 +142,44 @@ def checks_of(
         pairs: rows of a program's run and of its counterfactual's.
         changed: for each pair the positions of the tokens that differ.
     """
-    layers, last = range(model.n_layers), runs.length - 1
+    layers, last = range(model.n_layers), passes.length - 1
     checks = []
     for number, ((clean, counterfactual), differing) in enumerate(zip(pairs, changed, strict=True)):
         first = differing[0]
         if component == "attention_knockout":
             later = [p for p in range(first + 1, last + 1) if p not in differing]  # one between them sees them too
             edges = tuple((query, key) for query, key in product(later, differing) if key < query)
-            blind = [Cell(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)]
+            blind = [Intervention(run, tuple(Cut(layer, edges) for layer in layers)) for run in (clean, counterfactual)]
             no_edge = tuple(Cut(layer, ((last, last),), heads=()) for layer in layers)
             checks += [
-                Check("identity_max_abs", Cell(clean, no_edge), clean),
+                Check("identity_max_abs", Intervention(clean, no_edge), clean),
                 Check("full_patch_max_abs", blind[0], blind[1]),
-                Check("full_patch_without", Cell(clean, no_edge), counterfactual),
+                Check("full_patch_without", Intervention(clean, no_edge), counterfactual),
             ]
             continue
         rows = range(model.n_layers + (component == "residual_stream"))
         some = sorted({*rows[number % CHECK_STRIDE :: CHECK_STRIDE], rows[0], rows[-1]})
         chosen = some if number == 0 else [number % len(rows)]
         for layer in some:
-            position = first + (number + 7 * layer) % (runs.length - first)
+            position = first + (number + 7 * layer) % (passes.length - first)
             heads = (layer % model.n_heads,) if COMPONENTS[component].per_head else None
-            own = Cell(clean, (Site(component, layer, (position,), heads),), source=clean)
+            own = Intervention(clean, (Site(component, layer, (position,), heads),), source=clean)
             checks.append(Check("identity_max_abs", own, clean))
         if component == "residual_stream":
-            everything = tuple(range(first, runs.length))
-            full = [Cell(clean, (Site(component, layer, everything),), counterfactual) for layer in chosen]
-            full.append(Cell(clean, (Site(component, 0, tuple(differing)),), counterfactual))  # the input is all it is
+            everything = tuple(range(first, passes.length))
+            full = [Intervention(clean, (Site(component, layer, everything),), counterfactual) for layer in chosen]
+            full.append(
+                Intervention(clean, (Site(component, 0, tuple(differing)),), counterfactual)
+            )  # the input is all it is
             expected: Sequence[int | Tensor] = [counterfactual] * len(full)
         else:
-            stream = torch.stack([at[[clean, counterfactual], last] for at in runs.activations["residual_stream"]])
+            stream = torch.stack([at[[clean, counterfactual], last] for at in passes.activations["residual_stream"]])
             dtype, stream = stream.dtype, stream.float()
             full, gains = [], []
             for layer in chosen:
                 parts = product(range(layer, model.n_layers), COMPONENTS[component].full_patch)
                 sites = tuple(Site(part, at, (last,)) for at, part in parts)
-                full.append(Cell(clean, sites, counterfactual))
+                full.append(Intervention(clean, sites, counterfactual))
                 gains.append((stream[layer, 0] + (stream[-1, 1] - stream[layer, 1])).to(dtype))
             expected = list(unembedded(model, torch.stack(gains)))
         checks += [Check("full_patch_max_abs", *both) for both in zip(full, expected, strict=True)]
@@ -183,9 +189,9 @@ def checks_of(
 
 def measured(
     model: LoadedModel,
-    runs: Runs,
+    passes: ForwardPasses,
     checks: Sequence[Check],
-    logits: dict[Cell, Float[Tensor, "vocabulary"]],
+    logits: dict[Intervention, Float[Tensor, "vocabulary"]],
     asked: Asked,
 ) -> SelfChecks:
     """What the checks say, given the logits of their cells and what was asked of the map's."""
@@ -193,8 +199,8 @@ def measured(
     for check in checks:
         expected = check.expected
         if not isinstance(expected, Tensor):
-            expected = runs.logits[expected] if isinstance(expected, int) else logits[expected]
-        distance = (logits[check.cell] - expected).abs().max().item()
+            expected = passes.logits[expected] if isinstance(expected, int) else logits[expected]
+        distance = (logits[check.intervention] - expected).abs().max().item()
         worst[check.field] = float(np.maximum(worst[check.field], distance))
     return SelfChecks(
         **worst,
@@ -205,13 +211,22 @@ def measured(
     )
 
 
-def self_checks(model: LoadedModel, runs: Runs, checks: Sequence[Check]) -> SelfChecks:
+def self_checks(model: LoadedModel, passes: ForwardPasses, checks: Sequence[Check]) -> SelfChecks:
     """Run the cells of the checks and measure them."""
-    cells = list(dict.fromkeys(cell for c in checks for cell in (c.cell, c.expected) if isinstance(cell, Cell)))
-    logits, read_back = {}, ReadBack(model, runs)
-    for indices, batch in patched_logits(model, runs, cells, listen=read_back):
-        logits |= {cells[index]: row for index, row in zip(indices, batch, strict=True)}
-    return measured(model, runs, checks, logits, Asked(rounding(model, runs, [checks[0].cell.run])[0], None, read_back))
+    interventions = list(
+        dict.fromkeys(
+            intervention
+            for c in checks
+            for intervention in (c.intervention, c.expected)
+            if isinstance(intervention, Intervention)
+        )
+    )
+    logits, read_back = {}, ReadBack(model, passes)
+    for indices, batch in patched_logits(model, passes, interventions, listen=read_back):
+        logits |= {interventions[index]: row for index, row in zip(indices, batch, strict=True)}
+    return measured(
+        model, passes, checks, logits, Asked(rounding(model, passes, [checks[0].intervention.base])[0], None, read_back)
+    )
 
 
 @dataclass(frozen=True)

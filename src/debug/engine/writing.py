@@ -10,7 +10,8 @@ from torch import Tensor
 
 from debug.engine.interventions import Cut, Site
 from debug.engine.packing import Packed
-from debug.engine.runs import Runs
+from debug.engine.unpatched import ForwardPasses
+from debug.errors import InputError
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 
@@ -25,10 +26,12 @@ class Hit(NamedTuple):
     heads: tuple[int, ...] | None
 
 
-def overwrite(model: LoadedModel, runs: Runs, component: str, layer: int, value: Tensor, hits: list[Hit]) -> None:
+def overwrite(
+    model: LoadedModel, passes: ForwardPasses, component: str, layer: int, value: Tensor, hits: list[Hit]
+) -> None:
     """Write the sources' activations into ``value`` [row, token, width], in place."""
     row, token, source, position, heads = (list(column) for column in zip(*hits, strict=True))
-    stored = runs.activations[component][layer]
+    stored = passes.activations[component][layer]
     if not COMPONENTS[component].per_head:
         value[row, token] = stored[source, position].to(value.dtype)
         return
@@ -46,7 +49,7 @@ class Tail:
     def __init__(self, layer: int) -> None:
         self.layer = layer
         self._index: dict[tuple[int, int], int] = {}  # (row, token) of the batch -> which of the tail's tokens
-        self.runs: list[int] = []
+        self.bases: list[int] = []
         self.positions: list[int] = []
         self.hits: dict[str, list[Hit]] = {name: [] for name in COMPONENTS}
 
@@ -56,23 +59,23 @@ class Tail:
     @classmethod
     def of(cls, packed: Packed, layer: int) -> Tail:
         tail = cls(layer)
-        for index, cell in enumerate(packed.cells):
-            for site in cell.sites:
+        for index, intervention in enumerate(packed.interventions):
+            for site in intervention.sites:
                 if isinstance(site, Site) and site.layer == layer:
                     tail.add(packed, index, site)
         return tail
 
     def add(self, packed: Packed, index: int, site: Site) -> None:
-        cell = packed.cells[index]
-        if cell.source is None:
-            raise ValueError(f"{site} is patched, but its cell has no source")
+        intervention = packed.interventions[index]
+        if intervention.source is None:
+            raise InputError(f"{site} is patched, but its cell has no source")
         for position in site.positions:
             at = packed.token(index, position)
             if at not in self._index:
                 self._index[at] = len(self._index)
-                self.runs.append(cell.run)
+                self.bases.append(intervention.base)
                 self.positions.append(position)
-            self.hits[site.component].append(Hit(0, self._index[at], cell.source, position, site.heads))
+            self.hits[site.component].append(Hit(0, self._index[at], intervention.source, position, site.heads))
 
     @property
     def rows(self) -> list[int]:
@@ -82,19 +85,19 @@ class Tail:
     def tokens(self) -> list[int]:
         return [token for _, token in self._index]
 
-    def hidden(self, runs: Runs, layer: int) -> Float[Tensor, "1 token width"]:
-        return runs.activations["residual_stream"][layer][self.runs, self.positions][None]
+    def hidden(self, passes: ForwardPasses, layer: int) -> Float[Tensor, "1 token width"]:
+        return passes.activations["residual_stream"][layer][self.bases, self.positions][None]
 
-    def attention(self, model: LoadedModel, runs: Runs, layer: int) -> Float[Tensor, "1 token width"]:
+    def attention(self, model: LoadedModel, passes: ForwardPasses, layer: int) -> Float[Tensor, "1 token width"]:
         """The attention block's output, which is known without running it: heads only need to be projected."""
-        output = runs.activations["attention"][layer][self.runs, self.positions][None]
+        output = passes.activations["attention"][layer][self.bases, self.positions][None]
         if hits := self.hits["attention_heads"]:
-            heads = runs.activations["attention_heads"][layer][self.runs, self.positions][None]
+            heads = passes.activations["attention_heads"][layer][self.bases, self.positions][None]
             before = model.project_heads(layer, heads)
-            overwrite(model, runs, "attention_heads", layer, heads, hits)
+            overwrite(model, passes, "attention_heads", layer, heads, hits)
             output = output + (model.project_heads(layer, heads) - before)
         if hits := self.hits["attention"]:
-            overwrite(model, runs, "attention", layer, output, hits)
+            overwrite(model, passes, "attention", layer, output, hits)
         return output
 
 
@@ -107,15 +110,16 @@ def without_edges(
     for index, cut in cuts:
         if not cut.edges:
             continue
-        cell = packed.cells[index]
+        intervention = packed.interventions[index]
         row, offset = packed.offsets[index]
-        query = torch.tensor([offset + q - cell.start for q, _ in cut.edges], device=mask.device)
+        query = torch.tensor([offset + q - intervention.start for q, _ in cut.edges], device=mask.device)
         key = torch.tensor(
-            [prefix + offset + k - cell.start if k >= cell.start else k for _, k in cut.edges], device=mask.device
+            [prefix + offset + k - intervention.start if k >= intervention.start else k for _, k in cut.edges],
+            device=mask.device,
         )
         chosen = range(model.n_heads) if cut.heads is None else cut.heads
         heads = torch.tensor(chosen, dtype=torch.long, device=mask.device)
         mask[row, heads[:, None], query, key] = lowest
         if (mask[row, heads[:, None], query] == lowest).all(-1).any():
-            raise ValueError(f"cutting these edges of layer {cut.layer} leaves a query without any key: {cut}")
+            raise InputError(f"cutting these edges of layer {cut.layer} leaves a query without any key: {cut}")
     return mask

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from debug.errors import InputError
 from debug.generators.base import check_lengths
 
 
@@ -127,13 +128,13 @@ def make_counterfactual_pair(
         "counterfactual_values"}``; values are those of ``x`` after each line that adds, the same below ``diverge_at``.
 
     Raises:
-        ValueError: there is no such line.
+        InputError: there is no such line.
     """
     check_lengths(seq_len)
     if diverge_at is None:
         diverge_at = int(rng.randint(seq_len))
     elif isinstance(diverge_at, bool) or not 0 <= diverge_at < seq_len:
-        raise ValueError(f"diverge_at is {diverge_at!r}; {seq_len} lines that add have indices 0 to {seq_len - 1}")
+        raise InputError(f"diverge_at is {diverge_at!r}; {seq_len} lines that add have indices 0 to {seq_len - 1}")
     steps = [int(step) for step in rng.randint(1, 10, size=seq_len)]
     other = int(rng.choice([step for step in range(1, 10) if step != steps[diverge_at]]))
     programs, values = [], []

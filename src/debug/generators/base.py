@@ -8,17 +8,19 @@ from typing import Any
 
 import numpy as np
 
+from debug.errors import InputError
+
 Generator = Callable[..., tuple]
 
 MAX_SEEDS = 100_000
 """Seeds that a search for exact hops tries before it gives up."""
 
 
-class HopsNotAvailable(ValueError):
+class HopsNotAvailable(InputError):
     """This seed's program has no query of the hops asked for; the next seed may have."""
 
 
-class GeneratorError(ValueError):
+class GeneratorError(InputError):
     """A generator raised, or returned something that is no program with its answer."""
 
 
@@ -40,8 +42,8 @@ class GeneratedProgram:
 def check_lengths(seq_len: int, num_hops: int | None = None) -> None:
     """Refuse a length or a number of hops that no program can have."""
     if isinstance(seq_len, bool) or not isinstance(seq_len, int | np.integer) or seq_len < 1:
-        raise ValueError(f"seq_len is {seq_len!r}; expected a number of lines, 1 or more")
+        raise InputError(f"seq_len is {seq_len!r}; expected a number of lines, 1 or more")
     if num_hops is not None and (
         isinstance(num_hops, bool) or not isinstance(num_hops, int | np.integer) or not 1 <= num_hops <= seq_len
     ):
-        raise ValueError(f"num_hops is {num_hops!r}; a program of {seq_len} lines has 1 to {seq_len} hops")
+        raise InputError(f"num_hops is {num_hops!r}; a program of {seq_len} lines has 1 to {seq_len} hops")

@@ -29,7 +29,7 @@ def make_variable_binding_program(
         The text (it ends in ``": "``), the answer, and ``{"hops", "chain"}``.
 
     Raises:
-        ValueError: seq_len or num_hops cannot be.
+        InputError: seq_len or num_hops cannot be.
         HopsNotAvailable: this draw does not have ``num_hops``.
     """
     check_lengths(seq_len, num_hops)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from debug import checks
+from debug.errors import InputError
 from debug.generators.arithmetic import (
     make_arithmetic_sequence,
     make_boolean_program,
@@ -42,13 +43,13 @@ def get_generator(generator: str | Generator) -> tuple[str, Generator]:
     """Name and function of a generator given as either.
 
     Raises:
-        ValueError: no generator of that name; the message lists those there are.
+        InputError: no generator of that name; the message lists those there are.
     """
     if callable(generator):
         names = {function: name for name, function in GENERATORS.items()}
         return names.get(generator, getattr(generator, "__name__", type(generator).__name__)), generator
     if generator not in GENERATORS:
-        raise ValueError(f"unknown generator {generator!r}; there are: {', '.join(GENERATORS)}")
+        raise InputError(f"unknown generator {generator!r}; there are: {', '.join(GENERATORS)}")
     return generator, GENERATORS[generator]
 
 
@@ -75,7 +76,7 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
         checks.text(program)
         checks.answer(answer)
         if not program.strip():
-            raise ValueError("the program is empty")
+            raise InputError("the program is empty")
         for name, kind, check in (("hops", int, checks.integer), ("chain", list, checks.names)):
             if metadata.get(name) is not None:
                 metadata[name] = kind(metadata[name])

@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from debug.errors import DebugError
 from debug.legacy.interventions import read_maps
 from debug.legacy.samples import read_samples
 from debug.legacy.source import ACCURACY_FILE, CAUSAL_FILES, LegacyError, Problem, Source
-from debug.tracking import Store, TrackingError
+from debug.tracking import Store
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def _import_file(store: Store, root: Path, path: Path) -> Imported:
             return Imported(name, [], [], known=True)
         read = read_samples if path.name == ACCURACY_FILE else read_maps
         cells = read(source)
-    except (LegacyError, OSError, ValueError) as error:
+    except (DebugError, OSError) as error:
         return Imported(name, [], [*source.problems, Problem(name, None, str(error))])
     title = " · ".join(["imported", source.experiment, *([source.timestamp] if source.timestamp else [])])
     tags = {
@@ -77,9 +78,6 @@ def _import_file(store: Store, root: Path, path: Path) -> Imported:
                     shutil.copyfile(path, run.folder / "legacy" / path.name)
                     run_ids.append(run.run_id)
             study.log_json("summary.json", {"problems": [str(problem) for problem in source.problems[:1000]]})
-    except (
-        ValueError,
-        TrackingError,
-    ) as error:  # something that a store cannot hold; the run is FAILED and says so, too
+    except DebugError as error:  # something that a store cannot hold; the run is FAILED and says so, too
         source.problems.append(Problem(name, None, str(error)))
     return Imported(name, run_ids, source.problems)

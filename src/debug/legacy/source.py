@@ -11,6 +11,7 @@ from typing import Any
 
 from debug import checks
 from debug.checks import Check
+from debug.errors import InputError
 from debug.provenance import text_digest
 from debug.tracking import RunWriter
 
@@ -20,7 +21,7 @@ LARGEST_FILE = 2**28  # bytes
 MOST_CELLS = 2_000_000  # of a map: more than any model has, and few enough to hold
 
 
-class LegacyError(ValueError):
+class LegacyError(InputError):
     """A file that is none of the older format."""
 
 
@@ -84,7 +85,7 @@ class Source:
         try:
             record = checks.read_json(path, constants=True)
             if not isinstance(record, dict):
-                raise ValueError(f"is {record!r:.80}; expected a record")
+                raise InputError(f"is {record!r:.80}; expected a record")
         except (OSError, ValueError) as error:
             self.problems.append(Problem(label, None, str(error)))
             return {}
@@ -103,7 +104,7 @@ class Source:
         for index, row in enumerate(self.rows()):
             try:
                 if not isinstance(row, dict):
-                    raise ValueError(f"is {row!r:.80}; expected a record")
+                    raise InputError(f"is {row!r:.80}; expected a record")
                 record = {name: row.get(name) for name in fields}
                 for name, check in fields.items():
                     if record[name] is None and name not in required:
@@ -112,7 +113,7 @@ class Source:
                         check(record[name])
                     except ValueError as error:
                         given = f"is {record[name]!r:.80}" if name in row else "is missing"
-                        raise ValueError(f"field {name!r} {given}; {error}") from error
+                        raise InputError(f"field {name!r} {given}; {error}") from error
             except ValueError as error:
                 self.problems.append(Problem(self.name, index, str(error)))
             else:
@@ -133,18 +134,18 @@ class LegacyCell:
 
 def index_of(value: Any) -> None:
     if type(value) is not int or not 0 <= value < 2**20:
-        raise ValueError("expected an index, 0 or more")
+        raise InputError("expected an index, 0 or more")
 
 
 def token_of(value: Any) -> None:
     if type(value) is not int or not 0 <= value < 2**31:
-        raise ValueError("expected the id of a token")
+        raise InputError("expected the id of a token")
 
 
 def share_of(value: Any) -> None:
     checks.number(value)
     if not 0 <= value <= 1:
-        raise ValueError("expected a share between 0 and 1")
+        raise InputError("expected a share between 0 and 1")
 
 
 TIMESTAMP = re.compile(r"(?:(?P<name>.+)_)?(?P<timestamp>\d{8}_\d{6})")

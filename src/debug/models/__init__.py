@@ -2,7 +2,7 @@
 
     model = load("tiny")                      # bundled; also "smollm2", a folder, or a hub id
     unload("tiny")
-    engine = load_engine("smollm2")           # the same weights in vLLM: for accuracy only, nothing inside can be read
+    engine = load_vllm("smollm2")           # the same weights in vLLM: for accuracy only, nothing inside can be read
 
 Both answer prompts alike (:class:`AnswersPrompts`): the same token ids go in, greedy text or the scores of possible
 answers come out, and a prompt that cannot be run comes back with its reason.
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
         WeightsMismatch,
     )
     from debug.models.files import BUNDLED, CHECKPOINTS, locate, name_of, names_of
-    from debug.models.loading import load, load_engine, loaded, unload, unload_all
+    from debug.models.loading import load, load_vllm, loaded, unload, unload_all
     from debug.models.numbers import DTYPES, SELF_CHECK_TOLERANCE, SMALLEST_EFFECT, out_of_memory
     from debug.models.prompting import AnswersPrompts
     from debug.models.replies import Completion
     from debug.models.transformers_model import LoadedModel, wrap
-    from debug.models.vllm_model import Engine
+    from debug.models.vllm_model import VllmModel
     from debug.models.weights import from_files
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -6,6 +6,7 @@ import importlib.util
 
 import torch
 
+from debug.errors import InputError
 from debug.models.errors import BackendMissing
 from debug.models.numbers import DTYPES
 
@@ -16,17 +17,17 @@ def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
+        raise InputError(
             f"device is {device!r}, but torch {torch.__version__} sees no GPU here; leave it out, or say 'cpu'"
         )
     if dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
+        raise InputError(f"dtype is {dtype!r}; expected one of {', '.join(DTYPES)}")
     return dtype, device
 
 
 def check_quantization(quantization: str, device: str) -> None:
     if quantization not in QUANTIZATIONS:
-        raise ValueError(f"quantization is {quantization!r}; expected one of {', '.join(QUANTIZATIONS)}")
+        raise InputError(f"quantization is {quantization!r}; expected one of {', '.join(QUANTIZATIONS)}")
     if not device.startswith("cuda"):
         raise BackendMissing(
             f"quantization is {quantization!r}, which bitsandbytes computes on a GPU, and the device is {device!r}; "
@@ -44,7 +45,7 @@ def choose_backend(
     """Which backend runs, transformers or vllm, and why.
 
     Raises:
-        ValueError: no such backend, or it does not do what is asked for.
+        InputError: no such backend, or it does not do what is asked for.
         BackendMissing: vLLM was asked for and is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
@@ -57,13 +58,13 @@ def choose_backend(
                 "'vllm' on one with a GPU; or backend 'transformers'"
             )
         if quantization:
-            raise ValueError(
+            raise InputError(
                 f"quantization is {quantization!r}, which the transformers backend does; for vLLM name its own in "
                 "engine_args, such as quantization=bitsandbytes"
             )
         return backend, "asked for"
     if backend != "auto":
-        raise ValueError(f"backend is {backend!r}; expected auto, transformers or vllm")
+        raise InputError(f"backend is {backend!r}; expected auto, transformers or vllm")
     if quantization:
         return "transformers", f"{quantization} weights are loaded through transformers"
     if not installed:

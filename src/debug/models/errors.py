@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from debug.errors import InputError
 
-class ModelNotFound(ValueError):
+
+class ModelNotFound(InputError):
     """No weights under this id; the message says where was looked and how to get them."""
 
 
@@ -11,17 +13,17 @@ class WeightsMismatch(ModelNotFound):
     """Files that are not the weights of their architecture: what they lack would be random."""
 
 
-class VocabularyError(ValueError):
+class VocabularyError(InputError):
     """A prompt with characters for which the model has no token."""
 
 
-class PromptTooLong(ValueError):
+class PromptTooLong(InputError):
     """A prompt that, with what is to follow it, is longer than what the model reads at once."""
 
 
-class BackendMissing(ValueError):
+class BackendMissing(InputError):
     """vLLM or bitsandbytes, or the GPU that it needs, is not here; the message says how to go on."""
 
 
-class UnsupportedArchitecture(ValueError):
+class UnsupportedArchitecture(InputError):
     """The model's modules are not where any known architecture has them."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
+from debug.errors import InputError
 from debug.models.errors import ModelNotFound
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -75,7 +76,7 @@ def names_of(model_ids: Iterable[str]) -> dict[str, str]:
     lie in as tell them apart: ``a/final``, ``b/final``.
 
     Raises:
-        ValueError: two of the ids are one folder.
+        InputError: two of the ids are one folder.
     """
     model_ids = list(dict.fromkeys(model_ids))
     names = {model_id: name_of(model_id) for model_id in model_ids}
@@ -87,7 +88,7 @@ def names_of(model_ids: Iterable[str]) -> dict[str, str]:
         names |= {each: Path(*of[-depth:]).as_posix() for each, of in parts.items() if times[names[each]] > 1}
     for name, times in Counter(names.values()).items():
         if times > 1:
-            raise ValueError(f"{', '.join(i for i in model_ids if names[i] == name)} are one model; name it once")
+            raise InputError(f"{', '.join(i for i in model_ids if names[i] == name)} are one model; name it once")
     return names
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from debug.errors import DebugError, InputError
 from debug.programs import Program
 
 if TYPE_CHECKING:  # the rules alone cost no torch
@@ -89,7 +90,7 @@ class Heuristic:
         for index, program in enumerate(programs):
             try:
                 answer = rule(program, np.random.RandomState(zlib.crc32(program.encode())))
-            except ValueError as error:
+            except DebugError as error:
                 yield index, Completion(error=f"{self.id}: {error}")
                 continue
             yield index, Completion(answer or "")
@@ -107,10 +108,10 @@ def find(model_id: str) -> Heuristic | None:
     """The baseline of this id; None where the id is a model's.
 
     Raises:
-        ValueError: no such baseline.
+        InputError: no such baseline.
     """
     if not model_id.startswith(PREFIX):
         return None
     if model_id.removeprefix(PREFIX) not in HEURISTICS:
-        raise ValueError(f"unknown {model_id!r}; there are: {', '.join(PREFIX + name for name in HEURISTICS)}")
+        raise InputError(f"unknown {model_id!r}; there are: {', '.join(PREFIX + name for name in HEURISTICS)}")
     return Heuristic(model_id)

@@ -21,11 +21,14 @@ from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
 from debug.models.transformers_model import LoadedModel, wrap
-from debug.models.vllm_model import Engine, start_vllm
+from debug.models.vllm_model import VllmModel, start_vllm
 from debug.models.weights import check_reachable, from_files
 from debug.provenance import files_digest
 
 logger = logging.getLogger(__name__)
+
+
+Loaded = LoadedModel | VllmModel
 
 
 @dataclass
@@ -33,7 +36,7 @@ class _InMemory:
     """A model, the id by which it was asked for first, and the files that it was read from: how they lay on the disk
     when they were last looked at, and what they held when they were read."""
 
-    model: LoadedModel | Engine
+    model: Loaded
     model_id: str
     stamp: Stamp
     contents: str
@@ -77,14 +80,14 @@ def load(
     )  # type: ignore[return-value]
 
 
-def load_engine(
+def load_vllm(
     model_id: str,
     *,
     dtype: str | None = None,
     device: str | None = None,
     engine_args: Mapping[str, Any] | None = None,
     trust_remote_code: bool = False,
-) -> Engine:
+) -> VllmModel:
     """The model of this id in vLLM, from the cache where it is there already. Starting one takes about a minute.
 
     Args:
@@ -105,7 +108,7 @@ def load_engine(
     )  # type: ignore[return-value]
 
 
-def _cached(model_id: str, how: tuple[str, ...], read: Callable[[], LoadedModel | Engine]) -> LoadedModel | Engine:
+def _cached(model_id: str, how: tuple[str, ...], read: Callable[[], Loaded]) -> Loaded:
     """A model by where its files lie and what they hold: read anew where they are others than those in memory."""
     with _loading:
         path, _ = locate(model_id)
@@ -123,7 +126,7 @@ def _cached(model_id: str, how: tuple[str, ...], read: Callable[[], LoadedModel 
         return _cache[key].model
 
 
-def _read(model_id: str, path: str, read: Callable[[], LoadedModel | Engine]) -> _InMemory:
+def _read(model_id: str, path: str, read: Callable[[], Loaded]) -> _InMemory:
     """A model with the digests of the very files that it was read from: nothing was written to them in between.
 
     Raises:
@@ -162,7 +165,7 @@ def unload(model_id: str) -> None:
 def _free(keys: Sequence[tuple[str, ...]]) -> None:
     for key in keys:
         model = _cache.pop(key).model
-        if isinstance(model, Engine):
+        if isinstance(model, VllmModel):
             model.llm.llm_engine.engine_core.shutdown()
         del model
     gc.collect()

@@ -12,8 +12,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor
 
+from debug.errors import DebugError, InputError
 from debug.models.errors import PromptTooLong, VocabularyError
 from debug.models.replies import Completion, Scores
 from debug.prompts import answers as places
@@ -49,15 +51,15 @@ class AnswersPrompts:
         batch size.
 
         Raises:
-            ValueError: the batch size is not positive.
+            InputError: the batch size is not positive.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+            raise InputError(f"batch_size is {batch_size}; expected 1 or more")
         encoded = []
         for index, prompt in enumerate(prompts):
             try:
                 encoded.append((index, self.encode(prompt, chat=chat, room=max_new_tokens)))
-            except ValueError as error:
+            except DebugError as error:
                 yield index, Completion(error=str(error))
         ends = self.end_tokens
         for index, tokens in self._generate(encoded, max_new_tokens, batch_size) if encoded else ():
@@ -80,12 +82,12 @@ class AnswersPrompts:
         that error.
         """
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+            raise InputError(f"batch_size is {batch_size}; expected 1 or more")
         possible: dict[int, tuple[list[int], list[places.Form]]] = {}
         for index, prompt in enumerate(prompts):
             try:
                 possible[index] = self.answer_forms(prompt, answers)
-            except ValueError as error:
+            except DebugError as error:
                 yield index, Scores(error=str(error))
         # Of two forms: each by the first tokens that it can come with, behind the prompt as it is.
         several = [(index, ids) for index, (ids, forms) in possible.items() if len(forms) > 1]
@@ -195,13 +197,13 @@ class AnswersPrompts:
         Raises:
             VocabularyError: the model has no token for part of it.
             PromptTooLong: it does not fit.
-            ValueError: a chat template is asked for, and the model has none.
+            InputError: a chat template is asked for, and the model has none.
         """
         text = self.rendered(prompt, chat=chat)
         self.check_vocabulary(prompt)
         ids = tokenization.read(self.tokenizer, text, rendered=chat).token_ids
         if not ids:
-            raise ValueError("the prompt is empty")
+            raise InputError("the prompt is empty")
         self.check_window(len(ids), room=room)
         return ids
 
@@ -209,16 +211,19 @@ class AnswersPrompts:
         """The text that is given to the model: the prompt, or the user's turn of a conversation that it opens.
 
         Raises:
-            ValueError: a chat template is asked for, and the model has none.
+            InputError: a chat template is asked for, and the model has none.
         """
         if not chat:
             return prompt
         if not getattr(self.tokenizer, "chat_template", None):
-            raise ValueError(
+            raise InputError(
                 f"model {self.id!r} has no chat template; only instruction-tuned models do. Leave chat out"
             )
         turns = [{"role": "user", "content": prompt}]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        try:
+            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except TemplateError as error:
+            raise InputError(f"the chat template of model {self.id!r} refuses the prompt: {error}") from error
 
     def first_tokens(self, prompts: Sequence[list[int]], n: int) -> list[list[int]]:
         """The first ``n`` tokens that the model writes, greedily, behind prompts of token ids; fewer where its window
@@ -236,13 +241,13 @@ class AnswersPrompts:
         """Token ids of the prompt, and the ways in which the answers can follow it, each told apart by one token.
 
         Raises:
-            ValueError: as :meth:`encode`; or the answers cannot be told apart by one token.
+            InputError: as :meth:`encode`; or the answers cannot be told apart by one token.
         """
         ids = self.encode(prompt, room=1)
         found = places.forms(self.tokenizer, tokenization.read(self.tokenizer, prompt).text, ids, answers)
         apart = [form for form in found if len(set(form.tokens)) == len(answers)]
         if not apart:
-            raise ValueError(
+            raise InputError(
                 f"{len(answers)} answers cannot be told apart by one token behind {prompt[-40:]!r}, and so not "
                 "be scored by their logits; generate them"
             )

@@ -20,6 +20,7 @@ from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
+from debug.errors import InputError
 from debug.models.architectures import ARCHITECTURES, Architecture, follow
 from debug.models.cpu import batch_attention
 from debug.models.cpu.packed_linear import PackedLinear
@@ -319,7 +320,7 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
     Raises:
         UnsupportedArchitecture: its family is not listed, or its modules are not where the family keeps them. Where
             only what causal runs patch is missing (OPT with norms behind its layers), these raise it.
-        ValueError: its tokenizer has no character offsets.
+        InputError: its tokenizer has no character offsets.
     """
     model_type = hf.config.model_type
     architecture = ARCHITECTURES.get(model_type)
@@ -339,7 +340,7 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
             f"model {model_id!r} of type {model_type!r} was looked through for {architecture}: {error}"
         ) from error
     if not getattr(tokenizer, "is_fast", False):
-        raise ValueError(f"model {model_id!r} has no fast tokenizer: token roles are found through character offsets")
+        raise InputError(f"model {model_id!r} has no fast tokenizer: token roles are found through character offsets")
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Engine(AnswersPrompts):
+class VllmModel(AnswersPrompts):
     """A model in vLLM, with the tokenizer that the transformers backend has."""
 
     id: str
@@ -78,7 +78,7 @@ class Engine(AnswersPrompts):
             yield index, torch.tensor([output.logprobs[0][token].logprob for token in tokens[index]])
 
 
-def start_vllm(model_id: str, dtype: str, device: str, arguments: dict[str, Any], trust_remote_code: bool) -> Engine:
+def start_vllm(model_id: str, dtype: str, device: str, arguments: dict[str, Any], trust_remote_code: bool) -> VllmModel:
     choose_backend("vllm")
     path, files = locate(model_id)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -125,4 +125,4 @@ def start_vllm(model_id: str, dtype: str, device: str, arguments: dict[str, Any]
             f"{type(error).__name__}: {str(error).strip()[:500]}. Backend 'transformers' may"
         ) from error
     ends = tokenization.end_tokens(tokenizer, ends)
-    return Engine(name_of(model_id), path, dtype, device, llm, tokenizer, ends, arguments.get("quantization"))
+    return VllmModel(name_of(model_id), path, dtype, device, llm, tokenizer, ends, arguments.get("quantization"))

@@ -13,11 +13,12 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from debug import causal_visualization as charts
-from debug.causal_experiment_runner import CausalExperimentRunner, CellResult
+from debug.causal_experiment_runner import CausalExperimentRunner, CellResult, NoPairLeft
 from debug.causal_map import METRICS, MeanCausalMap
 from debug.causal_visualization import Metric
 from debug.core import ExperimentConfig
 from debug.counterfactual import make_pair
+from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
 from debug.paper.claims import ANSWERS, Claim, every, surely_above
 from debug.plan import Plan
@@ -111,7 +112,7 @@ class Page:
                     wanted=what.num_pairs,
                     params=params | {"num_seqs": what.num_pairs},
                 )
-            except ValueError as error:  # no pair of these was left to patch; the run says so too
+            except NoPairLeft as error:  # no pair of these was left to patch; the run says so too
                 self.write(f"{hops_text(depth)}: FAILED, {plain(str(error))}")
                 continue
             self.run.adopt(result.run_id)
@@ -136,7 +137,7 @@ class Page:
             pairs = (make_pair(program.program, program.seed) for program in made)
             found[hops] = list(islice((pair for pair in pairs if pair.variable_chain.root.line >= 2), wanted))
             if not found[hops]:
-                raise ValueError(
+                raise InputError(
                     f"no program of {what.seq_len} lines and {hops_text(hops)} has its root below line 2; ask for "
                     "longer ones"
                 )

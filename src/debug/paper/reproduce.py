@@ -26,7 +26,7 @@ def reproduce(
         The summary run; its ``artifact("report.md")`` is the page, its ``children`` are the studies.
 
     Raises:
-        ValueError, SelfCheckError, TrackingError: as the runners' ``run``.
+        InputError, SelfCheckError, TrackingError: as the runners' ``run``.
     """
     store = Store(tracking_uri)
     model = models.load(what.model, dtype=dtype, device=device)

@@ -26,13 +26,14 @@ from functools import cache
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
+from debug.errors import InputError
 from debug.prompts import tokenization
 from debug.prompts.templates import fill, get_prompt, without_final_space
 
 logger = logging.getLogger(__name__)
 
 
-class NoPlace(ValueError):
+class NoPlace(InputError):
     """Behind this prompt the answers have no tokens of their own; the message shows the tokens."""
 
 

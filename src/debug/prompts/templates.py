@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from itertools import islice
 
+from debug.errors import InputError
 from debug.generators import Generator, get_generator, search
 
 CODE = "{code}"
@@ -90,14 +91,14 @@ def few_shot(
     the tested program is never among the examples.
 
     Raises:
-        ValueError: n is below 1, the generator has fewer programs of this length, the template asks for reasoning, or
+        InputError: n is below 1, the generator has fewer programs of this length, the template asks for reasoning, or
             as :func:`get_prompt` and :func:`debug.generators.get_generator`.
     """
     if n < 1:
-        raise ValueError(f"n is {n}; expected 1 solved example or more")
+        raise InputError(f"n is {n}; expected 1 solved example or more")
     name, template = get_prompt(template)
     if template in REASONING:
-        raise ValueError(f"template {name} asks for reasoning, which solved examples (answers alone) do not show")
+        raise InputError(f"template {name} asks for reasoning, which solved examples (answers alone) do not show")
     generator_name, function = get_generator(generator)
     examples: dict[str, str] = {}
     for example in islice(search(function, seq_len, seed), 100 * n):
@@ -105,7 +106,7 @@ def few_shot(
         examples[example.program] = f"{question}{'' if question[-1].isspace() else ' '}{example.answer}"
         if len(examples) == n:
             return "\n\n".join([*examples.values(), template])
-    raise ValueError(f"{generator_name} gave {len(examples)} different programs of {seq_len} lines; {n} were asked for")
+    raise InputError(f"{generator_name} gave {len(examples)} different programs of {seq_len} lines; {n} were asked for")
 
 
 def fill(template: str, program: str) -> str:
@@ -119,10 +120,10 @@ def program_start(template: str) -> int:
     """The character of the prompt at which the program begins.
 
     Raises:
-        ValueError: the template has not exactly one place for it.
+        InputError: the template has not exactly one place for it.
     """
     if template.count(CODE) + template.count(UNSPACED_CODE) != 1:
-        raise ValueError(f"prompt template {template[:80]!r} must have exactly one {CODE}")
+        raise InputError(f"prompt template {template[:80]!r} must have exactly one {CODE}")
     return template.index(UNSPACED_CODE if UNSPACED_CODE in template else CODE)
 
 
@@ -145,7 +146,7 @@ def get_prompt(name_or_text: str) -> tuple[str, str]:
     """Name and text of a template given as either; a text of one's own is named by its digest.
 
     Raises:
-        ValueError: neither a known name nor a text with exactly one ``{code}``.
+        InputError: neither a known name nor a text with exactly one ``{code}``.
     """
     unspaced = {
         name + UNSPACED: text[: -len(CODE)] + UNSPACED_CODE for name, text in PROMPTS.items() if text.endswith(CODE)
@@ -158,7 +159,7 @@ def get_prompt(name_or_text: str) -> tuple[str, str]:
             return name, text
     places = name_or_text.count(CODE) + name_or_text.count(UNSPACED_CODE)
     if places != 1:
-        raise ValueError(
+        raise InputError(
             f"prompt template {name_or_text[:80]!r} contains {CODE} {places} times; expected it exactly once, where "
             f"the program goes, or the name of a template: {', '.join(PROMPTS)}"
         )

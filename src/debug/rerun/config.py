@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from debug import models
+from debug.errors import DebugError
 from debug.rerun.verdict import RerunError
 from debug.tracking import LoggedRun, TrackingError
 
@@ -26,7 +27,7 @@ def build(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mappi
         return kind(**{**logged, **changes})
     except TypeError as error:
         raise TrackingError(f"run {cell.run_id}, config.json: no {kind.__name__} can be made of it: {error}") from error
-    except ValueError as error:
+    except DebugError as error:
         raise RerunError(f"run {cell.run_id} cannot be repeated so: {error}") from error
 
 

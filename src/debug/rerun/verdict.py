@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from debug.causal_map import MeanOverPairs
+from debug.errors import InputError
 from debug.statistics import wilson
 from debug.tracking import LoggedRun, own_n
 
 IDENTICAL, WITHIN, DIFFERENT = "identical", "within tolerance", "different"
 
 
-class RerunError(ValueError):
+class RerunError(InputError):
     """A run that cannot be repeated, or a change that does not apply to it."""
 
 

@@ -11,13 +11,13 @@ answer not read, and the sample counts in no rate. Knows no causal run.
 from debug.runner.asking import Model, given
 from debug.runner.names import told_apart
 from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
-from debug.runner.results import MOST_PRINTED, Cell, ExperimentResult
+from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult
 from debug.runner.runner import KIND, ExperimentRunner, NothingScored, StudyDiffers
 
 __all__ = [
     "KIND",
     "MOST_PRINTED",
-    "Cell",
+    "CellKey",
     "Drawn",
     "ExperimentResult",
     "ExperimentRunner",

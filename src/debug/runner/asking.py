@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from debug.core import ExperimentConfig, cut_off, parse_answer
+from debug.errors import DebugError
 from debug.generators import GeneratedProgram
-from debug.models import Engine, LoadedModel
+from debug.models import LoadedModel, VllmModel
 from debug.models.heuristics import Heuristic
 from debug.prompts import fill, get_prompt, without_final_space
 from debug.prompts.answers import suited
 from debug.runner.programs import Drawn
 
-Model = LoadedModel | Engine | Heuristic
+Model = LoadedModel | VllmModel | Heuristic
 
 
 _NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output", "parsed", "correct", "chain"), None)
@@ -76,7 +77,7 @@ def _sent(model: Model, prompt: str, config: ExperimentConfig) -> str:
     """The text that the model was given."""
     try:
         return prompt if isinstance(model, Heuristic) else model.rendered(prompt, chat=config.chat)
-    except ValueError:  # no chat template: the sample's error says so
+    except DebugError:  # no chat template: the sample's error says so
         return prompt
 
 
@@ -96,7 +97,7 @@ def _written(
         else:
             try:
                 parsed = parse_answer(config.parser[1], completion.text)
-            except ValueError as failure:
+            except DebugError as failure:
                 error, unread = str(failure), True
         if not completion.text.strip():
             error = error or "the model wrote nothing"

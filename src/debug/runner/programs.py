@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from tqdm.auto import tqdm
 
 from debug.core import ExperimentConfig
+from debug.errors import InputError
 from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
 from debug.runner.results import hops_text
 
 
-class TooFewPrograms(ValueError):
+class TooFewPrograms(InputError):
     """The search for programs of the hops asked for ended before there were enough."""
 
 

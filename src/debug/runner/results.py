@@ -11,7 +11,7 @@ import polars as pl
 
 from debug.statistics import wilson
 
-Cell = tuple[str, int | None, int]
+CellKey = tuple[str, int | None, int]
 """Model id, hops (None: any) and seq_len."""
 
 MOST_PRINTED = 40
@@ -30,7 +30,7 @@ class ExperimentResult:
     samples: pl.DataFrame
     summary: dict[str, Any]
     run_id: str
-    cell_run_ids: dict[Cell, str]
+    cell_run_ids: dict[CellKey, str]
     tracking_uri: str
 
     def __str__(self) -> str:

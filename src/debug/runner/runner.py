@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 from debug import models, provenance, tracking
 from debug.causal_visualization import accuracy_chart
 from debug.core import ExperimentConfig
+from debug.errors import InputError
 from debug.generators import GeneratedProgram
 from debug.models import heuristics
 from debug.runner.asking import Model, records_of, suited_to
@@ -39,11 +40,11 @@ KIND = "accuracy"
 logger = logging.getLogger(__name__)
 
 
-class StudyDiffers(ValueError):
+class StudyDiffers(InputError):
     """A study whose finished cells were made by other code, libraries or weights than those that are here now."""
 
 
-class NothingScored(ValueError):
+class NothingScored(InputError):
     """Not one sample of a run could be asked and read."""
 
 
@@ -55,7 +56,7 @@ class ExperimentRunner:
         batch_size: prompts that are completed at once; vLLM takes all.
         dtype, device, quantization: as :func:`debug.models.load`.
         backend: "transformers", "vllm", or "auto": as :func:`debug.models.choose_backend` has it.
-        engine_args: as :func:`debug.models.load_engine`.
+        engine_args: as :func:`debug.models.load_vllm`.
     """
 
     def __init__(
@@ -69,12 +70,12 @@ class ExperimentRunner:
         engine_args: Mapping[str, Any] | None = None,
     ) -> None:
         if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}; expected 1 or more")
+            raise InputError(f"batch_size is {batch_size}; expected 1 or more")
         self.tracking_uri, self.batch_size, self.dtype, self.device = tracking_uri, batch_size, dtype, device
         self.quantization, self.engine_args = quantization, dict(engine_args or {})
         self.backend, self.backend_reason = models.choose_backend(backend, device, quantization)
         if self.engine_args and self.backend != "vllm":
-            raise ValueError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
+            raise InputError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
 
     @property
     def _how(self) -> dict[str, Any]:
@@ -103,7 +104,7 @@ class ExperimentRunner:
         if baseline is not None:
             return baseline
         if self.backend == "vllm":
-            return models.load_engine(model_id, dtype=self.dtype, device=self.device, engine_args=self.engine_args)
+            return models.load_vllm(model_id, dtype=self.dtype, device=self.device, engine_args=self.engine_args)
         return models.load(model_id, dtype=self.dtype, device=self.device, quantization=self.quantization)
 
     def run(
@@ -404,7 +405,7 @@ class ExperimentRunner:
         """The accuracy chart of an experiment's latest run, from the tracking store.
 
         Raises:
-            ValueError: no accuracy run of that name, or no cell of it was finished.
+            InputError: no accuracy run of that name, or no cell of it was finished.
         """
         cells = self._latest_cells(name)
         several = len({cell.params["generator"] for cell in cells}) > 1
@@ -419,7 +420,7 @@ class ExperimentRunner:
             if "accuracy" in cell.metrics
         ]
         if not rows:
-            raise ValueError(f"the latest accuracy run of experiment {name!r} has no finished cell to plot")
+            raise InputError(f"the latest accuracy run of experiment {name!r} has no finished cell to plot")
         return accuracy_chart(chart_frame(rows))
 
     def analyze_errors(self, name: str) -> pl.DataFrame:
@@ -431,7 +432,7 @@ class ExperimentRunner:
             samples of the cell that answer was wrong.
 
         Raises:
-            ValueError: no accuracy run of that name, or no sample in it.
+            InputError: no accuracy run of that name, or no sample in it.
         """
         cells = self._latest_cells(name)
         frames = [
@@ -451,7 +452,7 @@ class ExperimentRunner:
             if "samples.jsonl" in cell.artifacts()
         ]
         if not frames:
-            raise ValueError(f"the latest accuracy run of experiment {name!r} has no samples")
+            raise InputError(f"the latest accuracy run of experiment {name!r} has no samples")
         return pl.concat(frames, how="vertical_relaxed").select(
             *["run_id", "model", "hops", "seq_len", "seed", "program"],
             *["expected", "parsed", "raw_output", "outcome", "error", "times_given"],
@@ -461,7 +462,7 @@ class ExperimentRunner:
         store = tracking.Store(self.tracking_uri)
         found = store.find_runs(experiment=name, kind=KIND, role="study", limit=1)
         if found.is_empty():
-            raise ValueError(f"no accuracy run of experiment {name!r} in {provenance.without_passwords(store.uri)}")
+            raise InputError(f"no accuracy run of experiment {name!r} in {provenance.without_passwords(store.uri)}")
         return store.load_run(found["run_id"][0]).children
 
 

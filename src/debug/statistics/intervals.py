@@ -10,6 +10,8 @@ from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 from scipy import stats
 
+from debug.errors import InputError
+
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
 """What a p value must be below; the intervals are of the same level."""
@@ -63,10 +65,10 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """A rate with its Wilson score interval.
 
     Raises:
-        ValueError: n is below 1, or successes are not between 0 and n.
+        InputError: n is below 1, or successes are not between 0 and n.
     """
     if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"{successes} successes of {n}; a rate needs n of 1 or more, and successes from 0 to n")
+        raise InputError(f"{successes} successes of {n}; a rate needs n of 1 or more, and successes from 0 to n")
     ends = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     low, high = float(ends.low) if successes else 0.0, float(ends.high) if successes < n else 1.0
     return Interval(successes / n, low, high, n, is_rate=True)
@@ -86,10 +88,10 @@ def rate_until(successes: int, n: int, wanted: int, confidence: float = CONFIDEN
         n: trials up to and with the one that was the last success wanted; where that was not found, all.
 
     Raises:
-        ValueError: there was no trial, or the numbers contradict each other.
+        InputError: there was no trial, or the numbers contradict each other.
     """
     if not 0 <= successes <= min(n, wanted) or n < 1 or wanted < 1:
-        raise ValueError(f"{successes} successes in {n} trials with {wanted} wanted; expected one trial or more")
+        raise InputError(f"{successes} successes in {n} trials with {wanted} wanted; expected one trial or more")
     tail, found = (1 - confidence) / 2, successes == wanted
     estimate, failures = successes / n, n - successes
     if found and n > 1:
@@ -114,11 +116,11 @@ def bootstrap_mean(
             of one pair are not independent).
 
     Raises:
-        ValueError: as :func:`bootstrap_means`.
+        InputError: as :func:`bootstrap_means`.
     """
     sample: Float[np.ndarray, " n"] = np.asarray(values, dtype=float)
     if sample.ndim != 1 or not sample.size or not np.isfinite(sample).all():
-        raise ValueError(f"values have shape {sample.shape}; expected [n] with n of 1 or more, all of them finite")
+        raise InputError(f"values have shape {sample.shape}; expected [n] with n of 1 or more, all of them finite")
     [mean] = bootstrap_means(sample[:, None], confidence, is_rate=is_rate, weights=weights, bounds=bounds)
     return mean
 
@@ -155,18 +157,18 @@ def bootstrap_means(
         A single row gives no interval (both ends None).
 
     Raises:
-        ValueError: no values, one that is not finite or beyond the bounds, or weights that cannot be.
+        InputError: no values, one that is not finite or beyond the bounds, or weights that cannot be.
     """
     if values.ndim != 2 or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"values have shape {values.shape}; expected [n, column] with n of 1 or more, all finite")
+        raise InputError(f"values have shape {values.shape}; expected [n, column] with n of 1 or more, all finite")
     n = len(values)
     weight: Float[np.ndarray, " n"] = np.ones(n) if weights is None else np.asarray(weights, dtype=float)
     low, high = bounds or ((0.0, 1.0) if is_rate else (-np.inf, np.inf))
     bounded = np.isfinite(high - low)
     if weight.shape != (n,) or not np.isfinite(weight).all() or not weight.sum() or (bounded and weight.min() <= 0):
-        raise ValueError(f"weights are {weight}; expected {n} finite ones{', each above 0' if bounded else ''}")
+        raise InputError(f"weights are {weight}; expected {n} finite ones{', each above 0' if bounded else ''}")
     if values.min() < low - 1e-6 or values.max() > high + 1e-6:
-        raise ValueError(
+        raise InputError(
             f"values go from {values.min():.6g} to {values.max():.6g}; expected {low:g} to {high:g} "
             "(differences of shares have bounds=(-1, 1))"
         )

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
+from debug.errors import InputError
 from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, of_shares
 
 
@@ -77,17 +78,17 @@ def mcnemar(first: ArrayLike, second: ArrayLike, *, seeds: ArrayLike | None = No
         A single program, or seed, gives no interval (both ends None).
 
     Raises:
-        ValueError: shapes differ, or there is no program.
+        InputError: shapes differ, or there is no program.
     """
     pair = np.asarray(first), np.asarray(second)
     if pair[0].ndim != 1 or not pair[0].size or pair[0].shape != pair[1].shape or {a.dtype.kind for a in pair} != {"b"}:
-        raise ValueError(
+        raise InputError(
             f"answers have shapes {pair[0].shape} and {pair[1].shape}; expected the same programs of both models, "
             "one or more, as True (correct) or False"
         )
     n, only_first, only_second = pair[0].size, int((pair[0] & ~pair[1]).sum()), int((pair[1] & ~pair[0]).sum())
     if seeds is not None and np.shape(seeds) != (n,):
-        raise ValueError(f"seeds have shape {np.shape(seeds)}; expected one for each of {n} programs")
+        raise InputError(f"seeds have shape {np.shape(seeds)}; expected one for each of {n} programs")
     if seeds is None or np.unique(seeds).size == n:
         difference, p_value = _paired(only_first, only_second, n)
         return _remarked(Comparison(difference, only_first, only_second, p_value))

@@ -173,7 +173,7 @@ class Connection:
         """Tag a run, an ended one too.
 
         Raises:
-            ValueError: a value is no text or too long.
+            InputError: a value is no text or too long.
             TrackingError: there is no such run, or the store cannot be written.
         """
         values = [RunTag(name, value) for name, value in checked_tags(tags).items()]

@@ -16,6 +16,7 @@ from typing import Any
 from mlflow.entities import Run
 
 from debug import provenance
+from debug.errors import DebugError, InputError
 from debug.tracking import heartbeat
 
 SCHEMA = 1
@@ -45,7 +46,7 @@ PART = ".part"  # ending of a file that is being written
 ENDED = ("FINISHED", "FAILED", "KILLED")
 
 
-class TrackingError(RuntimeError):
+class TrackingError(DebugError, RuntimeError):
     """The store cannot be opened or written, a run is not found, or an artifact is broken: says what to do."""
 
 
@@ -76,7 +77,7 @@ def kept_tag(name: str) -> bool:
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
     for name, value in tags.items():
         if not isinstance(value, str) or len(value) > MAX_TAG:
-            raise ValueError(f"tag {name!r} is {value!r:.80}; expected a text of at most {MAX_TAG} characters")
+            raise InputError(f"tag {name!r} is {value!r:.80}; expected a text of at most {MAX_TAG} characters")
     return dict(tags)
 
 
@@ -88,7 +89,7 @@ def to_json(value: Any, what: str, indent: int | None = None) -> str:
     try:
         return json.dumps(value, allow_nan=False, indent=indent)
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
+        raise InputError(f"{what} is {value!r:.200}, which JSON cannot hold: {error}") from error
 
 
 def time_of(milliseconds: int | None) -> datetime | None:

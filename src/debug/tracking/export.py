@@ -27,6 +27,7 @@ import polars as pl
 
 from debug import checks
 from debug.causal_map import CausalMap, column_of
+from debug.errors import InputError
 from debug.provenance import file_digest, text_digest
 from debug.statistics import Interval
 from debug.tracking import SCHEMA, LoggedRun, Store, own_n
@@ -250,7 +251,7 @@ def _check_run(where: str, field: str, record: Any, depth: int) -> None:
     for name, check in RUN.items():
         try:
             if name not in record:
-                raise ValueError("it is missing")
+                raise InputError("it is missing")
             check(record[name])
         except ValueError as error:
             given = f"is {record.get(name)!r:.80}; " if name in record else ""

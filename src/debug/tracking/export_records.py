@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from debug import checks
+from debug.errors import InputError
 from debug.tracking import LATEST
 
 STATUSES = ("FINISHED", "FAILED", "KILLED")
 
 
-class ExportError(ValueError):
+class ExportError(InputError):
     """A run that cannot be exported, or an export that is broken: names the file and the field."""
 
 
 def _matching(pattern: str, what: str) -> checks.Check:
     def check(value: Any) -> None:
         if not isinstance(value, str) or not re.fullmatch(pattern, value):
-            raise ValueError(f"expected {what}")
+            raise InputError(f"expected {what}")
 
     return check
 
@@ -27,33 +28,33 @@ def _matching(pattern: str, what: str) -> checks.Check:
 def _moment(value: Any) -> None:
     checks.integer(value)
     if not 0 <= value <= LATEST:
-        raise ValueError("expected milliseconds since 1970, up to the year 9999")
+        raise InputError("expected milliseconds since 1970, up to the year 9999")
 
 
 def _short(value: Any) -> None:
     checks.text(value)
     if not 0 < len(value) <= 500:
-        raise ValueError("expected a text of 1 to 500 characters")
+        raise InputError("expected a text of 1 to 500 characters")
 
 
 def _texts(longest: int) -> checks.Check:
     def check(value: Any) -> None:
         if not isinstance(value, dict) or not all(isinstance(key, str) and 0 < len(key) <= 250 for key in value):
-            raise ValueError("expected a record of texts")
+            raise InputError("expected a record of texts")
         for text in value.values():
             checks.text(text)
             if len(text) > longest:
-                raise ValueError(f"expected texts of at most {longest} characters")
+                raise InputError(f"expected texts of at most {longest} characters")
 
     return check
 
 
 def _points(value: Any) -> None:
     if not isinstance(value, list):
-        raise ValueError("expected a list of points")
+        raise InputError("expected a list of points")
     for point in value:
         if not isinstance(point, list) or len(point) != 4:
-            raise ValueError("expected points of name, value, time and step")
+            raise InputError("expected points of name, value, time and step")
         _short(point[0])
         checks.number(point[1])
         _moment(point[2])
@@ -63,7 +64,7 @@ def _points(value: Any) -> None:
 def _records_of(fields: Mapping[str, checks.Check]) -> checks.Check:
     def check(value: Any) -> None:
         if not isinstance(value, dict) or value.keys() != fields.keys():
-            raise ValueError(f"expected records with {', '.join(fields)}")
+            raise InputError(f"expected records with {', '.join(fields)}")
         for name, each in fields.items():
             each(value[name])
 
@@ -73,7 +74,7 @@ def _records_of(fields: Mapping[str, checks.Check]) -> checks.Check:
 def _each(check: checks.Check, kind: type) -> checks.Check:
     def check_all(value: Any) -> None:
         if not isinstance(value, kind):
-            raise ValueError(f"expected a {'list' if kind is list else 'record'}")
+            raise InputError(f"expected a {'list' if kind is list else 'record'}")
         for entry in value if kind is list else value.values():
             check(entry)
 
@@ -87,7 +88,7 @@ def _or_null(check: checks.Check) -> checks.Check:
 def _size(value: Any) -> None:
     checks.integer(value)
     if value < 0:
-        raise ValueError("expected a size in bytes")
+        raise InputError("expected a size in bytes")
 
 
 _FILE = _records_of({"size": _size, "sha256": _matching("[0-9a-f]{64}", "a SHA-256")})

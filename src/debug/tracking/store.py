@@ -14,6 +14,7 @@ import polars as pl
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from debug.errors import InputError
 from debug.programs import ProgramPair
 from debug.tracking import heartbeat
 from debug.tracking.connection import _PAGE, Connection, _Field
@@ -62,10 +63,10 @@ class Store(Connection):
 
         Raises:
             TrackingError: the store cannot be opened or written.
-            ValueError: no such kind of run.
+            InputError: no such kind of run.
         """
         if kind not in KINDS:
-            raise ValueError(f"the kind of run is {kind!r}; expected one of {', '.join(KINDS)}")
+            raise InputError(f"the kind of run is {kind!r}; expected one of {', '.join(KINDS)}")
         own = {"debug.kind": kind, "debug.schema": str(SCHEMA), **tags_of_process()}
         return running(self, experiment, name, {**(tags or {}), **own}, "study", None)
 

@@ -18,6 +18,7 @@ from typing import Any, ClassVar
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
 from debug import provenance
+from debug.errors import InputError
 from debug.programs import ProgramPair
 from debug.provenance import without_passwords
 from debug.tracking import heartbeat
@@ -148,14 +149,14 @@ class RunWriter:
         """Log parameters; texts as they are, other values as JSON (3, true, null, [1, 2]).
 
         Raises:
-            ValueError: a value is no JSON or longer than MLflow keeps (6000 characters); long ones go into config.json.
+            InputError: a value is no JSON or longer than MLflow keeps (6000 characters); long ones go into config.json.
             TrackingError: the store refuses, because a parameter has another value already, say.
         """
         values = []
         for name, value in params.items():
             text = value if isinstance(value, str) else to_json(value, f"param {name!r}")
             if len(text) > MAX_PARAM:
-                raise ValueError(
+                raise InputError(
                     f"param {name!r} has {len(text)} characters; MLflow keeps {MAX_PARAM}. Put it into config.json"
                 )
             values.append(Param(name, text))
@@ -167,7 +168,7 @@ class RunWriter:
         """Log metrics; None (null) is not logged.
 
         Raises:
-            ValueError: a value is NaN or infinite: a measurement that has no value is None.
+            InputError: a value is NaN or infinite: a measurement that has no value is None.
             TrackingError: the store refuses.
         """
         now, values = int(time.time() * 1000), []
@@ -175,18 +176,18 @@ class RunWriter:
             if value is None:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value):
-                raise ValueError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
+                raise InputError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
             values.append(Metric(name, float(value), now, step or 0))
         with self._reported("metrics"):
             for chunk in chunks(values, BATCH_METRICS):
                 self._store.client.log_batch(self.run_id, metrics=chunk)
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Raises ValueError for a value that is no text or too long, TrackingError where the store refuses."""
+        """Raises InputError for a value that is no text or too long, TrackingError where the store refuses."""
         self._store.set_tags(self.run_id, tags)
 
     def log_json(self, name: str, value: Any) -> None:
-        """Write a JSON file into the folder. Raises ValueError for what JSON cannot hold, NaN included."""
+        """Write a JSON file into the folder. Raises InputError for what JSON cannot hold, NaN included."""
         path = self.path_of(name)
         text = to_json(value, name, indent=1)
         with self._reported(name):
@@ -195,7 +196,7 @@ class RunWriter:
             part.replace(path)  # a reader finds the old file or the new one
 
     def append_jsonl(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
-        """Append records to a file of the folder, one line each. Raises ValueError for what JSON cannot hold."""
+        """Append records to a file of the folder, one line each. Raises InputError for what JSON cannot hold."""
         lines = "".join(f"{to_json(dict(record), name)}\n" for record in records)
         path = self.path_of(name)
         with self._reported(name), path.open("a", encoding="utf-8") as file:

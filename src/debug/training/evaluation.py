@@ -11,7 +11,7 @@ from transformers import Qwen3ForCausalLM
 
 from debug.programs import ProgramPair
 from debug.statistics import Interval, wilson
-from debug.training.programs import Cell
+from debug.training.programs import Shape
 from debug.training.vocabulary import END, make_tokenizer
 
 
@@ -28,7 +28,7 @@ def answered(model: Qwen3ForCausalLM, programs: Sequence[str], answers: Sequence
     return torch.cat(right).numpy()
 
 
-def evaluate(model: Qwen3ForCausalLM, pairs: dict[Cell, list[ProgramPair]]) -> dict[Cell, tuple[Interval, Interval]]:
+def evaluate(model: Qwen3ForCausalLM, pairs: dict[Shape, list[ProgramPair]]) -> dict[Shape, tuple[Interval, Interval]]:
     """Of each (hops, seq_len): accuracy on the programs, and the share of pairs with both programs answered."""
     accuracies = {}
     for cell, members in pairs.items():
@@ -40,13 +40,13 @@ def evaluate(model: Qwen3ForCausalLM, pairs: dict[Cell, list[ProgramPair]]) -> d
     return accuracies
 
 
-def cell_name(cell: Cell) -> str:
+def cell_name(cell: Shape) -> str:
     """``lines_17_hops_3``, or ``lines_17`` where the hops are any: how a cell's metrics are named."""
     hops, seq_len = cell
     return f"lines_{seq_len}" + ("" if hops is None else f"_hops_{hops}")
 
 
-def markdown_table(accuracies: dict[Cell, tuple[Interval, Interval]]) -> str:
+def markdown_table(accuracies: dict[Shape, tuple[Interval, Interval]]) -> str:
     rows = ["| lines | hops | programs answered | both programs of a pair answered |", "| --- | --- | --- | --- |"]
     for (hops, seq_len), (program, pair) in accuracies.items():
         rows.append(f"| {seq_len} | {'any' if hops is None else hops} | {program} | {pair} |")

@@ -17,11 +17,12 @@ from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import Qwen3ForCausalLM
 
+from debug.errors import InputError
 from debug.programs import ProgramPair
 from debug.training.batches import Batch, losses, pack
 from debug.training.evaluation import cell_name, evaluate
 from debug.training.model import export, new_model
-from debug.training.programs import LENGTHS, Cell, reserved_texts, sample_programs, sample_queries
+from debug.training.programs import LENGTHS, Shape, reserved_texts, sample_programs, sample_queries
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Settings:
     def __post_init__(self) -> None:
         for name, options in (("naming_site", NAMING_SITES), ("initialization", INITIALIZATIONS)):
             if getattr(self, name) not in options:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
+                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
 
     @property
     def first_stage(self) -> int:
@@ -141,7 +142,7 @@ def checkpoint_folder(folder: Path, step: int) -> Path:
 
 
 def train(
-    settings: Settings, folder: Path, held_out: dict[Cell, list[ProgramPair]]
+    settings: Settings, folder: Path, held_out: dict[Shape, list[ProgramPair]]
 ) -> Iterator[tuple[int, dict[str, float]]]:
     """Train, or go on training, in ``folder``; yields all (step, metrics) of its ``metrics.jsonl``, old and new.
 

@@ -17,12 +17,12 @@ from debug.training.vocabulary import DIGIT, EQUALS, LETTER, NEWLINE, VOCABULARY
 
 # ------------------------------------------------------------------------------------------------- held-out programs
 
-Cell = tuple[int | None, int]  # hops (None: any) and seq_len
+Shape = tuple[int | None, int]  # hops (None: any) and seq_len
 
 LENGTHS = range(2, 18)
 MAX_HOPS = 4
 
-HELD_OUT: dict[Cell, int] = {
+HELD_OUT: dict[Shape, int] = {
     **{(None, seq_len): 4000 if seq_len == 17 else 1000 for seq_len in LENGTHS},
     **{(hops, seq_len): 1000 for seq_len in (5, 17) for hops in range(1, MAX_HOPS + 1)},
 }
@@ -30,14 +30,14 @@ HELD_OUT: dict[Cell, int] = {
 (None: any). They and their counterfactuals are never trained on, whichever variable is queried."""
 
 
-BEYOND: dict[Cell, int] = {(None, 20): 1000, (None, 26): 1000, **{(hops, 17): 500 for hops in range(5, 9)}}
+BEYOND: dict[Shape, int] = {(None, 20): 1000, (None, 26): 1000, **{(hops, 17): 500 for hops in range(5, 9)}}
 """Cells outside the training distribution (longer programs, deeper queries), reported whatever they are."""
 
 PUBLISHED = {(1, 5): 11, (2, 5): 3, (3, 5): 2, (1, 17): 5, (2, 17): 14, (3, 17): 12}
 """(hops, seq_len) -> seed of the programs published with the paper; all of them are held out."""
 
 
-def first_pairs(cells: dict[Cell, int]) -> dict[Cell, list[ProgramPair]]:
+def first_pairs(cells: dict[Shape, int]) -> dict[Shape, list[ProgramPair]]:
     """The pairs of the first seeds of each (hops, seq_len), as many as asked for."""
     pairs = {}
     for (hops, seq_len), count in tqdm(cells.items(), desc="held-out programs", unit="cell"):
@@ -46,7 +46,7 @@ def first_pairs(cells: dict[Cell, int]) -> dict[Cell, list[ProgramPair]]:
     return pairs
 
 
-def published_pairs() -> dict[Cell, list[ProgramPair]]:
+def published_pairs() -> dict[Shape, list[ProgramPair]]:
     """The six programs published with the paper, and their counterfactuals."""
     texts = {cell: generate(make_variable_binding_program, cell[1], seed).program for cell, seed in PUBLISHED.items()}
     return {cell: [make_pair(text, PUBLISHED[cell])] for cell, text in texts.items()}

@@ -11,16 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
+from debug.errors import DebugError
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 
 
-class SelfCheckError(RuntimeError):
+class SelfCheckError(DebugError, RuntimeError):
     """The engine's own checks failed: the numbers of this run would not mean what they say."""
 
 
 @dataclass(frozen=True)
-class Runs:
+class ForwardPasses:
     """Unpatched runs of programs of one length, with what patches need from them.
 
     Memory: (2 x layers x key-value width + recorded components x layers x their width) numbers per token.
@@ -40,7 +41,7 @@ class Runs:
     def length(self) -> int:
         return self.token_ids.shape[1]
 
-    def with_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> Runs:
+    def with_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> ForwardPasses:
         """The same runs, with activations to patch from that are no run's: a mean, zeros, those of a stored run."""
         joined = {
             name: [torch.cat([own, more]) for own, more in zip(layers, activations[name], strict=True)]
@@ -50,7 +51,7 @@ class Runs:
 
 
 @torch.no_grad()
-def record(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: Iterable[str]) -> Runs:
+def forward_passes(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: Iterable[str]) -> ForwardPasses:
     """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer."""
     needed = {"residual_stream", *components}
     if needed > {"residual_stream"}:
@@ -67,7 +68,7 @@ def record(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: 
         kept.save()
         logits = model.nnsight.output.logits.save()
     kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
-    return Runs(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
+    return ForwardPasses(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
 
 
 def gradients(
