@@ -9,17 +9,21 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     LlamaConfig,
     MistralConfig,
+    MixtralConfig,
     OPTConfig,
     Phi3Config,
     PreTrainedConfig,
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
+    Qwen3MoeConfig,
+    SiglipVisionConfig,
 )
 
 from debug import models
@@ -35,6 +39,7 @@ _SIZES = {
     "pad_token_id": 0,
 }
 _GATED = _SIZES | {"num_key_value_heads": 2, "intermediate_size": 96}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _SLIDING = ["sliding_attention", "full_attention"] * 2
 
 CONFIGS = {
@@ -53,6 +58,18 @@ CONFIGS = {
     "gemma3_text": Gemma3TextConfig(
         **_GATED, head_dim=16, sliding_window=9, layer_types=_SLIDING, tie_word_embeddings=False
     ),
+    "gemma3": Gemma3Config(  # the text model within one that sees pictures
+        text_config=Gemma3TextConfig(**_GATED, head_dim=16, sliding_window=9, layer_types=_SLIDING),
+        vision_config=SiglipVisionConfig(
+            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=8, patch_size=4
+        ),
+        mm_tokens_per_image=4,
+        tie_word_embeddings=False,
+        eos_token_id=0,
+        pad_token_id=0,
+    ),
+    "qwen3_moe": Qwen3MoeConfig(**_GATED, head_dim=16, **_EXPERTS),
+    "mixtral": MixtralConfig(**_GATED, num_local_experts=4, num_experts_per_tok=2),
     "gpt2": GPT2Config(
         vocab_size=41, n_embd=48, n_layer=4, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=0
     ),
@@ -74,12 +91,13 @@ def of(config: PreTrainedConfig, name: str, tokenizer: PreTrainedTokenizerFast |
     """
     torch.manual_seed(0)
     gain = 2.5
-    attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+    text = config.get_text_config()
+    attention = "eager" if getattr(text, "attn_logit_softcapping", None) else None
     hf = AutoModelForCausalLM.from_config(config, attn_implementation=attention).eval()
     with torch.no_grad():
         for parameter in hf.parameters():
-            if parameter.ndim == 2:
-                parameter.copy_(torch.randn_like(parameter) * gain / config.hidden_size**0.5)
+            if parameter.ndim >= 2:  # those of all experts are one
+                parameter.copy_(torch.randn_like(parameter) * gain / text.hidden_size**0.5)
             else:
                 parameter.add_(0.1 * torch.randn_like(parameter))
         if not config.tie_word_embeddings:

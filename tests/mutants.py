@@ -448,8 +448,8 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS, KNOCKOUT),
         "each cell has the next one's logits",
         "engine/forward.py",
-        "logits = model.nnsight.output.logits.save()\n    return logits[0].float()",
-        "logits = model.nnsight.output.logits.save()\n    return logits[0].float().roll(1, 0)",
+        "logits = model.logits.save()\n    return logits[0].float()",
+        "logits = model.logits.save()\n    return logits[0].float().roll(1, 0)",
     ),
     (
         ("residual_stream", *PARTS, KNOCKOUT),

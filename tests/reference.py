@@ -18,12 +18,11 @@ from debug.token_analyzer import TokenizedPair, analyze_pair
 
 def run(model: LoadedModel, token_ids: Int[Tensor, "token"], component: str) -> tuple[Tensor, list[Tensor]]:
     """Logits of the last position, and the component's activations at every layer."""
+    point = model.hook_point(component)
     with torch.no_grad(), model.nnsight.trace(token_ids[None]):
         kept = []
-        for layer in range(model.n_layers):
-            kept.append(COMPONENTS[component].read(model, layer))
-        if component == "residual_stream":
-            kept.append(model.final_norm.input)
+        for layer in range(len(point)):
+            kept.append(point[layer].flatten(2))
         kept.save()
         logits = model.nnsight.output.logits[0, -1].save()
     return logits, kept
@@ -33,14 +32,14 @@ def patch(
     model: LoadedModel, token_ids: Int[Tensor, "token"], sites: list[Site], source: dict[str, list[Tensor]]
 ) -> Float[Tensor, "vocabulary"]:
     """Logits of the last position with the sites' activations replaced by the source's."""
+    points = {name: model.hook_point(name) for name in COMPONENTS}
     with torch.no_grad(), model.nnsight.trace(token_ids[None]):
         for layer in range(model.n_layers + 1):
-            for name, component in COMPONENTS.items():
+            for name, point in points.items():
                 for site in sites:
                     if (site.component, site.layer) != (name, layer):
                         continue
-                    top = layer == model.n_layers
-                    original = model.final_norm.input if top else component.read(model, layer)
+                    original = point[layer]
                     value = original.clone().view(1, len(token_ids), -1)
                     width = value.shape[-1] // model.n_heads
                     for position in site.positions:
@@ -49,10 +48,7 @@ def patch(
                         for head in site.heads or ():
                             channels = slice(head * width, (head + 1) * width)
                             value[0, position, channels] = source[name][layer].view(value.shape)[0, position, channels]
-                    if top:
-                        model.final_norm.input = value
-                    else:
-                        component.write(model, layer, value.view_as(original))
+                    point[layer] = value.view_as(original)
         logits = model.nnsight.output.logits[0, -1].save()
     return logits  # noqa: RET504 (what a trace saves exists after it)
 

@@ -403,15 +403,15 @@ def test_causal_runs_cross_the_change_of_frequencies_as_the_plain_model_does(swi
     """Packed cells begin at positions before and behind it, and all end at the same."""
     model = families.of(longrope(switch), "phi3")
     given = reference.strongest(model, 1)
-    runs = reference.runs_of(model, given)
-    assert runs.length == 15
+    passes = reference.passes_of(model, given)
+    assert passes.length == 15
     with torch.no_grad():
-        plain = model.hf(runs.token_ids, use_cache=False).logits[:, -1]
-    torch.testing.assert_close(runs.logits, plain, atol=1e-4, rtol=0)
-    assert reference.whole_effects(runs, given).item() > 1
+        plain = model.hf(passes.token_ids, use_cache=False).logits[:, -1]
+    torch.testing.assert_close(passes.logits, plain, atol=1e-4, rtol=0)
+    assert reference.whole_effects(passes, given).item() > 1
     for component in ("residual_stream", "attention_heads"):
-        cells = reference.grid(model, component, runs.length, 0, 1)[3::29]
-        difference = reference.fast(model, runs, cells) - reference.slow(model, runs, cells)
+        interventions = reference.grid(model, component, passes.length, 0, 1)[3::29]
+        difference = reference.fast(model, passes, interventions) - reference.slow(model, passes, interventions)
         assert difference.abs().max() < 2e-4
 
 

@@ -158,12 +158,11 @@ def _run_batch(
     if ("residual_stream", entry) in hits and tail is None:
         writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
 
-    def patch(component: str, at: int) -> None:
-        if (component, at) in hits:
-            original = COMPONENTS[component].read(model, at)
-            value = original.clone()  # OPT's MLP sees the batch flattened
-            writing.overwrite(model, passes, component, at, value.view(*shape, -1), hits[component, at])
-            COMPONENTS[component].write(model, at, value)
+    def seen_by_predictions_only(part: str) -> bool:
+        """Whether the last layer may run a part for the tokens that predict: nothing inside of it is patched."""
+        architecture, patched = model.architecture, {COMPONENTS[name].part for name, at in hits if at == n_layers - 1}
+        inside = [each for each in patched if architecture.path(each) != architecture.path(part)]
+        return not any(architecture.within(each, part) for each in inside)
 
     def for_lasts_only(module: Any) -> None:
         """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them."""
@@ -190,32 +189,26 @@ def _run_batch(
             model.layer(0).input = before
         if tail is not None:
             model.attention(layer).skip((attention, None))
-            if tail.hits["mlp"]:
-                value = model.mlp(layer).output.clone()
-                writing.overwrite(model, passes, "mlp", layer, value.view(1, len(tail), -1), tail.hits["mlp"])
-                model.mlp(layer).output = value
+            for name, hits_alone in tail.hits.items():
+                if hits_alone and not model.hook_point(name).in_attention:
+                    writing.patch(model, passes, name, layer, hits_alone)
             hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
             if ("residual_stream", entry) in hits:
                 writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
             model.layer(layer).output = hidden
         for at in range(entry, n_layers):
-            if at > entry:
-                patch("residual_stream", at)
-            if at in cuts:
-                arguments, keywords = model.attention(at).inputs
-                mask = writing.without_edges(model, packed, keywords["attention_mask"], cuts[at], prefix)
-                model.attention(at).inputs = (arguments, keywords | {"attention_mask": mask})
-            patch("attention_heads", at)
-            if at == n_layers - 1:
-                for_lasts_only(model.output_projection(at))
-            patch("attention", at)
-            if at == n_layers - 1:
-                for_lasts_only(model.mlp(at))
-            patch("mlp", at)
-        if ("residual_stream", n_layers) in hits:
-            value = model.final_norm.input.clone()
-            writing.overwrite(model, passes, "residual_stream", n_layers, value, hits["residual_stream", n_layers])
-            model.final_norm.input = value
+            for name, component in COMPONENTS.items():
+                if at in cuts and model.hook_point(name).in_attention:
+                    arguments, keywords = model.attention(at).inputs
+                    mask = writing.without_edges(model, packed, keywords["attention_mask"], cuts.pop(at), prefix)
+                    model.attention(at).inputs = (arguments, keywords | {"attention_mask": mask})
+                if at == n_layers - 1 and component.made_by and seen_by_predictions_only(component.made_by):
+                    for_lasts_only(model.part(at, component.made_by))
+                if (name, at) in hits:
+                    writing.patch(model, passes, name, at, hits[name, at])
+        for name in COMPONENTS:
+            if (name, n_layers) in hits:
+                writing.patch(model, passes, name, n_layers, hits[name, n_layers])
         model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
-        logits = model.nnsight.output.logits.save()
+        logits = model.logits.save()
     return logits[0].float()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+from debug.models.hook_points import COMPONENTS
+
 
 @dataclass(frozen=True)
 class Site:
@@ -51,4 +53,4 @@ class Intervention:
     def patches_parts_first(self) -> bool:
         """Whether its first layer is changed inside only, at single positions: its attention need not run there."""
         first = [site for site in self.sites if site.layer == self.layer]
-        return not any(isinstance(site, Cut) or site.component == "residual_stream" for site in first)
+        return all(isinstance(site, Site) and COMPONENTS[site.component].positions_alone for site in first)

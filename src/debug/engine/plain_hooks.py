@@ -15,6 +15,7 @@ from transformers import DynamicCache
 from debug.engine.interventions import Cut, Intervention, Site
 from debug.engine.unpatched import ForwardPasses
 from debug.models import DTYPES, LoadedModel
+from debug.models.hook_points import COMPONENTS
 
 SAFETY = 16  # the packed forward pass sums in another order than the two that rounding is measured on
 SAFETY_OF_NOISE = 5  # of eleven families' cells none was farther from the plain way than 0.9 times what noise does
@@ -167,22 +168,15 @@ def _noise(model: LoadedModel, passes: ForwardPasses, rows: Sequence[int]) -> fl
     return (logits - passes.logits[rows]).abs().max().item()
 
 
-def envoy(model: LoadedModel, component: str, layer: int) -> Any:
-    """The module that has a component as its input (residual stream, heads) or its output."""
-    if component == "residual_stream" and layer == model.n_layers:
-        return model.final_norm
-    places = {"residual_stream": model.layer, "attention_heads": model.output_projection}
-    return (places | {"attention": model.attention, "mlp": model.mlp})[component](layer)
-
-
 @contextmanager
 def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """A plain torch hook where a component is; what ``edit`` returns, where it returns something, is put there."""
 
     def into(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if not arguments:
-            new = edit(keywords["hidden_states"])
-            return None if new is None else ((), keywords | {"hidden_states": new})
+            name, value = next(iter(keywords.items()))
+            new = edit(value)
+            return None if new is None else ((), keywords | {name: new})
         new = edit(arguments[0])
         return None if new is None else ((new, *arguments[1:]), keywords)
 
@@ -190,8 +184,8 @@ def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor
         new = edit(output[0] if isinstance(output, tuple) else output)
         return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
 
-    module = envoy(model, component, layer)._module
-    if component in ("residual_stream", "attention_heads"):
+    module = model.hook_point(component).module(layer)
+    if COMPONENTS[component].side == "input":
         handle = module.register_forward_pre_hook(into, with_kwargs=True)
     else:
         handle = module.register_forward_hook(out_of)

@@ -14,7 +14,6 @@ from torch.utils.hooks import RemovableHandle
 
 from debug.engine.interventions import Cut, Site
 from debug.engine.packing import Packed
-from debug.engine.plain_hooks import envoy
 from debug.engine.unpatched import ForwardPasses
 from debug.engine.writing import Tail
 from debug.models import LoadedModel
@@ -75,17 +74,18 @@ class ReadBack:
         def output(_: Any, __: tuple, value: Any) -> None:
             heard[place] = value[0] if isinstance(value, tuple) else value
 
-        if component == "residual_stream" and layer < model.n_layers:
-            inside = list(model.layer(layer)._module.modules())[1:]
+        module = model.hook_point(component).module(layer)
+        if COMPONENTS[component].whole and layer < model.n_layers:
+            inside = list(module.modules())[1:]
             return [module.register_forward_pre_hook(first_input, with_kwargs=True) for module in inside]
-        return [envoy(model, component, layer)._module.register_forward_hook(output)]
+        return [module.register_forward_hook(output)]
 
     def _compare(self, packed: Packed, number: int, place: tuple[str, int], which: Tokens, value: Tensor) -> None:
         """What was heard at these tokens of a cell against what its place should have, there and nowhere else."""
         (component, layer), (shape, tokens, positions) = place, which
         model, intervention = self.model, packed.interventions[number]
-        if shape == packed.shape and layer == model.n_layers - 1 and component != "residual_stream":
-            last = positions == packed.length - 1  # the last layer runs these parts for the tokens that predict only
+        if shape == packed.shape and layer == model.n_layers - 1 and self._for_predictions_only(component):
+            last = positions == packed.length - 1
             tokens, positions = tokens[:, last], positions[last]
         stored = self.passes.activations[component][layer]
         expected = stored[intervention.base, positions].clone()
@@ -102,14 +102,17 @@ class ReadBack:
                     [(0, len(given))] if site.heads is None else [(h * width, (h + 1) * width) for h in site.heads]
                 ):
                     expected[place_of[position], start:end] = given[start:end]
-        if component == "attention_heads":
-            expected = model.project_heads(layer, expected)
-        elif layer == model.n_layers:
-            expected = model.final_norm._module(expected)
+        if COMPONENTS[component].side == "input" and (layer == model.n_layers or not COMPONENTS[component].whole):
+            expected = model.hook_point(component).module(layer)(expected)
         found = value.view(*shape, -1)[tuple(torch.as_tensor(tokens))].float()
         size = expected.float().abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny)
         worst = ((found - expected.float()).abs().amax(-1) / size).max().item() if len(found) else 0.0
         self.worst = worst if self.worst is None else float(np.maximum(self.worst, worst))
+
+    def _for_predictions_only(self, component: str) -> bool:
+        """Whether the last layer runs what makes a module's output for the tokens that predict only."""
+        made_by = {each.made_by for each in COMPONENTS.values() if each.made_by}
+        return any(self.model.architecture.within(part, COMPONENTS[component].part) for part in made_by)
 
 
 Tokens = tuple[tuple[int, int], Int[np.ndarray, "2 token"], Int[np.ndarray, " token"]]

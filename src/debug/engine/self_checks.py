@@ -157,7 +157,7 @@ def checks_of(
                 Check("full_patch_without", Intervention(clean, no_edge), counterfactual),
             ]
             continue
-        rows = range(model.n_layers + (component == "residual_stream"))
+        rows = range(len(model.hook_point(component)))
         some = sorted({*rows[number % CHECK_STRIDE :: CHECK_STRIDE], rows[0], rows[-1]})
         chosen = some if number == 0 else [number % len(rows)]
         for layer in some:
@@ -165,7 +165,7 @@ def checks_of(
             heads = (layer % model.n_heads,) if COMPONENTS[component].per_head else None
             own = Intervention(clean, (Site(component, layer, (position,), heads),), source=clean)
             checks.append(Check("identity_max_abs", own, clean))
-        if component == "residual_stream":
+        if COMPONENTS[component].whole:
             everything = tuple(range(first, passes.length))
             full = [Intervention(clean, (Site(component, layer, everything),), counterfactual) for layer in chosen]
             full.append(

@@ -54,19 +54,19 @@ class ForwardPasses:
 def forward_passes(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: Iterable[str]) -> ForwardPasses:
     """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer."""
     needed = {"residual_stream", *components}
-    if needed > {"residual_stream"}:
+    if any(COMPONENTS[name].positions_alone for name in needed):
         needed.add("attention")  # what a layer goes on with, where a part of it is patched
-    wanted = [name for name in COMPONENTS if name in needed]
+    wanted = {name: model.hook_point(name) for name in COMPONENTS if name in needed}
     token_ids = token_ids.to(model.device)
     cache: Any = DynamicCache()
     with model.trace(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1):
         kept: Any = {name: [] for name in wanted}
-        for layer in range(model.n_layers):
-            for name in wanted:
-                kept[name].append(COMPONENTS[name].read(model, layer))
-        kept["residual_stream"].append(model.final_norm.input)
+        for layer in range(model.n_layers + 1):
+            for name, point in wanted.items():
+                if layer < len(point):
+                    kept[name].append(point[layer])
         kept.save()
-        logits = model.nnsight.output.logits.save()
+        logits = model.logits.save()
     kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
     return ForwardPasses(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
 
@@ -81,17 +81,15 @@ def gradients(
     Raises:
         SelfCheckError: slopes are not finite.
     """
-    token_ids, answers = token_ids.to(model.device), answers.to(model.device)
+    token_ids, answers, point = token_ids.to(model.device), answers.to(model.device), model.hook_point(component)
     with torch.enable_grad(), model.trace(token_ids, use_cache=False, logits_to_keep=1):
         kept: Any = []
-        for layer in range(model.n_layers):
-            if layer == 0:
-                model.layer(0).input.requires_grad_(True)  # weights of some models need no gradients
-            kept.append(COMPONENTS[component].read(model, layer))
-        if component == "residual_stream":
-            kept.append(model.final_norm.input)
+        model.residual[0].requires_grad_(True)  # weights of some models need no gradients
+        for layer in range(len(point)):
+            kept.append(point[layer])
+            point[layer] = kept[-1]  # what was read may be a view: the model goes on from it
         kept.save()
-        logits = model.nnsight.output.logits.save()
+        logits = model.logits.save()
     effect = logits[torch.arange(len(answers)), -1, answers].float().sum()
     slopes = [slope.view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
     if not all(slope.isfinite().all() for slope in slopes):
@@ -106,5 +104,5 @@ def unembedded(model: LoadedModel, hidden: Float[Tensor, "row width"]) -> Float[
     with model.trace(token_ids, position_ids=token_ids):
         for layer in range(model.n_layers):
             model.layer(layer).skip(hidden[None])
-        logits = model.nnsight.output.logits.save()
+        logits = model.logits.save()
     return logits[0].float()

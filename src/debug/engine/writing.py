@@ -26,6 +26,14 @@ class Hit(NamedTuple):
     heads: tuple[int, ...] | None
 
 
+def patch(model: LoadedModel, passes: ForwardPasses, component: str, layer: int, hits: list[Hit]) -> None:
+    """Write the sources' activations, inside a trace."""
+    point = model.hook_point(component)
+    value = point[layer].clone(memory_format=torch.contiguous_format)
+    overwrite(model, passes, component, layer, value.view(*value.shape[:2], -1), hits)
+    point[layer] = value
+
+
 def overwrite(
     model: LoadedModel, passes: ForwardPasses, component: str, layer: int, value: Tensor, hits: list[Hit]
 ) -> None:
@@ -91,13 +99,16 @@ class Tail:
     def attention(self, model: LoadedModel, passes: ForwardPasses, layer: int) -> Float[Tensor, "1 token width"]:
         """The attention block's output, which is known without running it: heads only need to be projected."""
         output = passes.activations["attention"][layer][self.bases, self.positions][None]
-        if hits := self.hits["attention_heads"]:
-            heads = passes.activations["attention_heads"][layer][self.bases, self.positions][None]
-            before = model.project_heads(layer, heads)
-            overwrite(model, passes, "attention_heads", layer, heads, hits)
-            output = output + (model.project_heads(layer, heads) - before)
-        if hits := self.hits["attention"]:
-            overwrite(model, passes, "attention", layer, output, hits)
+        for name, hits in self.hits.items():
+            if not hits or not model.hook_point(name).in_attention:
+                continue
+            if COMPONENTS[name].side == "output":
+                overwrite(model, passes, name, layer, output, hits)
+                continue
+            given, project = passes.activations[name][layer][self.bases, self.positions][None], model.hook_point(name)
+            before = project.module(layer)(given)
+            overwrite(model, passes, name, layer, given, hits)
+            output = output + (project.module(layer)(given) - before)
         return output
 
 

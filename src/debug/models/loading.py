@@ -21,6 +21,7 @@ from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
 from debug.models.transformers_model import LoadedModel, wrap
+from debug.models.validation import why_unpatchable
 from debug.models.vllm_model import VllmModel, start_vllm
 from debug.models.weights import check_reachable, from_files
 from debug.provenance import files_digest
@@ -185,7 +186,7 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
         check_reachable(path)
         config = AutoConfig.from_pretrained(path, **options)
         # Only the eager attention of transformers applies soft caps to attention logits (Gemma 2).
-        attention = "eager" if getattr(config, "attn_logit_softcapping", None) else None
+        attention = "eager" if getattr(config.get_text_config(), "attn_logit_softcapping", None) else None
         tokenizer = AutoTokenizer.from_pretrained(path, **options)
         if quantization:
             bits = BitsAndBytesConfig(
@@ -201,7 +202,7 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
         raise ModelNotFound(_not_found(model_id, path, error)) from error
     hf = hf if quantization else hf.to(device)
     model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
-    return replace(model, quantization=quantization)
+    return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
 
 
 def _not_found(model_id: str, path: str, error: Exception) -> str:

@@ -25,6 +25,7 @@ from debug.models.architectures import ARCHITECTURES, Architecture, follow
 from debug.models.cpu import batch_attention
 from debug.models.cpu.packed_linear import PackedLinear
 from debug.models.errors import UnsupportedArchitecture
+from debug.models.hook_points import HookPoint
 from debug.models.numbers import DTYPES
 from debug.models.prompting import AnswersPrompts, first_end
 from debug.prompts import tokenization
@@ -69,7 +70,8 @@ class LoadedModel(AnswersPrompts):
 
     @property
     def config(self) -> Any:
-        return self.hf.config
+        """Of the text model, where it is a part of a larger one."""
+        return self.hf.config.get_text_config()
 
     @cached_property
     def n_layers(self) -> int:
@@ -102,6 +104,10 @@ class LoadedModel(AnswersPrompts):
     def mlp(self, layer: int) -> Any:
         return follow(self.layer(layer), self.architecture.mlp)
 
+    def part(self, layer: int, name: str) -> Any:
+        """A part of a layer by its field of :class:`Architecture`."""
+        return follow(self.layer(layer), self.architecture.path(name))
+
     @property
     def final_norm(self) -> Any:
         return follow(self.nnsight, self.architecture.final_norm)
@@ -110,9 +116,41 @@ class LoadedModel(AnswersPrompts):
     def unembedding(self) -> Any:
         return follow(self.nnsight, self.architecture.unembedding)
 
-    def project_heads(self, layer: int, heads: Float[Tensor, "*token heads"]) -> Float[Tensor, "*token width"]:
-        """What the output projection of a layer makes of its heads' outputs."""
-        return follow(follow(self.hf, self.architecture.layers)[layer], self.architecture.output_projection)(heads)
+    # Hook points: read and write activations inside a trace, named and shaped alike for every architecture.
+
+    @property
+    def residual(self) -> HookPoint:
+        """Residual stream going into each layer, [row, token, width]; ``residual[n_layers]`` is what the final norm
+        reads."""
+        return self.hook_point("residual_stream")
+
+    @property
+    def heads(self) -> HookPoint:
+        """Outputs of each layer's attention heads before they are projected, [row, token, head, width of a head]."""
+        return self.hook_point("attention_heads")
+
+    @property
+    def attention_out(self) -> HookPoint:
+        """Output of each layer's attention block, [row, token, width]."""
+        return self.hook_point("attention")
+
+    @property
+    def mlp_out(self) -> HookPoint:
+        """Output of each layer's MLP, [row, token, width]; of a mixture of experts that of the block as a whole."""
+        return self.hook_point("mlp")
+
+    @property
+    def logits(self) -> Any:  # a Tensor, to which nnsight gives a save()
+        """What the model gives, [row, token, vocabulary], inside a trace: ``model.logits.save()``."""
+        return self.nnsight.output.logits
+
+    def hook_point(self, component: str) -> HookPoint:
+        """A component of ``COMPONENTS`` by its name."""
+        return HookPoint(self, component)
+
+    def batch_shape(self, layer: int) -> tuple[int, int]:
+        """Rows and tokens of the batch that a layer was given last, where its modules are not all told them."""
+        return follow(follow(self.hf, self.architecture.layers)[layer], self.architecture.unflattened).batch_shape
 
     def trace(self, token_ids: Int[Tensor, "row token"], **forward: Any) -> Any:
         """An nnsight trace whose forward pass gets these keywords as they are.
@@ -123,7 +161,7 @@ class LoadedModel(AnswersPrompts):
 
         def run(*_: Any, **__: Any) -> Any:
             with self.evaluating():
-                return self.hf(input_ids=token_ids, **forward)
+                return self.hf(input_ids=token_ids.to(self.device), **forward)
 
         return self.nnsight.trace(token_ids, fn=run)
 
@@ -300,6 +338,18 @@ def rope_switch(config: Any) -> int | None:
     return min(switches, default=None)
 
 
+def _tell_batch_shape(hf: Any, architecture: Architecture) -> None:
+    """Have a module of each layer keep the rows and tokens that it was given last."""
+
+    def keep(module: Any, arguments: tuple[Tensor, ...]) -> None:
+        module.batch_shape = arguments[0].shape[:2]
+
+    for module in (follow(layer, architecture.unflattened) for layer in follow(hf, architecture.layers)):
+        if not hasattr(module, "batch_shape"):  # it was wrapped before
+            module.batch_shape = None
+            module.register_forward_pre_hook(keep)
+
+
 def _bytes_digest(tensor: Tensor) -> str:
     return hashlib.sha256(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
 
@@ -322,7 +372,7 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
             only what causal runs patch is missing (OPT with norms behind its layers), these raise it.
         InputError: its tokenizer has no character offsets.
     """
-    model_type = hf.config.model_type
+    model_type, text = hf.config.model_type, hf.config.get_text_config()
     architecture = ARCHITECTURES.get(model_type)
     if architecture is None:
         raise UnsupportedArchitecture(
@@ -334,7 +384,7 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
         places = [(hf, architecture.final_norm), (hf, architecture.unembedding)]
         places += [(layer, getattr(architecture, part)) for part in ("attention", "output_projection", "mlp")]
         absent = [path for start, path in places if follow(start, path) is None]
-        absent += ["attention to earlier tokens alone"] if getattr(hf.config, "use_bidirectional_attention", 0) else []
+        absent += ["attention to earlier tokens alone"] if getattr(text, "use_bidirectional_attention", 0) else []
     except AttributeError as error:
         raise UnsupportedArchitecture(
             f"model {model_id!r} of type {model_type!r} was looked through for {architecture}: {error}"
@@ -344,12 +394,14 @@ def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str =
     tokenizer.padding_side = "left"
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    if getattr(hf.config, "attn_logit_softcapping", None) and hf.config._attn_implementation == "sdpa":
+    if getattr(text, "attn_logit_softcapping", None) and hf.config._attn_implementation == "sdpa":
         hf.set_attn_implementation("eager")  # the only one of transformers that does not leave soft caps out
     device = str(next(hf.parameters()).device)
     generation = copy.deepcopy(hf.generation_config)
     with quiet_transformers():  # it warns of what the line below undoes
         wrapped = TransformersModel(hf, tokenizer=tokenizer)
+    if architecture.unflattened:
+        _tell_batch_shape(hf, architecture)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
     unpatchable = None
     if absent:
