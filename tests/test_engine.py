@@ -403,7 +403,8 @@ def in_float64(random_model: LoadedModel) -> LoadedModel:
 def test_gradients_are_finite_differences(random_model: LoadedModel, in_float64: LoadedModel, component: str) -> None:
     """Along the counterfactual's difference, at some cells."""
     given = strongest(random_model, 2)
-    passes, step = passes_of(random_model, given), 1e-5 if random_model.id == "opt" else 2e-3  # its ReLU has corners
+    # A ReLU has corners, and the choice of experts is discrete; norms in float32 allow no step as small as OPT's.
+    passes, step = passes_of(random_model, given), {"opt": 1e-5, "mixtral": 4e-4}.get(random_model.id, 2e-3)
     answers = torch.tensor([pair.answer_tokens[0] for pair in given])
     slopes = gradients(random_model, passes.token_ids[:2], answers, component)
     assert len(slopes) == len(passes.activations[component])

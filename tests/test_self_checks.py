@@ -73,6 +73,15 @@ def test_a_run_passes_its_own_checks(model: LoadedModel, component: str) -> None
     assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
 
 
+@pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
+@pytest.mark.parametrize("name", ["qwen3_moe", "mixtral"])
+def test_a_run_of_a_mixture_of_experts_passes_its_own_checks(name: str, component: str) -> None:
+    """The choice of experts is discrete: rounding does not change it here, and the measured tolerance stays small."""
+    found = run_causal_tracing_experiment(families.family(name), reference.pairs(3), component, positions="targets")
+    assert len(found.maps) == 3
+    assert found.checks.tolerance < 1e-3
+
+
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_run_of_joint_positions_and_layers_passes_its_own_checks(model: LoadedModel, component: str) -> None:
     plan: dict[str, Any] = {"positions": ["ref_depth_2_line", "ref_depth_3_rhs+final"], "layer_window": 2}

@@ -101,7 +101,7 @@ def _wrong_shape(
     """What is wrong with the shape in which a module has a component."""
     model, component, (rows, tokens) = point.model, point.component, token_ids.shape
     said = f"module {point.path(layer)} {'was given' if component.side == 'input' else 'gave'} {_listed(shape)}"
-    width, meaning = model.config.hidden_size, "row, token, width"
+    width = model.config.hidden_size
     if component.per_head and not isinstance(shape, str):
         width = shape[-1] if shape else 0
         if width % model.n_heads:
@@ -110,10 +110,10 @@ def _wrong_shape(
         reads = getattr(module, "in_features", getattr(module, "nx", width))  # GPT-2's linear layers call it nx
         if reads != width:
             return f"{said}, and reads {reads}"
-    expected = [(rows, tokens, width)]
+    expected: list[tuple[int, ...]] = [(rows, tokens, width)]
     if model.architecture.unflattened:
         expected.append((rows * tokens, width))
-    return None if shape in expected else f"{said}; expected was {_listed(expected[0])} ({meaning})"
+    return None if shape in expected else f"{said}; expected was {_listed(expected[0])} (row, token, width)"
 
 
 def _unreadable(model: LoadedModel, points: list[HookPoint], token_ids: Int[Tensor, "row token"]) -> str | None:
