@@ -403,7 +403,7 @@ def test_causal_runs_cross_the_change_of_frequencies_as_the_plain_model_does(swi
     """Packed cells begin at positions before and behind it, and all end at the same."""
     model = families.of(longrope(switch), "phi3")
     given = reference.strongest(model, 1)
-    runs = reference.runs_of(model, given)
+    runs = reference.passes_of(model, given)
     assert runs.length == 15
     with torch.no_grad():
         plain = model.hf(runs.token_ids, use_cache=False).logits[:, -1]

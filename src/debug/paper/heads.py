@@ -151,7 +151,7 @@ def moving_heads(maps: Iterable[CausalMap]) -> MovingHeads:
     for head in found:
         name = f"{head.target}/head_{head.head}"
         _, behind = halves[1].behind(name, head.layer)
-        effects, wholes = (behind[part][:, None] for part in ("logit_diff", "whole_effect"))
+        effects, wholes = (behind[part][:, None] for part in ("logit_change", "whole_effect"))
         [value] = ratio_of_means(effects, wholes, smallest, 1 - 0.05 / len(found))
         if value is not None and value.low is not None and value.low > MOVES:
             success = measured[name].success[measured.layers.index(head.layer)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from debug.counterfactual import make_pair
 from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
 from debug.paper.claims import ANSWERS, Claim, every, surely_above
+from debug.paper.reproduction import Reproduction
 from debug.plan import Plan
 from debug.programs import ProgramPair
 from debug.prompts import get_prompt
@@ -30,25 +31,6 @@ from debug.tracking import RunWriter, Store
 
 EXPERIMENT = "reproduce_paper"
 SHOWN = 0.05  # targets that reach less success than this at every layer are not listed one by one
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """What is measured, of which model, on how many programs."""
-
-    model: str = "tiny"
-    prompt_template: str = "VARIABLE_BINDING"
-    hops: Sequence[int] = (1, 2, 3, 4)
-    seq_len: int = 17
-    """Of everything but the accuracy by length."""
-    lengths: Sequence[int] = (2, 5, 8, 11, 14, 17)
-    num_seqs: int = 500
-    """Programs in each accuracy cell."""
-    num_pairs: int = 200
-    """Pairs, shallow ones excluded, in each causal cell."""
-    seed: int = 0
-    training_run: str | None = None
-    """The run whose checkpoints are asked; None: the newest finished training run of the model, if there is one."""
 
 
 class Page:

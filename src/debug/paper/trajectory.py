@@ -15,7 +15,8 @@ from debug.core import ExperimentConfig
 from debug.models import LoadedModel
 from debug.paper.accuracy import can_answer, wrong_table
 from debug.paper.claims import NOTHING, SOLVED, every, surely_above, surely_below
-from debug.paper.page import EXPERIMENT, Page, Reproduction, hops_text, without_n
+from debug.paper.page import EXPERIMENT, Page, hops_text, without_n
+from debug.paper.reproduction import Reproduction
 from debug.paper.strategies import EARLY, drawn, explained, misleads, wrong_answers
 from debug.programs import Program
 from debug.runner import ExperimentResult

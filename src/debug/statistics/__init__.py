@@ -4,18 +4,14 @@ Knows no run and no model. Every result carries n, the number of independent thi
 where that is too few for what a reader would conclude. docs/statistics.md: how often each interval holds the truth.
 """
 
-from debug.statistics.intervals import Interval, bootstrap_mean, bootstrap_means, rate_until, wilson
-from debug.statistics.paired import Comparison, _paired, _sign_flip, holm, mcnemar
+from __future__ import annotations
 
-__all__ = [
-    "Comparison",
-    "Interval",
-    "_paired",
-    "_sign_flip",
-    "bootstrap_mean",
-    "bootstrap_means",
-    "holm",
-    "mcnemar",
-    "rate_until",
-    "wilson",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.statistics.intervals import Interval, bootstrap_mean, bootstrap_means, rate_until, wilson
+    from debug.statistics.paired import Comparison, _paired, _sign_flip, holm, mcnemar
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -10,7 +10,8 @@ from debug.paper.accuracy import report_accuracy
 from debug.paper.claims import ANSWERS, SMALLEST
 from debug.paper.heads import report_heads
 from debug.paper.knockout import report_knockout
-from debug.paper.page import EXPERIMENT, Page, Reproduction, plain
+from debug.paper.page import EXPERIMENT, Page, plain
+from debug.paper.reproduction import Reproduction
 from debug.paper.residual_stream import report_residual_stream
 from debug.paper.trajectory import report_trajectory, training_run
 from debug.prompts import get_prompt
