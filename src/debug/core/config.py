@@ -167,13 +167,13 @@ class ExperimentConfig:
 
 
 def shared_programs(cells: Iterable[tuple[str, int | str | None, int | str, int]]) -> str | None:
-    """What a reader must know who compares these cells, each (generator, hops, seq_len, first seed): that they share
-    programs; None where no two draw from the same seeds."""
+    """A note where two of these cells, each (generator, hops, seq_len, first seed), draw from the same seeds, which
+    makes their rates correlated; else None."""
     for one, other in combinations(set(cells), 2):
         if one[0] == other[0] and one[1:3] != other[1:3] and abs(one[3] - other[3]) < MAX_SEEDS:
             return (
-                "These cells share seeds, and with them programs or their first lines: their rates rise and fall "
-                "together, and are no independent repetitions (--independent-cells draws each cell by itself)."
+                "These cells share seeds, and so share programs or their first lines. Their rates are correlated, not "
+                "independent replications (--independent-cells draws each cell from its own seeds)."
             )
     return None
 
