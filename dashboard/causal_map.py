@@ -337,7 +337,7 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
     left, right = st.columns(2)
     with left:
         what = "ends of cut edges" if causal_map.source == "knockout" else "patched tokens"
-        st.caption("Prompt of the model" + (f", {what} in ⟦ ⟧" if marked else ""))
+        st.caption("Prompt" + (f", {what} in ⟦…⟧" if marked else ""))
         literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
     if causal_map.pair < 0:
         st.info("The programs of this map were not recorded.")

@@ -270,7 +270,9 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
         second = choice("second", "Run B", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
-        part(draw, slopes(slope, title_of(measure, frame), measure in SIGNED), "slopes", slope)
+        sides = dict(zip(slope["run"].unique(maintain_order=True), "AB", strict=False))
+        named = slope.with_columns(run=pl.format("{}: {}", pl.col("run").replace_strict(sides), "run"))
+        part(draw, slopes(named, title_of(measure, frame), measure in SIGNED), "slopes", slope)
     part(paired, first, second, measure)
 
 
@@ -280,7 +282,7 @@ def shape(row: dict) -> tuple:
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:
-    """The cells that the two runs' models have in common where these differ, else the two runs alone."""
+    """A and B as the sides of slopes: of different models the cells that both have, of one model the two runs alone."""
     one, other = (frame.row(by_predicate=pl.col("run_id") == run_id, named=True) for run_id in (first, second))
     if one["of"] == other["of"]:
         sides = frame.filter(pl.col("run_id").is_in([first, second]))
@@ -288,6 +290,7 @@ def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | 
         if names := varying(sides):
             name = pl.concat_str(name, setting(names), separator=" · ")
         sides = sides.with_columns(run=name, cell=pl.lit("A and B"))
+        sides = sides.sort(pl.col("run_id") != first, maintain_order=True)
     else:
         sides, _ = common(frame.filter(pl.col("of").is_in([one["of"], other["of"]])))
         cell = pl.format("hops {} · {} lines", "hops", "seq_len")

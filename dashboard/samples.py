@@ -166,7 +166,7 @@ def one_sample(sample: dict, parser: str | None) -> None:
         )
         output = sample["raw_output"]
         marked = None if output is None else with_answer_marked(output, parser, sample["parsed"])
-        st.caption("Raw output" if marked is None else "Raw output, parsed answer in ⟦ ⟧")
+        st.caption("Raw output" if marked is None else "Raw output, parsed answer in ⟦…⟧")
         literally("(none)" if output is None else marked or output)
         st.caption("Expected and parsed answer")
         said = "(unparseable)" if sample["parsed"] is None else sample["parsed"]

@@ -369,8 +369,8 @@ def test_two_models_slopes_are_of_cells_asked_alike(store):
     two = log_cells(store, {"accuracy": 0.8, "prompt_template": "A"}, model="2")
     rows = drawn_rows(opened("compare", runs=[one, two]), 2).sort("run")
     assert rows.select("run", "cell", "value").rows() == [
-        ("1", "hops 1 · 5 lines", 0.9),
-        ("2", "hops 1 · 5 lines", 0.8),
+        ("A: 2", "hops 1 · 5 lines", 0.8),
+        ("B: 1", "hops 1 · 5 lines", 0.9),
     ]
 
 

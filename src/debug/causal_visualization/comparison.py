@@ -80,7 +80,9 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     width = max(200, min(1000, width))
     chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
     columns = max(1, min(4, 1000 // (width + 60)))
-    return chart.facet(alt.Facet(f"{panel}:N", sort=_ordered(frame[panel])).title(None), columns=columns)
+    unit = {"seq_len": "lines: ", "hops": "hops: "}.get(panel, "")
+    facet = alt.Facet(f"{panel}:N", sort=_ordered(frame[panel]), header=alt.Header(labelExpr=f"'{unit}' + datum.label"))
+    return chart.facet(facet.title(None), columns=columns)
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:

@@ -89,7 +89,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         notes.append("dashed: hand-over layer, the first at which the next target's rate exceeds the previous target's")
     if left_out := [value for target, value in effect.items() if target not in drawn]:
         most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
-        notes.append(f"not drawn: {len(left_out)} targets within {most} of no effect at all layers")
+        notes.append(f"not drawn: {len(left_out)} targets whose effect is at most {most} at every layer")
     if mean.n_pairs == 1:  # the bands would all overlap: from 0 to 79% and from 21 to 100%
         notes.append("n = 1: the 95% CIs are too wide to draw; see the tooltip")
     title.subtitle = notes or alt.Undefined
