@@ -192,7 +192,8 @@ def wrong_answers(shown: pl.DataFrame) -> None:
         return
     st.subheader("Wrong answers")
     said, n = pl.col("parsed").cast(pl.String), len(wrong)
-    left, right = st.columns(2)
+    with st.container(horizontal=True):  # on a narrow page one below the other
+        left, right = (st.container(width=590) for _ in range(2))
     commonest = (
         wrong.group_by(answer=said.str.slice(0, 200))
         .agg(times=pl.len())
@@ -207,7 +208,10 @@ def wrong_answers(shown: pl.DataFrame) -> None:
     st.caption("One answer may match several rules, and some answers match by chance.")
 
 
-SHARE = {"share": st.column_config.TextColumn("share of wrong answers, 95% CI", width=190)}
+SHARE = {
+    "explains": st.column_config.Column("matches"),
+    "share": st.column_config.TextColumn("share of wrong answers, 95% CI", width=190),
+}
 NAMES = {
     "parsed": st.column_config.Column("parsed answer"),
     "raw_output": st.column_config.Column("raw output"),

@@ -122,7 +122,7 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
         color=alt.Color(
             "cut:N",
             scale=alt.Scale(domain=list(cut), range=[CATEGORIES[1], GREY]),
-            legend=alt.Legend(symbolOpacity=1),
+            legend=alt.Legend(symbolOpacity=1, labelLimit=240),
         ).title("cut"),
         tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
     )
