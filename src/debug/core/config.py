@@ -22,11 +22,11 @@ TASKS: dict[str, tuple[str, str]] = {
     "exception": ("EXCEPTION_HANDLING", "integer"),
     "boolean": ("BOOLEAN_LOGIC", "boolean"),
 }
-"""Names of the template and the parser that a generator's programs are asked and answered with, by its own name."""
+"""Generator name -> names of its default template and parser."""
 
 
 INDEPENDENT_SEED = 1_000_000
-"""Where the seeds of independent cells begin: beyond those of solved examples, and of programs held out in training."""
+"""Where the seeds of independent cells begin: beyond those of few-shot examples and held-out training programs."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class ExperimentConfig:
         hops: None for the generator's own draw, or the exact number, which the generator must take as ``num_hops``.
         answer_parser: None for the one that belongs to the generator (``TASKS``) and the template.
         max_new_tokens: tokens that a completion may have; None for 8, or 512 where the template asks for reasoning.
-        few_shot: solved programs of the same length in front of each program, from seeds of their own.
+        few_shot: number of few-shot examples in the prompt: answered programs of the same length, from their own seeds.
         chat: put the prompt into the model's chat template, as the user's turn.
         scoring: "generate" parses what the model writes; "logits" ranks the possible answers by their first token.
 
@@ -140,7 +140,7 @@ class ExperimentConfig:
         return INDEPENDENT_SEED + place * MAX_SEEDS + self.seed
 
     def prompt_text(self, seq_len: int) -> str:
-        """The template for programs of one length, with the solved examples that belong to it."""
+        """The template for programs of one length, with its few-shot examples."""
         if not self.few_shot:
             return self.prompt[1]
         return few_shot(self.program_generator, seq_len, self.few_shot, template=self.prompt[1])
