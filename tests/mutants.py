@@ -264,8 +264,8 @@ NUMBERS: Sequence[Mutant] = (
     Mutant(
         "the peak is measured on the pairs that choose it",
         "causal_map/routes.py",
-        'mean_of(True, rows[1::2, row]), chosen[row])',
-        'mean_of(True, rows[::2, row]), chosen[row])',
+        "mean_of(True, rows[1::2, row]), chosen[row])",
+        "mean_of(True, rows[::2, row]), chosen[row])",
         "tests/test_mean_map.py::test_the_peak_is_chosen_on_pairs_of_even_number_and_measured_on_the_others",
     ),
     Mutant(

@@ -13,7 +13,6 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug import cli
-from debug.errors import DebugError, InputError
 from debug.provenance import of_process, without_passwords
 from debug.tracking import Store, TrackingError
 from debug.tracking.export import export_run

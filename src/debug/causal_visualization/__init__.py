@@ -1,11 +1,11 @@
-"""Altair charts of both kinds of run: accuracy with intervals, causal maps as heatmaps, success rates over layers.
+"""Altair charts of both kinds of run: accuracy with 95% CIs, causal maps as heatmaps, success rates over layers.
 
-Takes causal maps and data frames, returns charts; :func:`save_chart` writes one as files. Knows no model, no store and
-no dashboard. Whatever comes from data (tokens, model names, targets) travels as data: never as a chart expression, a
+Takes causal maps and data frames, returns charts; :func:`save_chart` writes one as files. Independent of models, stores
+and the dashboard. Text from data (tokens, model names, targets) stays data: it is never part of a chart expression, a
 format string or HTML. Charts set no background and no colour of axes and titles, so that a light or dark theme can.
 
-A map is drawn as in the logit lens: token positions from left to right in the order of the prompt, layers from bottom
-to top, so that information flows to the right and upwards; row ``n_layers`` is what the final norm reads.
+A map has token positions on the X axis in the order of the prompt, and layers from bottom to top, so that information
+flows to the right and upwards. Row l is resid_pre of layer l; row ``n_layers`` is what the final norm reads.
 """
 
 from __future__ import annotations

@@ -19,10 +19,10 @@ from debug.prompts import REASONING, few_shot, get_prompt
 TASKS: dict[str, tuple[str, str]] = {
     name: (family.prompt_template, family.answer_parser) for name, family in FAMILIES.items()
 }
-"""Names of the template and the parser that a generator's programs are asked and answered with, by its own name."""
+"""Generator name -> names of its default template and parser."""
 
 INDEPENDENT_SEED = 1_000_000
-"""Where the seeds of independent cells begin: beyond those of solved examples, and of programs held out in training."""
+"""Where the seeds of independent cells begin: beyond those of few-shot examples and held-out training programs."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class ExperimentConfig(StudyConfig):
         return get_parser(self.answer_parser)  # type: ignore[arg-type]  (None no more)
 
     def prompt_text(self, seq_len: int) -> str:
-        """The template for programs of one length, with the solved examples that belong to it."""
+        """The template for programs of one length, with its few-shot examples."""
         if not self.few_shot:
             return self.prompt[1]
         return few_shot(self.program_generator, seq_len, self.few_shot, template=self.prompt[1])
@@ -189,13 +189,13 @@ class ExperimentConfig(StudyConfig):
 
 
 def shared_programs(cells: Iterable[tuple[str, int | str | None, int | str, int]]) -> str | None:
-    """What a reader must know who compares these cells, each (generator, hops, seq_len, first seed): that they share
-    programs; None where no two draw from the same seeds."""
+    """A note where two of these cells, each (generator, hops, seq_len, first seed), draw from the same seeds, which
+    makes their rates correlated; else None."""
     for one, other in combinations(set(cells), 2):
         if one[0] == other[0] and one[1:3] != other[1:3] and abs(one[3] - other[3]) < MAX_SEEDS:
             return (
-                "These cells share seeds, and with them programs or their first lines: their rates rise and fall "
-                "together, and are no independent repetitions (--independent-cells draws each cell by itself)."
+                "These cells share seeds, and so share programs or their first lines. Their rates are correlated, not "
+                "independent replications (--independent-cells draws each cell from its own seeds)."
             )
     return None
 

@@ -1,9 +1,9 @@
-"""The paper's findings on one model: the runs that show them, and a report page of what these runs hold.
+"""The paper's findings on one model: the runs that measure them, and a report of these runs.
 
 :func:`reproduce` carries out accuracy runs, causal runs and, where there is a training run, accuracy runs of its
 checkpoints, all in one MLflow experiment and nested under one summary run. That run holds ``report.md`` with its
-pictures, ``summary.json``, and as metrics every number of the page that no other run holds. The findings are those of
-Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); how they are measured is in the runners and the engine.
+pictures, ``summary.json``, and as metrics every number of the page that no other run has. The findings are those of
+Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); the runners and the engine implement the measurements.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How sure a number is: intervals of rates, means, differences; paired tests of two models. The arithmetic is scipy's.
+"""Confidence intervals of rates, means and differences; paired tests of two models. The arithmetic is scipy's.
 
-Knows no run and no model. Every result carries n, the number of independent things it was computed from, and a warning
-where that is too few for what a reader would conclude. docs/statistics.md: how often each interval holds the truth.
+Independent of runs and models. Every result carries n, the number of independent units behind it, and a warning where n
+is too small to conclude from. docs/statistics.md has the measured coverage of each interval.
 """
 
 from __future__ import annotations
