@@ -160,7 +160,7 @@ def ordered(metrics: tuple[str, ...]) -> list[str]:
 
 
 def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
-    names = {place_of(curve.target): curve.target for curve in mean.curves}
+    names = {(visible(c.place.target), c.place.head_label): c.target for c in mean.curves}
     layer, target, table = number("layer"), one_in_url("target"), mean_table(mean)
 
     def open_cell(cell: dict) -> None:
@@ -183,12 +183,6 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         return
     with st.container():
         part(pairs_behind, run, mean, behind, target, layer, metric)
-
-
-def place_of(target: str) -> tuple[str, str | None]:
-    """A curve's target and head, as charts name them."""
-    name, _, head = target.partition("/head")
-    return visible(name), head.lstrip("s_").replace("_", "+") or None
 
 
 def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
@@ -253,7 +247,7 @@ def pairs_behind(
     for chosen in event["selection"]["rows"]:
         pair = int(lowest_first["pair"][chosen])
         causal_map = run.maps[pair]
-        column = causal_map.target_columns.get(target.partition("/head")[0])
+        column = causal_map.target_columns.get(curve.place.target)
         token = causal_map.columns[column][0] if column is not None else None
         put(run=run.run_id, **{"with": beside}, pair=pair, layer=layer, token=token)
         again()

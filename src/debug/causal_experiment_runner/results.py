@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, column_of
+from debug.causal_map import RANDOM, CausalMap, MeanCausalMap, column_of, metric_of
 from debug.causal_tracing import Agreement, agreement_metrics
 from debug.engine.self_checks import SelfChecks
 from debug.errors import InputError
@@ -50,7 +50,7 @@ class CellResult:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
             lines += [
-                f"  {LOGGED.get(name, column_of(name, self.mean)).replace('_', ' ')} at the targets, over layers: {of}"
+                f"  {self._named(name)} at the targets, over layers: {of}"
                 for name, of in self.mean.overall.items()
                 if of
             ]
@@ -86,6 +86,10 @@ class CellResult:
             lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
         return "\n".join(lines)
+
+    def _named(self, metric: str) -> str:
+        assert self.mean is not None
+        return (metric_of(metric).stored or column_of(metric, self.mean)).replace("_", " ")
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,8 @@ class CausalExperimentRunner:
 
         Args:
             name: the MLflow experiment; None: the kind of run.
-            plan: any other field of :class:`debug.plan.Plan`; activations at the targets are saved unless it
+            plan: any other field of :class:`debug.plan.Plan` (require_correct is True: pairs that the model does not
+                answer are skipped); activations at the targets are saved unless it
                 says otherwise.
 
         Raises:

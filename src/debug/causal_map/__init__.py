@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     )
     from debug.causal_map.mean import MeanCausalMap, MeanOverPairs, mean_over_pairs
     from debug.causal_map.means import ratio_of_means
-    from debug.causal_map.metrics import ESTIMATED, LEGACY, METRICS, RANDOM, Metric, as_metric, column_of, title_of
+    from debug.causal_map.metrics import (
+        ESTIMATED,
+        LEGACY,
+        METRICS,
+        RANDOM,
+        Metric,
+        as_metric,
+        column_of,
+        metric_of,
+        title_of,
+    )
     from debug.causal_map.routes import LEADS, hand_overs, peaks
     from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
 

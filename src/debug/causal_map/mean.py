@@ -12,21 +12,26 @@ from jaxtyping import Float
 from debug.causal_map.grid import CausalMap, CausalMapError, held_by_construction, random_of, rows_below_top
 from debug.causal_map.means import mean_of, means_by_layer, ratio_of_means
 from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
-from debug.causal_map.names import head_name, logged_name, text_order
+from debug.causal_map.names import Place, logged_name
 from debug.causal_map.routes import HandOver, Peak, hand_overs, peaks
 from debug.statistics import Comparison, Interval, mcnemar, wilson
 
 
 @dataclass(frozen=True)
 class TargetCurve:
-    """A target over layers, averaged over the pairs that have it."""
+    """A target (of a map with heads, a set of heads there) over layers, averaged over the pairs that have it."""
 
-    target: str
+    place: Place
     values: dict[str, list[Interval | None]]
     """Metric -> by layer; None where no pair has a value (none whose own effect is large enough to divide by)."""
 
     def __getitem__(self, metric: str) -> list[Interval | None]:
         return self.values[metric]
+
+    @property
+    def target(self) -> str:
+        """Its name: ``final``, or ``final/head_3``."""
+        return self.place.name
 
     @property
     def success(self) -> list[Interval]:
@@ -140,6 +145,7 @@ class MeanOverPairs:
         self._first: CausalMap | None = None
         self._n = 0
         self._metrics: list[Metric] = []
+        self._places: dict[str, Place] = {}
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
@@ -195,15 +201,16 @@ class MeanOverPairs:
                 if control_of != target:
                     continue
             curves = {
-                f"{target}/{head_name(heads)}": (both[:, :, i], raw[:, i], heads)
-                for i, heads in enumerate(causal_map.heads)
+                Place(target, tuple(heads)): (both[:, :, i], raw[:, i]) for i, heads in enumerate(causal_map.heads)
             }
-            for name, (values, raws, heads) in (curves or {target: (both, raw, None)}).items():
+            for place, (values, raws) in (curves or {Place(target): (both, raw)}).items():
+                name = place.name
+                self._places[name] = place
                 self._rows.setdefault(name, []).append(values)
                 self._raw.setdefault(name, []).append(raws)
                 self._numbers.setdefault(name, []).append(self._n - 1)
                 self._at.setdefault(name, []).append(frozenset(positions))
-                self._held |= {name} if held_by_construction(causal_map, target, heads) else set()
+                self._held |= {name} if held_by_construction(causal_map, target, place.heads) else set()
                 self._with_last |= {name} if len(causal_map.tokens) - 1 in positions else set()
                 if random_of(target) is None:
                     parts.append(values[:, below_top])
@@ -220,7 +227,7 @@ class MeanOverPairs:
     def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
         """What the mean at a target and layer is made of: which of the maps, counted from 0, and each one's metrics.
 
-        The mean's normalized difference is the sum of "logit_change" over that of "whole_effect", not the mean of ratios.
+        The mean's normalized difference is the sum of "logit_change" over that of "whole_effect": a ratio of means.
 
         Raises:
             CausalMapError: no map has this target, or this layer.
@@ -249,13 +256,13 @@ class MeanOverPairs:
         if self._first is None or not self._rows:
             raise CausalMapError("no causal map with a target to average over")
         curves, whole = [], np.array(self._whole)
-        for target in sorted(self._rows, key=text_order):
+        for target in self._in_text_order():
             values = np.stack(self._rows[target])  # pair, metric, layer
             by_metric = {m.name: means_by_layer(not m.signed, values[:, i]) for i, m in enumerate(self._metrics)}
             if "normalized_logit_diff" in by_metric:
                 wholes, raw = whole[self._numbers[target]][:, None], np.stack(self._raw[target])
                 by_metric["normalized_logit_diff"] = ratio_of_means(raw, wholes, self._first.min_effect)
-            curves.append(TargetCurve(target, by_metric))
+            curves.append(TargetCurve(self._places[target], by_metric))
         metrics = tuple(
             metric.name
             for metric in self._metrics
@@ -299,10 +306,13 @@ class MeanOverPairs:
             self._first.estimated,
         )
 
+    def _in_text_order(self) -> list[str]:
+        return sorted(self._rows, key=lambda name: self._places[name].text_order)
+
     def _success(self) -> dict[str, Float[np.ndarray, "pair layer"]]:
         """Target -> whether each pair's patch succeeds; NaN where a pair has not this target."""
         success = {}
-        for target in sorted(self._rows, key=text_order) if "success" in self._names else ():
+        for target in self._in_text_order() if "success" in self._names else ():
             rows = np.stack(self._rows[target])[:, self._names.index("success")]
             success[target] = np.full((self._n, rows.shape[1]), np.nan)
             success[target][self._numbers[target]] = rows

@@ -190,7 +190,16 @@ def column_of(metric: str, of: MayBeEstimated) -> str:
     return f"{ESTIMATED}_{metric}" if of.estimated else metric
 
 
+def metric_of(column: str) -> Metric:
+    """The metric whose values a table has in this column; one's own, which is not in ``METRICS``, as it is shown."""
+    name = column.removeprefix(f"{ESTIMATED}_")
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), _unknown, lambda _: False)
+
+
+def _unknown(_: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    raise InputError("this metric is known by its name alone; give it as a function")
+
+
 def title_of(metric: str, of: MayBeEstimated) -> str:
     """A metric's name on screen: the same."""
-    title = METRICS[metric].title if metric in METRICS else metric.replace("_", " ")
-    return f"{ESTIMATED} {title}" if of.estimated else title
+    return f"{ESTIMATED} {metric_of(metric).title}" if of.estimated else metric_of(metric).title

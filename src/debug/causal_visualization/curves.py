@@ -9,12 +9,11 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from debug.causal_map import LOGGED, METRICS, RANDOM, RATES, MeanCausalMap, column_of, title_of
+from debug.causal_map import METRICS, RANDOM, MeanCausalMap, column_of, metric_of, title_of
 from debug.causal_visualization.rows import curve_rows, labels_of, shown_first
 from debug.causal_visualization.style import (
     CATEGORIES,
     GREY,
-    KEPT,
     NOT_PATCHED,
     Metric,
     Picture,
@@ -34,7 +33,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     below a hundredth of the largest; the subtitle says so.
     """
     metric = metric or shown_first(mean)
-    nothing = 1.0 if metric in KEPT else 0.0
+    nothing = metric_of(metric).no_effect
     effect = {
         curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
     }
@@ -51,9 +50,9 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
     axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
     x = alt.X("layer:O", axis=axis).title("layer")
-    name = LOGGED.get(metric, title_of(metric, mean)).replace("_", " ")
+    name = (metric_of(metric).stored or title_of(metric, mean)).replace("_", " ")
     y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
-    if metric in RATES:
+    if not metric_of(metric).signed:
         y = alt.Y(
             f"{metric}:Q",
             scale=alt.Scale(domain=[0, 1]),
@@ -88,7 +87,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     if not moves.is_empty():
         notes.append("dashed: hand-over layer, the first at which the next target's rate exceeds the previous target's")
     if left_out := [value for target, value in effect.items() if target not in drawn]:
-        most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
+        most = f"{max(left_out):.0%}" if not metric_of(metric).signed else f"{max(left_out):.2g}"
         notes.append(f"not drawn: {len(left_out)} targets whose effect is at most {most} at every layer")
     if mean.n_pairs == 1:  # the bands would all overlap: from 0 to 79% and from 21 to 100%
         notes.append("n = 1: the 95% CIs are too wide to draw; see the tooltip")
@@ -124,13 +123,13 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
             scale=alt.Scale(domain=list(cut), range=[CATEGORIES[1], GREY]),
             legend=alt.Legend(symbolOpacity=1, labelLimit=240),
         ).title("cut"),
-        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
+        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"].title)],
     )
     rate = alt.Y(
         "answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
     )
     layers = [
-        base.mark_bar(opacity=0.35).encode(y=rate.title(LOGGED["answer_kept"].replace("_", " "))),
+        base.mark_bar(opacity=0.35).encode(y=rate.title(METRICS["answer_kept"].in_store.replace("_", " "))),
         base.transform_filter("isValid(datum.ci_low)")
         .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),

@@ -8,12 +8,11 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import RATES, CausalMap, MeanCausalMap, column_of
+from debug.causal_map import CausalMap, MeanCausalMap, column_of, metric_of
 from debug.causal_visualization.rows import cells, curve_rows, grid_rows, head_labels, labels_of, shown_first
 from debug.causal_visualization.style import (
     GREY,
     INK,
-    KEPT,
     LINES,
     NAME,
     TARGET,
@@ -23,7 +22,6 @@ from debug.causal_visualization.style import (
     axis_of,
     heading,
     layer_axis,
-    on_unit,
     sized,
     title_with,
     visible,
@@ -138,18 +136,18 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
     x = alt.X("label:N", sort=labels_of(frame), axis=axis_of(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
         None
     )
-    dark = f"datum.{metric} < 0.3" if metric in KEPT else f"abs(datum.{metric}) > 0.7"
+    dark = f"datum.{metric} < 0.3" if metric_of(metric).no_effect else f"abs(datum.{metric}) > 0.7"
     numbers = (
         alt.Chart(frame.drop_nulls(metric))
         .mark_text(fontSize=10)
         .encode(
             x=x,
             y=layer_axis(rows),
-            text=alt.Text(f"{metric}:Q", format=".0%" if metric in RATES else ".2f"),
+            text=alt.Text(f"{metric}:Q", format=".2f" if metric_of(metric).signed else ".0%"),
             color=alt.when(dark).then(alt.value("white")).otherwise(alt.value(INK)),
         )
     )
-    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if metric in RATES or on_unit(metric) else []))
+    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if metric_of(metric).scale != "logit" else []))
     return sized(chart.properties(title=title_with(mean, frame, metric)), rows, cell_width=44)
 
 

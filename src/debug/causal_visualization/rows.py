@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import CausalMap, MeanCausalMap, column_of
+from debug.causal_map import LEGACY, METRICS, CausalMap, MeanCausalMap, column_of
 from debug.causal_visualization.style import (
     GREY,
     MOST_SVG_CELLS,
@@ -97,7 +97,7 @@ def _many(
 
 def shown_first(of: CausalMap | MeanCausalMap) -> Metric:
     """The default metric: a signed one for a pair, a rate for a mean; for an imported map the first with values."""
-    signed = [metric for metric in of.metrics if metric in ("normalized_logit_diff", "answer_logit_drop")]
+    signed = [metric for metric in of.metrics if METRICS[metric].signed and metric not in LEGACY]
     if isinstance(of, CausalMap):
         known = [metric for metric in of.metrics if not np.isnan(of.values(metric)).all()]
         return next((metric for metric in (*signed, *known) if metric in known), of.metrics[0])
@@ -111,8 +111,8 @@ def curve_rows(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
     controls = {curve.target: curve[control] for curve in mean.curves if control in mean.metrics and metric != control}
     rows = [
         {
-            "target": visible(curve.target.partition("/")[0]),
-            "head": curve.target.partition("/head")[2].lstrip("s_").replace("_", "+") or None,
+            "target": visible(curve.place.target),
+            "head": curve.place.head_label,
             "label": f"{visible(curve.target)} (n={curve.n})",
             "layer": layer,
             column_of(metric, mean): value and value.estimate,

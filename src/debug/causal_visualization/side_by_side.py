@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import ESTIMATED, RATES, CausalMap, MeanCausalMap, title_of
+from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, metric_of, title_of
 from debug.causal_visualization.comparison import legend_of, named_series, scale_of
 from debug.causal_visualization.heatmaps import token_strip
 from debug.causal_visualization.interactive import Chart, outlined
@@ -54,12 +54,13 @@ def side_by_side(
     if difference and (why := no_difference(first, second)):
         raise InputError(why)
     one, other = _values(first, metric), _values(second, metric)
-    end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
+    of_logits = metric_of(metric).scale == "logit"
+    end = max([_largest(one), _largest(other)] if of_logits else [1.0])
     apart = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
     apart = apart.with_columns(
         value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} − {}", "shown", "shown_second")
     )
-    spread = float(apart["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
+    spread = _largest(apart) if of_logits else end
     columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
     if isinstance(first, MeanCausalMap):  # in the order of the text, also where a map lacks some
         columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
@@ -67,7 +68,7 @@ def side_by_side(
     rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, apart)]
     if first.n_layers == second.n_layers:  # the same row at the same height, also where a map lacks some
         rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
-    signed, shown = metric not in RATES, [title_of(metric, of) for of in (first, second)]
+    signed, shown = metric_of(metric).signed, [title_of(metric, of) for of in (first, second)]
     titles = (*shown, f"difference in {' and '.join(dict.fromkeys(shown))}")
     heads = [f"{which}: {name}" for which, name in zip("AB", names, strict=True)]
     heads = [f"{head}, {ESTIMATED}" if of.estimated else head for head, of in zip(heads, (first, second), strict=True)]
@@ -226,3 +227,7 @@ def top_tokens(causal_map: CausalMap) -> Chart:
         layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
     title = heading(f"top token of each patched run · pair {causal_map.pair}")
     return sized(alt.layer(*layers, *token_strip(causal_map, width)).properties(title=title), rows, width)
+
+
+def _largest(frame: pl.DataFrame) -> float:
+    return float(frame["value"].abs().max() or 0)  # type: ignore[arg-type]  (a number, of polars' many kinds)

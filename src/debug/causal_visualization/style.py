@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
-from debug.causal_map import ESTIMATED, METRICS, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, metric_of
 
 Picture = alt.LayerChart | alt.FacetChart
 Metric = str  # one of METRICS that the map has
@@ -59,7 +59,7 @@ class _ScriptSafeJSON(json.JSONEncoder):
 
 
 def on_unit(metric: str) -> bool:
-    return metric.removeprefix(f"{ESTIMATED}_") in ("normalized_logit_diff", "legacy_normalized_logit_difference")
+    return metric_of(metric).scale == "share"
 
 
 def colour_of(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.Color:
@@ -73,16 +73,16 @@ def colour_of(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt
         scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
     elif metric == "logit":
         scale = alt.Scale(scheme="viridis", zero=False)
-    elif metric in RATES:
-        side = {"extent": [0.0, 0.5]} if metric in KEPT else {"extent": [0.5, 1.0]}
+    elif not metric_of(metric).signed:
+        side = {"extent": [0.0, 0.5] if metric_of(metric).no_effect else [0.5, 1.0]}
         scale = alt.Scale(scheme={"name": "purpleorange", **side}, domain=[0, 1])
         if "interval" in frame.columns:  # a mean: of one pair it is yes or no
             legend.format = "%"
     else:
         end = 1.0 if on_unit(metric) else _largest(frame, metric) or 1.0
-        loses = metric == "answer_logit_drop"
+        loses = metric_of(metric).loses
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
-    title = LENS.get(metric) or _TITLES[metric]
+    title = LENS.get(metric) or _title(metric)
     return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
 
 
@@ -95,11 +95,19 @@ def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def tooltip_of(frame: pl.DataFrame) -> list[alt.Tooltip]:
-    shown = set(frame.columns) - (set(_TITLES) if "interval" in frame.columns else set())
-    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in shown]
+    numbers = {} if "interval" in frame.columns else dict.fromkeys([*METRICS, *(f"{ESTIMATED}_{m}" for m in METRICS)])
+    of_metrics = {name: alt.Tooltip(f"{name}:Q", format=".3f", title=_title(name)) for name in numbers}
+    of_metrics |= {"success": alt.Tooltip("success:N")} if numbers else {}
+    places = [name for name in _TOOLTIPS if name != "top_token"]
+    every = {name: _TOOLTIPS[name] for name in places} | of_metrics | {"top_token": _TOOLTIPS["top_token"]}
+    return [tooltip for name, tooltip in every.items() if name in frame.columns]
 
 
-_TITLES = METRICS | {f"{ESTIMATED}_{metric}": f"{ESTIMATED} {title}" for metric, title in METRICS.items()}
+def _title(column: str) -> str:
+    how = f"{ESTIMATED} " if column.startswith(f"{ESTIMATED}_") else ""
+    return how + metric_of(column).title
+
+
 NOT_PATCHED = "estimated from gradients, not patched"
 _TOOLTIPS = {
     "token": alt.Tooltip("token:N"),
@@ -111,8 +119,6 @@ _TOOLTIPS = {
     "control": alt.Tooltip("control:N", title="same-answer control"),
     "rank": alt.Tooltip("rank:Q", format=",d", title="rank (0: the top token)"),
     "logit": alt.Tooltip("logit:Q", format=".2f"),
-    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in _TITLES.items()},
-    "success": alt.Tooltip("success:N"),
     "top_token": alt.Tooltip("top_token:N", title="top token"),
 }
 
@@ -149,7 +155,7 @@ def title_with(
     how = f", {ESTIMATED}" if of.estimated else ""
     parts = [f"{visible(of.intervention_type)}{how}", *([visible(target)] if target else []), which]
     notes = [NOT_PATCHED] if of.estimated else []
-    normalized = metric.removeprefix(f"{ESTIMATED}_") == "normalized_logit_diff"
+    normalized = metric_of(metric).interval == "ratio of means"
     if frame[metric].null_count():
         why = " (the counterfactual's own effect is too small to normalize by)" if normalized else ""
         notes.append(f"×: no value{why}")
@@ -186,5 +192,4 @@ class Rows(NamedTuple):
         return f"datum.value == {self.top} ? 'final norm' : datum.value"
 
 
-KEPT = ("answer_kept", "control_answer_kept")  # for these, 1 means no effect
 LENS = {"rank": "rank of the answer (0: the top token)", "logit": "logit of the answer"}

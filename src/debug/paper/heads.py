@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from debug.causal_experiment_runner import CellResult
 from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, ratio_of_means
+from debug.causal_map.names import Place
 from debug.engine.attention_patterns import attention_pattern, attention_shares
 from debug.models import LoadedModel
 from debug.paper.claims import SMALLEST, every, surely_above
@@ -148,19 +149,18 @@ def moving_heads(maps: Iterable[CausalMap]) -> MovingHeads:
     strongest = {head.target: head for head in by_strength if what_it_reads(head.target)}
     moving = []
     for head in found:
-        name = f"{head.target}/head_{head.head}"
+        name = Place(head.target, (head.head,)).name
         _, behind = halves[1].behind(name, head.layer)
         effects, wholes = (behind[part][:, None] for part in ("logit_change", "whole_effect"))
         [value] = ratio_of_means(effects, wholes, smallest, 1 - 0.05 / len(found))
         if value is not None and value.low is not None and value.low > MOVES:
             success = measured[name].success[measured.layers.index(head.layer)]
             moving.append(head._replace(value=value, success=success))
-    targets = {curve.target.rpartition("/head_")[0] for curve in measured.curves}
+    targets = {curve.place.target for curve in measured.curves}
     surely = {target: sum(head.target == target for head in moving) for target in targets if what_it_reads(target)}
     perhaps = dict.fromkeys(surely, 0)
     for curve in measured.curves:
-        target = curve.target.rpartition("/head_")[0]
-        if target in perhaps:
+        if (target := curve.place.target) in perhaps:
             perhaps[target] += sum(map(_may_move, curve["normalized_logit_diff"]))
     places = {(head.target, head.layer, head.head) for head in strongest.values()}
     return MovingHeads(moving, len(found), places, surely, perhaps, measured.n_pairs)
@@ -177,11 +177,11 @@ def _may_move(value: Interval | None) -> bool:
 def _above_moves(mean: MeanCausalMap) -> Iterator[Head]:
     """The heads whose interval is above ``MOVES``."""
     for curve in mean.curves:
-        target, _, head = curve.target.rpartition("/head_")
+        target, (head,) = curve.place
         by_layer = zip(mean.layers, curve["normalized_logit_diff"], curve.success, strict=True)
         for layer, value, success in by_layer:
             if value is not None and value.low is not None and value.low > MOVES:
-                yield Head(target, layer, int(head), value, success)
+                yield Head(target, layer, head, value, success)
 
 
 def _attention_of(

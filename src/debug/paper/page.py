@@ -131,7 +131,7 @@ class Page:
         self.write(f"### {hops_text(hops)}", f"Run `{cell.run_id}`{said}.")
         for stem, metric in metrics.items():
             picture = charts.mean_heatmap(mean, metric)
-            self.picture(f"{stem}_{hops}_hops", picture, f"{METRICS[metric]}, {hops_text(hops)}")
+            self.picture(f"{stem}_{hops}_hops", picture, f"{METRICS[metric].title}, {hops_text(hops)}")
         return mean
 
     def save(self) -> None:
