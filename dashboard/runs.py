@@ -1,6 +1,6 @@
-"""Runs: all of them, filtered and sorted; what is chosen here goes along to the other pages.
+"""Runs: all runs of the store, filtered and sorted. Selected runs are used on the other pages.
 
-Studies are listed with what their cells reached; the cells of the chosen ones unfold below, or all cells are listed.
+Lists studies with the rates of their cells, and below the cells of the selected studies; or all cells.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ NAMES = {
     "metrics.accuracy": "accuracy",
     "metrics.peak_patch_success_rate": "peak patch success",
 }
-# Rate -> the columns with the ends of its interval, and with its n.
+# Rate -> the columns with the ends of its 95% CI, and with its n.
 INTERVALS = {
     name: (f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
     for name in ("lowest", "highest", "patched", "metrics.accuracy", "metrics.peak_patch_success_rate")
 }
-# By which column of studies, and of cells, and whether the largest come first: what a click on a column's head sorts
-# stays in the browser. (No docstring: Streamlit would print it on the page.)
+# Name -> column of studies, column of cells, whether in descending order. (Sorting by a click on a column header stays
+# in the browser. No docstring: Streamlit would print it on the page.)
 SORTS = {
     "": ("start_time", "start_time", True),
     "oldest first": ("start_time", "start_time", False),
@@ -77,7 +77,7 @@ def page() -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         matching = filtered(runs)
         sort = SORTS[choice("sort", "Sort by", list(SORTS), lambda name: name or "newest first", width=200)]
-        only_cells = yes("cells", "Cells instead of studies")
+        only_cells = yes("cells", "Show cells instead of studies")
     chosen = list(dict.fromkeys(in_url("runs")))
     if missing := [run_id for run_id in chosen if run_id not in set(runs["run_id"])]:
         problem("The link names runs that are not in this store.", "\n".join(missing))
@@ -95,19 +95,19 @@ def page() -> None:
         of_chosen = runs.filter(pl.col("run_id").is_in(chosen))["parent_run_id"].drop_nulls().to_list()
         under = runs.filter(pl.col("parent_run_id").is_in([*shown, *of_chosen])).sort("start_time")
         if len(under):
-            st.subheader("Cells of the chosen studies")
+            st.subheader("Cells of the selected studies")
             cell_table(under, chosen, "cells below")
         hidden = [run_id for run_id in chosen if run_id not in {*studies["run_id"], *under["run_id"]}]
     if hidden:
-        st.caption(f"{len(hidden)} chosen runs are hidden by the filters.")
+        st.caption(f"Selected runs that the filters hide: {len(hidden)}.")
     if chosen:
         part(details, runs, chosen)
     else:
-        st.caption("Choose runs in the table: they go along to the other pages.")
+        st.caption("Select runs in the table. Selected runs are used on the other pages.")
 
 
 def filtered(runs: pl.DataFrame) -> pl.DataFrame:
-    """The runs that have what the filters ask for."""
+    """The runs that match the filters."""
     words = text("text", "Text", placeholder="name, model, prompt, id", width=200)
     conditions = [pl.lit(True)]
     for column, label in FILTERS.items():
@@ -121,7 +121,7 @@ def filtered(runs: pl.DataFrame) -> pl.DataFrame:
         conditions.append(pl.col("start_time").dt.date() <= until)
     searched = [column for column, dtype in runs.schema.items() if dtype == pl.String]
     for word in words.lower().split():
-        # A name beyond what a table shows is searched too: it is the whole text that is compared.
+        # The whole text is searched, also where the table shows only the beginning of a name.
         conditions.append(pl.any_horizontal(pl.col(searched).str.to_lowercase().str.contains(word, literal=True)))
     return runs.filter(pl.all_horizontal(conditions))
 
@@ -139,7 +139,7 @@ def day(name: str, label: str) -> date | None:
 
 
 def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
-    """Runs that are nobody's children, where they or one of their cells match, with what their cells reached."""
+    """Top-level runs that match, or of which a cell matches, with the rates of their cells."""
     is_child = pl.col("parent_run_id").is_in(runs["run_id"].implode())
     top = runs.filter(~is_child | pl.col("parent_run_id").is_null())
     mine = runs.with_columns(top=pl.when(is_child).then(pl.col("parent_run_id")).otherwise(pl.col("run_id")))
@@ -157,7 +157,7 @@ def of_studies(runs: pl.DataFrame, matching: pl.DataFrame) -> pl.DataFrame:
 
 
 def extreme(name: str, rate: str, descending: bool) -> dict[str, pl.Expr]:
-    """A group's lowest or highest rate, the ends of its interval, and its n."""
+    """A group's lowest or highest rate, the ends of its 95% CI, and its n."""
     columns = (rate, *INTERVALS[rate])
     first = [pl.col(each).sort_by(rate, descending=descending, nulls_last=True).first() for each in columns]
     return dict(zip((name, *INTERVALS[name]), first, strict=True))
@@ -169,7 +169,7 @@ def listed(column: str) -> pl.Expr:
 
 
 REACHED = ("lowest", "highest", "patched")
-# Of columns by name, in pixels: with these a table fits on a page of 1280 but for the experiment, its last column.
+# Column widths in pixels: all columns but the last (experiment) fit on a page of 1280 pixels.
 WIDTHS = {
     "name": 160,
     "status": 78,
@@ -212,7 +212,7 @@ def cell_table(cells: pl.DataFrame, chosen: list[str], key: str) -> None:
 
 
 def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) -> None:
-    """A table whose rows can be chosen: a click says so in the URL, which alone counts."""
+    """A table with selectable rows; the selection is kept in the URL."""
     ids = shown["run_id"].to_list()
     st.caption(f"{len(ids):,} {'rows' if len(ids) != 1 else 'row'}")
     rates = [name for name in INTERVALS if name in shown.columns]
@@ -227,10 +227,10 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
     }
     config["start_time"] = st.column_config.DatetimeColumn(NAMES["start_time"], format="YYYY-MM-DD HH:mm", width=118)
     rows = [row for row, run_id in enumerate(ids) if run_id in chosen]
-    widget = table_key(f"{key} {hash(tuple(ids))}", rows)  # rows are chosen by number: with other runs, begin anew
+    widget = table_key(f"{key} {hash(tuple(ids))}", rows)  # rows are selected by number: other runs need a new table
 
     def choose() -> None:
-        """By the rows that were on screen: the store may have others by the time the page is drawn again."""
+        """Uses the rows that were on screen: the store may have changed since."""
         now = [ids[row] for row in st.session_state[widget]["selection"]["rows"] if row < len(ids)]
         put_now(runs=[*(run_id for run_id in st.query_params.get_all("runs") if run_id not in set(ids)), *now])
 
@@ -250,7 +250,7 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
 
 
 def as_text(rate: str) -> pl.Expr:
-    """`` 97.0% [94.1, 98.5] n=200``, as far as it is known; padded, so that a click on the head sorts by the rate."""
+    """`` 97.0% [94.1, 98.5] n=200``, the known parts of it; padded, so that a click on the header sorts by the rate."""
 
     def percent(column: str) -> pl.Expr:
         return (100 * pl.col(column)).round(1).cast(pl.String)
@@ -264,13 +264,13 @@ def as_text(rate: str) -> pl.Expr:
 
 
 def details(runs: pl.DataFrame, picked: list[str]) -> None:
-    """Where to go from here, and of one run what it measured."""
+    """Links to the other pages, and the metrics and params of the run that was selected last."""
     ids = chosen_runs(runs)
     kinds = runs.filter(pl.col("run_id").is_in(ids))
     causal = kinds.filter(pl.col("params.intervention_type").is_not_null())
     with st.container(horizontal=True):
         query = [("runs", run_id) for run_id in picked]
-        st.page_link("compare.py", label="Compare them", icon=":material/compare:", query_params=query)
+        st.page_link("compare.py", label="Compare these runs", icon=":material/compare:", query_params=query)
         if len(causal):
             st.page_link(
                 "causal_map.py",
@@ -287,11 +287,9 @@ def details(runs: pl.DataFrame, picked: list[str]) -> None:
         st.link_button("Open in MLflow", address)
     said_of(run.status, run.tags.get("debug.error"))
     if run.kind is None:
-        st.info(
-            "This run was not logged by this project: what it has is shown, and nothing is known about its meaning."
-        )
+        st.info("This run was not logged by this project. Its metrics and params are shown without interpretation.")
     if again := run.tags.get("debug.rerun_of"):
-        st.caption("It repeats this run:")
+        st.caption("Re-run of:")
         literally(again + "\n" + run.tags.get("debug.rerun_verdict", run.tags.get("debug.rerun_changes", "")))
     numbers(run)
     pictures(run)
@@ -306,8 +304,8 @@ def numbers(run: LoggedRun) -> None:
     ends = {"value": pl.Float64, "from": pl.Float64, "to": pl.Float64, "n": pl.Int64}
     config = {
         "value": st.column_config.NumberColumn("value", format="%.4g"),
-        "from": st.column_config.NumberColumn("95% interval from", format="%.3f"),
-        "to": st.column_config.NumberColumn("to", format="%.3f"),
+        "from": st.column_config.NumberColumn("95% CI low", format="%.3f"),
+        "to": st.column_config.NumberColumn("95% CI high", format="%.3f"),
     }
     left, right = st.columns(2)
     if rows:

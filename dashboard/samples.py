@@ -1,4 +1,4 @@
-"""Samples: what the model was asked, what it said, and what explains its wrong answers."""
+"""Samples: prompts, outputs and parsed answers, and simple rules that match the wrong answers."""
 
 from __future__ import annotations
 
@@ -29,15 +29,9 @@ from debug.models import heuristics
 from debug.programs import Program, ProgramError
 from debug.statistics import Interval, wilson
 
-OUTCOMES = {
-    "all": "all",
-    "right": "right",
-    "wrong": "wrong",
-    "unparsed": "unparsed (no answer in it)",
-    "error": "error (not asked or not read)",
-}
+OUTCOMES = {"all": "all", "right": "correct", "wrong": "wrong", "unparsed": "unparseable", "error": "error"}
 MOST_ROWS = 1000
-LONGEST_MARKED = 100_000  # characters of an output that are read again to mark its answer
+LONGEST_MARKED = 100_000  # characters of an output that is parsed again to mark its answer
 MOST_PARSED = 2000  # programs that are parsed to tell which chain is the largest
 
 
@@ -58,7 +52,7 @@ def show(run_id: str) -> None:
     run = load(run_id)
     said_of(run.status, run.tags.get("debug.error"))
     if "samples.jsonl" not in run.artifacts():
-        st.info("This run has no samples: it ended before the first, or they were removed from the store.")
+        st.info("This run has no samples: it ended before the first one, or they were removed from the store.")
         return
     samples = with_outcome(samples_of(run))
     if samples.is_empty():
@@ -68,11 +62,11 @@ def show(run_id: str) -> None:
     counts = dict(samples["outcome"].value_counts().iter_rows())
     st.caption(
         f"{len(shown):,} of {len(samples):,} samples: "
-        + ", ".join(f"{counts[name]:,} {name}" for name in OUTCOMES if counts.get(name))
+        + ", ".join(f"{counts[name]:,} {label}" for name, label in OUTCOMES.items() if counts.get(name))
     )
     scored = shown["correct"].drop_nulls()
     if len(scored) and (one_in_url("outcome") or "all") == "all":
-        st.caption(f"Right among those listed: {wilson(int(scored.sum()), len(scored))}")
+        st.caption(f"Accuracy of the listed samples: {wilson(int(scored.sum()), len(scored))}")
     sample = chosen(shown, run_id)
     if sample is not None:
         one_sample(sample, run.params.get("answer_parser"))
@@ -94,7 +88,7 @@ def with_outcome(samples: pl.DataFrame) -> pl.DataFrame:
 
 def filtered(samples: pl.DataFrame) -> pl.DataFrame:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        outcome = choice("outcome", "Outcome", list(OUTCOMES), OUTCOMES.__getitem__, width=230)
+        outcome = choice("outcome", "Outcome", list(OUTCOMES), OUTCOMES.__getitem__, width=150)
         conditions = [] if outcome == "all" else [pl.col("outcome") == outcome]
         for column, label in (("hops", "Hops"), ("seq_len", "Lines")):
             known = [str(value) for value in samples[column].drop_nulls().unique().sort()]
@@ -110,9 +104,9 @@ def filtered(samples: pl.DataFrame) -> pl.DataFrame:
 
 
 def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
-    """The table, and of the sample that the URL or a click names its row."""
+    """Draw the table; return the row of the sample that is selected."""
     if len(shown) > MOST_ROWS:
-        st.caption(f"The first {MOST_ROWS:,} are listed; filters reach all.")
+        st.caption(f"Only the first {MOST_ROWS:,} are listed. Filters search all.")
     columns = ["sample", "outcome", "expected", "parsed", "raw_output", "hops", "seq_len", "program", "seed", "error"]
     table = shown.head(MOST_ROWS).select(columns)
     texts = pl.col(pl.String).str.slice(0, 500).str.replace_all("\n", " ⏎ ", literal=True)
@@ -121,11 +115,11 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
     widget = table_key(f"samples {run_id} {hash(tuple(numbers))}", rows)
 
     def choose() -> None:
-        """By the rows that were on screen: the run may have written more by the time the page is drawn again."""
+        """Uses the rows that were on screen: the run may have written more since."""
         put_now(sample=[numbers[row] for row in st.session_state[widget]["selection"]["rows"] if row < len(numbers)])
 
     st.dataframe(
-        table.with_columns(texts),
+        table.with_columns(texts).with_columns(pl.col("outcome").replace(OUTCOMES)),
         hide_index=True,
         height=300,
         placeholder="",
@@ -139,18 +133,18 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
     downloads("samples", shown)
     put(sample=asked)
     if asked is None:
-        st.caption("Choose a row to see its prompt, its output and its program as a graph.")
+        st.caption("Select a row to see its prompt, output and program graph.")
         return None
     found = shown.filter(pl.col("sample") == asked)
     if found.is_empty():
-        st.info("The sample of this link is not among these.")
+        st.info("The sample of this link is not among the listed ones.")
         return None
     return found.row(0, named=True)
 
 
 def with_answer_marked(output: str, parser: str | None, parsed: object) -> str | None:
-    """The output with the characters in ⟦ ⟧ that were read as its answer; None where the logged answer was not read by
-    this parser, a parser of one's own read it, or the output has such brackets itself."""
+    """The output with the parsed answer in ⟦ ⟧; None where this parser does not give the logged answer, the parser is
+    a user's own, or the output has such brackets itself."""
     known = PARSERS.get(parser or "")
     span = answer_span(known, output) if known and len(output) <= LONGEST_MARKED else None
     if known is None or span is None or {*"⟦⟧"} & {*output} or str(known(output)) != str(parsed):
@@ -172,10 +166,10 @@ def one_sample(sample: dict, parser: str | None) -> None:
         )
         output = sample["raw_output"]
         marked = None if output is None else with_answer_marked(output, parser, sample["parsed"])
-        st.caption("Raw output" if marked is None else "Raw output; the answer was read from what stands in ⟦ ⟧")
+        st.caption("Raw output" if marked is None else "Raw output, parsed answer in ⟦…⟧")
         literally("(none)" if output is None else marked or output)
-        st.caption("Expected, and parsed")
-        said = "no answer" if sample["parsed"] is None else sample["parsed"]
+        st.caption("Expected and parsed answer")
+        said = "(unparseable)" if sample["parsed"] is None else sample["parsed"]
         literally(f"expected  {sample['expected']}\nparsed    {said}")
         if sample["error"]:
             st.caption("Error")
@@ -187,18 +181,19 @@ def one_sample(sample: dict, parser: str | None) -> None:
             st.caption("Program")
             literally(sample["program"] or "(none)")
             return
-        st.caption("Program as a graph: each line at the depth to which it refers, the queried chain in orange")
+        st.caption("Program graph: lines by referential depth, the queried chain in orange")
         draw(program_graph(program), "program")
 
 
 def wrong_answers(shown: pl.DataFrame) -> None:
-    """The commonest wrong answers, and how many of them a rule that follows no variable would give."""
+    """The most frequent wrong answers, and how many of them match rules that follow no variable."""
     wrong = shown.filter(pl.col("outcome") == "wrong")
     if wrong.is_empty():
         return
     st.subheader("Wrong answers")
     said, n = pl.col("parsed").cast(pl.String), len(wrong)
-    left, right = st.columns(2)
+    with st.container(horizontal=True):  # on a narrow page one below the other
+        left, right = (st.container(width=590) for _ in range(2))
     commonest = (
         wrong.group_by(answer=said.str.slice(0, 200))
         .agg(times=pl.len())
@@ -210,11 +205,18 @@ def wrong_answers(shown: pl.DataFrame) -> None:
         table = explained(wrong)
         st.dataframe(share_as_text(table), hide_index=True, column_config=SHARE)
         downloads("wrong-answers", table)
-    st.caption("An answer may be explained by several rules. A rule that holds by chance explains some, too.")
+    st.caption("One answer may match several rules, and some answers match by chance.")
 
 
-SHARE = {"share": st.column_config.TextColumn("share of wrong, 95% interval", width=190)}
-NAMES = {"raw_output": st.column_config.Column("raw output"), "seq_len": st.column_config.Column("lines")}
+SHARE = {
+    "explains": st.column_config.Column("matches"),
+    "share": st.column_config.TextColumn("share of wrong answers, 95% CI", width=190),
+}
+NAMES = {
+    "parsed": st.column_config.Column("parsed answer"),
+    "raw_output": st.column_config.Column("raw output"),
+    "seq_len": st.column_config.Column("lines"),
+}
 
 
 def explained(wrong: pl.DataFrame) -> pl.DataFrame:
@@ -233,7 +235,7 @@ def explained(wrong: pl.DataFrame) -> pl.DataFrame:
     looked = wrong.head(MOST_PARSED)
     largest = sum(largest_chain(p) == str(a) for p, a in looked.select("program", "parsed").iter_rows())
     rows = [
-        ("a number of line 1 or 2", counted[0], len(wrong)),
+        ("a number on line 1 or 2", counted[0], len(wrong)),
         ("the root of another chain", counted[1], len(wrong)),
         ("the root of the largest chain", largest, len(looked)),
         ("not a number in the program", counted[2], len(wrong)),
@@ -243,7 +245,7 @@ def explained(wrong: pl.DataFrame) -> pl.DataFrame:
 
 
 def with_share(frame: pl.DataFrame, times: str) -> pl.DataFrame:
-    """What share of n that is, with its interval."""
+    """Adds the share of n with its 95% CI."""
     shares = [wilson(successes, n) for successes, n in frame.select(times, "n").iter_rows()]
     ends = {"share": "estimate", "ci_low": "low", "ci_high": "high"}
     return frame.with_columns(
@@ -252,7 +254,7 @@ def with_share(frame: pl.DataFrame, times: str) -> pl.DataFrame:
 
 
 def share_as_text(frame: pl.DataFrame) -> pl.DataFrame:
-    """The share with its interval and n in one column: four do not fit beside another table."""
+    """The share, its 95% CI and n in one column: four columns do not fit next to another table."""
     shares = zip(*(frame[name] for name in ("share", "ci_low", "ci_high", "n")), strict=True)
     texts = [str(Interval(*share, is_rate=True)) for share in shares]
     return frame.drop("ci_low", "ci_high", "n").with_columns(share=pl.Series(texts, dtype=pl.String))

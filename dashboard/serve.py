@@ -1,9 +1,9 @@
-"""What `make dashboard` serves: dashboard/app.py, with its libraries imported and the store read before a reader comes.
+"""What `make dashboard` serves: dashboard/app.py, with libraries imported and the store read before the first request.
 
     streamlit run dashboard/serve.py -- --tracking-uri sqlite:///some/mlflow.db
 
-MLflow, SciPy and Altair take seconds to import; started from app.py, the first page would wait for them. The settings
-are those of dashboard/.streamlit/config.toml, from whichever folder it is started.
+MLflow, SciPy and Altair take seconds to import; started from app.py, the first page would wait for them. Settings are
+read from dashboard/.streamlit/config.toml, whichever folder it is started from.
 """
 
 from contextlib import suppress
@@ -21,7 +21,7 @@ from debug.tracking import TrackingError
 
 
 class OwnNames:
-    """Refuses all requests by a name that is not in server.allowedHosts, where Streamlit refuses websockets alone."""
+    """Refuses all requests whose Host is not in server.allowedHosts; Streamlit itself refuses only websockets."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -44,7 +44,7 @@ def is_own(host: str) -> bool:
     return not allowed or any(fnmatchcase(name, pattern.strip().lower().rstrip(".")) for pattern in allowed)
 
 
-with suppress(TrackingError):  # the pages will say it
+with suppress(TrackingError):  # the pages show the error
     table().refresh()
 
 app = st.App("app.py", middleware=[Middleware(OwnNames)])

@@ -1,7 +1,7 @@
-"""The store that the dashboard shows, and what of it is kept in the server's memory between clicks.
+"""The store that the dashboard shows, and what is cached in the server's memory between clicks.
 
 --tracking-uri on the command line (after --), else MLFLOW_TRACKING_URI, else the project's own mlruns/. Runs that have
-ended do not change any more: they, and what was computed from them, are kept, a few at a time.
+ended no longer change: a few of them, and what was computed from them, are cached.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def _samples(_run: LoggedRun, uri: str, run_id: str, state: object) -> pl.DataFr
 
 
 def _state(run: LoggedRun) -> object:
-    """Differs where a run that goes on may have written more."""
+    """A cache key that changes when a run that is still running may have written more."""
     if run.status in ENDED:
         return run.status
     return [
@@ -91,7 +91,7 @@ def _state(run: LoggedRun) -> object:
 
 
 def mean_of(run: LoggedRun) -> tuple[MeanCausalMap, MeanOverPairs]:
-    """The mean of a run's maps, and what it is made of.
+    """The mean of a run's maps, and the accumulated values behind it.
 
     Raises CausalMapError where they cannot be averaged, TrackingError for broken files.
     """

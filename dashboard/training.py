@@ -24,9 +24,9 @@ def page() -> None:
     runs = all_runs()
     if runs is None:
         return
-    run_id = one_run(runs, pl.col("kind") == "training", "a training", name="training", label="Training run")
+    run_id = one_run(runs, pl.col("kind") == "training", "training curves", name="training", label="Training run")
     if run_id is None:
-        st.caption("This trains the bundled model again, and logs it:")
+        st.caption("To train the bundled model again and log the run:")
         literally("python runs/train_bundled_model.py")
         return
     run = load(run_id)
@@ -36,8 +36,8 @@ def page() -> None:
 
 
 def accuracies(run: LoggedRun) -> None:
-    """The metrics accuracy/lines_<n>[_hops_<k>], as the training loop logs them, with the ends of their intervals and
-    num_samples/lines_<n>[_hops_<k>], where it has logged these."""
+    """The metrics accuracy/lines_<n>[_hops_<k>] that the training loop logs, with their 95% CIs and
+    num_samples/lines_<n>[_hops_<k>] where these are logged."""
     names = r"^(accuracy|num_samples)/(lines_(\d+)(?:_hops_(\d+))?)(?:_(ci_low|ci_high))?$"
     logged = pl.concat([run.curves("accuracy/"), run.curves("num_samples/")]).with_columns(
         cell=pl.col("metric").str.extract(names, 2),
@@ -65,14 +65,14 @@ def accuracies(run: LoggedRun) -> None:
     )
     draw(over_steps(shown, "accuracy on held-out programs"), "accuracy-over-steps", shown)
     if shown["n"].null_count():
-        st.caption("This run has not logged on how many programs it measured: there is no interval to draw.")
+        st.caption("This run did not log its number of programs, so no 95% CI is drawn.")
     else:
         sizes = dict.fromkeys((int(shown["n"].min()), int(shown["n"].max())))  # type: ignore[arg-type]
-        st.caption(f"Each point: {' to '.join(map(str, sizes))} programs. Bands: 95% Wilson intervals.")
+        st.caption(f"Each point: {' to '.join(map(str, sizes))} programs. Bands: 95% CI (Wilson).")
 
 
 def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
-    """Causal runs of this run's checkpoints: of models so named, those whose weights' digest is the checkpoint's."""
+    """Causal runs of this run's checkpoints: the model has the checkpoint's name, and the digest of its weights."""
     st.subheader("Causal maps of two checkpoints")
     names = sorted({match[1] for name in run.artifacts() if (match := CHECKPOINT.fullmatch(name))})
     so_named = runs.filter(pl.col("params.model").is_in(names), pl.col("params.intervention_type").is_not_null())
@@ -81,10 +81,10 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
     same = [own[name] == weights_of(run_id, status) for name, run_id, status in made]
     traced = so_named.filter(pl.Series(same, dtype=pl.Boolean)).sort("params.model", "start_time")
     if others := len(so_named) - len(traced):
-        st.caption(f"Left out: causal runs of models with such names, but of other weights: {others}.")
+        st.caption(f"Excluded: causal runs of models with these names but other weights ({others}).")
     if len(traced) < 2:
         found = traced["params.model"].n_unique()
-        st.info(f"{found} of {len(names)} checkpoints have a causal run. This makes one, for each that is named:")
+        st.info(f"{found} of {len(names)} checkpoints have a causal run. To make one for each checkpoint named:")
         folders = [str(run.artifact(f"checkpoints/{name}/config.json").parent) for name in names]
         literally(
             "python runs/causal_trace.py --models "
@@ -97,9 +97,11 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
     rows = {row["run_id"]: row for row in traced.iter_rows(named=True)}
     left, middle, right = st.columns(3)
     with left:
-        first = choice("first", "First", list(rows), lambda i: short_label(rows[i]))
+        first = choice("first", "Checkpoint A", list(rows), lambda i: short_label(rows[i]))
     with middle:
-        second = choice("second", "Second", [i for i in reversed(rows) if i != first], lambda i: short_label(rows[i]))
+        second = choice(
+            "second", "Checkpoint B", [i for i in reversed(rows) if i != first], lambda i: short_label(rows[i])
+        )
     one, other = mean_of(load(first))[0], mean_of(load(second))[0]
     shared = [metric for metric in one.metrics if metric in other.metrics]
     if not shared:
@@ -119,7 +121,7 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
 
 
 def digest(run: LoggedRun, checkpoint: str) -> str | None:
-    """What a run of these weights has as debug.weights_digest; None where the checkpoint's files are not there."""
+    """The debug.weights_digest of this checkpoint's weights; None where its files are missing."""
     try:
         return files_digest(
             run.artifact(f"checkpoints/{checkpoint}/{name}") for name in ("config.json", "model.safetensors")

@@ -1,7 +1,7 @@
-"""What all pages share: state that lives in the URL, text of a store shown as it stands, charts with their downloads.
+"""What all pages share: state in the URL, text of a store shown literally, charts with their downloads.
 
-Every choice is read from the URL and written back, so that a link shows the same view. Of what a page is opened with,
-the runs and the place on a map go along to the next page.
+Every choice is read from the URL and written back, so that a link shows the same view. Links to other pages carry the
+selected runs and the place on a map.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from debug.tracking import TrackingError
 
 CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
 READING = (TrackingError, CausalMapError, ProgramError)
-"""What reading a store's files may raise: each is a sentence on the page."""
+"""Errors of reading a store's files; a page shows them as a sentence."""
 
 
 # --- the URL ---------------------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def begin(page: str) -> None:
 
 
 def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
-    """To all pages, with what goes along: in the link, so that the browser's back button and its tabs know it too."""
+    """Links to all pages. They carry the selection in the URL, so that the back button and new tabs have it too."""
     along = [(name, value) for name in CARRIED for value in in_url(name)]
     with place.container(horizontal=True, gap="small"):
         for page in pages:
@@ -47,27 +47,27 @@ def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
 
 
 def put(**values: Any) -> None:
-    """Into the URL, when the page's run ends; None and nothing take a name out."""
+    """Set names in the URL when the page's run ends; None and empty values remove a name."""
     for name, value in values.items():
         many = value if isinstance(value, list | tuple) else [] if value is None else [value]
         st.session_state["to write"][name] = [str(each) for each in many]
 
 
 def put_now(**values: Any) -> None:
-    """The same for what a click calls, before the page runs."""
+    """The same at once, for callbacks of a click, which run before the page."""
     st.session_state["to write"] = {}
     put(**values)
     write_url()
 
 
 def again() -> None:
-    """The page runs again, with what was put."""
+    """Run the page again with the values of :func:`put`."""
     write_url()
     st.rerun()
 
 
 def write_url() -> None:
-    """What was put, all at once: each change would be a step of the browser's back button."""
+    """Write all values in one step: each change of the URL is a step of the browser's back button."""
     now = {name: st.query_params.get_all(name) for name in st.query_params}
     url = {name: value for name, value in (now | st.session_state["to write"]).items() if value}
     if url != now:
@@ -76,13 +76,13 @@ def write_url() -> None:
 
 
 def finish() -> None:
-    """At the end of a page's run. One that was cut short wrote nothing: the next begins with the URL it began with."""
+    """At the end of a page's run. A run that is cut short writes nothing; the next starts from the same URL."""
     write_url()
     st.session_state["taken"].update({name: in_url(name) for name in st.session_state["widgets"]})
 
 
 def in_url(name: str) -> list[str]:
-    """What the URL says of a name, or will say when the page's run ends."""
+    """The values of a name in the URL, or those that it will have when the page's run ends."""
     return st.session_state["to write"].get(name, st.query_params.get_all(name))
 
 
@@ -97,10 +97,9 @@ def number(name: str) -> int | None:
 
 
 def table_key(name: str, rows: list[int]) -> str:
-    """The key of a table in which these rows are chosen, as the URL says.
+    """The key of a table in which these rows are selected, as the URL has them.
 
-    Another one than before where the table has others chosen: a click may come from the table that was on screen when
-    this one was drawn for the first time.
+    A new key where the table on screen has other rows selected: a late click may come from that older table.
     """
     begun = st.session_state.setdefault("begun", Counter())
     drawn = st.session_state.get(f"{name} {begun[name]}")
@@ -110,7 +109,7 @@ def table_key(name: str, rows: list[int]) -> str:
 
 
 def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any) -> str:
-    """A select box that the URL holds. What a link asks for and is not there is said."""
+    """A select box whose value is in the URL. A value of a link that is not an option is shown in a note."""
     given = given_by_url(name)
     if given is not None:
         st.session_state[name] = given[0] if given[:1] and given[0] in options else options[0]
@@ -118,7 +117,7 @@ def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], 
         st.session_state[name] = options[0]
     picked = st.selectbox(label, options, format_func=show, key=name, **settings)
     if given and given[0] not in options:
-        st.caption("The link asks for another one, which is not there:")
+        st.caption("This value of the link is not available:")
         literally(given[0])
     put(**{name: picked or None})
     return picked
@@ -127,7 +126,7 @@ def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], 
 def several(
     name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any
 ) -> list[str]:
-    """A multiselect that the URL holds; nothing chosen is no condition. What is not there is left out."""
+    """A multiselect whose values are in the URL; empty is no filter. Values that are not options are ignored."""
     given = given_by_url(name)
     if given is not None:
         st.session_state[name] = [value for value in given if value in options]
@@ -157,7 +156,7 @@ def yes(name: str, label: str, **settings: Any) -> bool:
 
 
 def given_by_url(name: str) -> list[str] | None:
-    """What the URL says, where a widget has not taken it yet: it comes from a link, or the browser's back button."""
+    """The values in the URL where the widget does not have them yet (from a link or the back button), else None."""
     st.session_state["widgets"].add(name)
     now, taken = in_url(name), st.session_state["taken"]
     if now == taken.get(name, []):
@@ -170,19 +169,19 @@ def given_by_url(name: str) -> list[str] | None:
 
 
 def literally(text: object) -> None:
-    """Text of a store as it stands, never as Markdown or HTML."""
+    """Show text of a store literally, never as Markdown or HTML."""
     st.code(str(text), language=None, wrap_lines=True)
 
 
 def problem(sentence: str, detail: object = "") -> None:
-    """A sentence of ours, and below it what the store says about the case."""
+    """An error message of the dashboard, and below it the details from the store."""
     st.error(sentence)
     if str(detail):
         literally(without_passwords(str(detail)))
 
 
 def part(show: Callable[..., Any], *arguments: Any) -> Any:
-    """A part of a page; what of it cannot be read is a sentence, and the rest of the page stays."""
+    """Draw a part of a page; an error in it becomes a message, and the rest of the page stays."""
     try:
         return show(*arguments)
     except READING as error:
@@ -196,7 +195,7 @@ def part(show: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def all_runs() -> pl.DataFrame | None:
-    """Every run of the store, as it is now, and a refresh by itself; None, and a sentence, where there is nothing."""
+    """Every run of the store, refreshed automatically; None, with a message on the page, where there are none."""
     st.session_state["live"] = False
     try:
         runs = table()
@@ -216,10 +215,10 @@ def all_runs() -> pl.DataFrame | None:
 
 @st.fragment(run_every=REFRESH_SECONDS)
 def _watch() -> None:
-    """Runs the page again where the store has changed, or a run on it goes on.
+    """Run the page again where the store has changed, or a run on the page is still running.
 
-    It does not look while a page is drawn, which has just read the store: where one is written to all the time, the
-    page would begin again before it is drawn, again and again.
+    Not while a page is being drawn: it has just read the store, and one that is written to all the time would restart
+    the page before it is drawn, again and again.
     """
     if st.session_state.pop("drawing", False):
         return
@@ -232,7 +231,7 @@ def _watch() -> None:
 
 
 def chosen_runs(runs: pl.DataFrame) -> list[str]:
-    """The run ids of the selection, those of studies with their cells where none of these is chosen."""
+    """The selected run ids; a study of which no cell is selected brings all its cells."""
     asked = list(dict.fromkeys(in_url("runs")))
     cells = runs.filter(pl.col("parent_run_id").is_in(asked))
     parents = set(runs.filter(pl.col("run_id").is_in(asked))["parent_run_id"].drop_nulls())
@@ -245,7 +244,7 @@ def chosen_runs(runs: pl.DataFrame) -> list[str]:
 
 
 def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", label: str = "Run") -> str | None:
-    """A run that suits a page: the one in the URL, else the first of the selection, else the newest."""
+    """A select box of the runs that suit a page: first the one in the URL, then the selected ones, then the newest."""
     there = runs.filter(suits)
     ids = set(there["run_id"])
     asked = one_in_url(name)
@@ -271,18 +270,18 @@ def run_label(row: dict[str, Any]) -> str:
     started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
     status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
     how = f"{ESTIMATED} · " if row["kind"] == "attribution" else ""
-    return f"{status}{how}{row['name'] or 'without a name'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
+    return f"{status}{how}{row['name'] or 'unnamed'} · {started} · {row['run_id'][:8]} · {row['experiment']}"
 
 
 def said_of(status: str, error: str | None) -> None:
-    """What a reader must know of a run that did not end well."""
+    """A message about a run that failed, was stopped or is still running."""
     if status == "FAILED":
         problem("This run failed. What it logged before that is below.", error or "")
     elif status == "KILLED":
         st.warning("This run was stopped. What it logged before that is below.")
     elif status != "FINISHED":
-        st.session_state["live"] = True  # its files grow without a word in the database
-        st.info("This run has not finished. What it logged so far is below, and this page follows it.")
+        st.session_state["live"] = True  # its files grow without a change in the database
+        st.info("This run has not finished. What it logged so far is below; the page updates by itself.")
 
 
 # --- charts ----------------------------------------------------------------------------------------------------------
@@ -291,9 +290,9 @@ def said_of(status: str, error: str | None) -> None:
 def draw(
     chart: Any, key: str, data: pl.DataFrame | None = None, on_cell: Callable[[dict[str, Any]], None] | None = None
 ) -> None:
-    """A chart in its own size, one that is wider than the page scrolls by itself; and its downloads.
+    """A chart in its own size, with its downloads; one that is wider than the page scrolls.
 
-    ``on_cell`` is given the fields of a cell that is clicked, before the page runs again.
+    ``on_cell`` is given the fields of the mark that is clicked, before the page runs again.
     """
 
     def clicked() -> None:
@@ -311,7 +310,7 @@ def draw(
 
 
 def downloads(key: str, data: pl.DataFrame | None, chart: Any = None) -> None:
-    """The table behind a chart as CSV and Parquet, the chart as PNG and SVG; made when asked for."""
+    """The table behind a chart as CSV and Parquet, the chart as PNG and SVG; each is made on demand."""
     made: dict[str, Callable[[], bytes]] = {}
     if data is not None:
         made |= {"csv": lambda: _flat(data).write_csv().encode(), "parquet": lambda: _parquet(data)}

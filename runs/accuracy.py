@@ -15,40 +15,25 @@ from __future__ import annotations
 
 import argparse
 
-from debug import cli, generators, quick_experiment
-from debug.core import PARSERS, TASKS
-from debug.prompts import PROMPTS
+from debug import cli
+from debug.core import TASKS, ExperimentConfig
+from debug.options import add_flags, given
 from debug.provenance import without_passwords
+
+OWN = {
+    "name": "accuracy",
+    "program_generator": "variable_binding",
+    "models": ["tiny"],
+    "num_seqs": 100,
+    "seq_lens": [5],
+}
 
 
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__)
     cli.backend_options(parser)
-    parser.add_argument(
-        "--models", nargs="+", default=["tiny"], help="ids: tiny, smollm2, heuristic:..., folder, hub id"
-    )
-    parser.add_argument(
-        *("--task", "--generator"), default="variable_binding", help=f"generator: {', '.join(generators.GENERATORS)}"
-    )
-    parser.add_argument("--prompt", help=f"{', '.join(PROMPTS)}, or a text with {{code}} (default: the task's own)")
-    parser.add_argument("--few-shot", type=int, default=0, help="solved programs before each program (default 0)")
-    parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
-    parser.add_argument("--scoring", default="generate", help="generate (default), or logits: rank possible answers")
-    parser.add_argument(
-        "--hops", nargs="+", type=cli.hops, default=[None], help="referential depths of the query, or any (default)"
-    )
-    parser.add_argument("--seq-lens", nargs="+", type=int, default=[5], help="numbers of assignment lines")
-    parser.add_argument("--num-seqs", type=int, default=100, help="programs in each cell (default 100)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the first program; program i has seed + i or later"
-    )
-    parser.add_argument(
-        "--independent-cells", action="store_true", help="draw each cell's programs from seeds that no other cell has"
-    )
-    parser.add_argument("--answer-parser", help=f"{', '.join(PARSERS)} (default: that of the task and the prompt)")
-    parser.add_argument("--max-new-tokens", type=int, help="tokens of a completion (default 8; 512 for reasoning)")
+    add_flags(parser, ExperimentConfig, defaults=OWN)
     parser.add_argument("--no-cache", action="store_true", help="free each model after its cells")
-    parser.add_argument("--name", default="accuracy", help="MLflow experiment")
     parser.add_argument("--study", help="a YAML or JSON file of experiments; the options of one are then not read")
     parser.add_argument("--fresh", action="store_true", help="with --study: start anew where it was not finished")
     parser.add_argument(
@@ -66,23 +51,9 @@ def main(options: argparse.Namespace) -> None:
 
         name, configs = read_study(options.study)
     else:
-        config = quick_experiment(
-            name=options.name,
-            prompt_template=options.prompt or TASKS.get(options.task, ("MINIMAL",))[0],
-            program_generator=options.task,
-            models=options.models,
-            num_seqs=options.num_seqs,
-            seq_lens=options.seq_lens,
-            hops=options.hops,
-            seed=options.seed,
-            answer_parser=options.answer_parser,
-            max_new_tokens=options.max_new_tokens,
-            few_shot=options.few_shot,
-            chat=options.chat,
-            scoring=options.scoring,
-            independent_cells=options.independent_cells,
-        )
-        name, configs = options.name, [config]
+        chosen = given(options, ExperimentConfig)
+        chosen.setdefault("prompt_template", TASKS.get(chosen["program_generator"], ("MINIMAL",))[0])
+        name, configs = chosen["name"], [ExperimentConfig(**chosen)]
     from debug import ExperimentRunner
 
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))

@@ -12,43 +12,22 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
-from debug.prompts import PROMPTS
+from debug.options import add_flags, given
+from debug.robust_seeds import RobustSearch
 
 
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__)
     cli.backend_options(parser)
-    parser.add_argument(
-        "--models", nargs="+", default=["tiny"], help="ids: tiny, smollm2, heuristic:..., folder, hub id"
-    )
-    parser.add_argument("--hops", nargs="+", type=cli.hops, default=[3], help="referential depths of the query, or any")
-    parser.add_argument("--seq-lens", nargs="+", type=int, default=[5], help="numbers of assignment lines")
-    parser.add_argument("--num-seeds", type=int, default=5, help="seeds to find in each cell (default 5)")
-    parser.add_argument("--seed", type=int, default=0, help="the first seed to try")
-    parser.add_argument("--max-tried", type=int, default=1000, help="programs to try in each cell (default 1000)")
-    parser.add_argument("--prompt", default="VARIABLE_BINDING", help=f"{', '.join(PROMPTS)}, or a text with {{code}}")
-    parser.add_argument("--few-shot", type=int, default=0, help="solved programs before each program (default 0)")
-    parser.add_argument("--all-incorrect", action="store_true", help="seeds that every model answers wrong instead")
-    parser.add_argument("--name", default="robust_seeds", help="MLflow experiment")
+    add_flags(parser, RobustSearch, defaults={"models": ["tiny"], "count": 5})
     return parser.parse_args()
 
 
 def main(options: argparse.Namespace) -> None:
-    from debug.robust_seeds import RobustSearch, find_robust_seeds
+    from debug.robust_seeds import find_robust_seeds
     from debug.runner import ExperimentRunner
 
-    search = RobustSearch(
-        models=options.models,
-        hops=options.hops,
-        seq_lens=options.seq_lens,
-        count=options.num_seeds,
-        seed=options.seed,
-        max_tried=options.max_tried,
-        prompt_template=options.prompt,
-        few_shot=options.few_shot,
-        all_incorrect=options.all_incorrect,
-        name=options.name,
-    )
+    search = RobustSearch(**given(options, RobustSearch))
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     for found in find_robust_seeds(search, runner):
         print(found)

@@ -15,19 +15,19 @@ from typing import Any
 
 from debug import cli
 from debug.errors import InputError
+from debug.options import add_flags, given
+from debug.plan import Plan
 
 
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__)
     parser.add_argument("run_id", help="a run's id, the beginning of it, or its name; a study is repeated cell by cell")
     parser.add_argument("--model", help="other weights, or the same in another place")
-    parser.add_argument("--intervention-type", help="residual_stream, attention_heads, mlp, ...")
-    parser.add_argument("--layers", nargs="+", type=int)
-    parser.add_argument("--positions", nargs="+", help="all, targets, or names of targets and token positions")
     parser.add_argument("--pairs", nargs="+", type=int, help="numbers of pairs (of samples, in an accuracy run)")
     parser.add_argument(
-        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="other fields; values are JSON or text"
+        "--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of other runs; values are JSON or text"
     )
+    add_flags(parser.add_argument_group("what is changed (without: as logged)"), Plan, as_logged=True)
     return parser.parse_args()
 
 
@@ -38,12 +38,7 @@ def main(options: argparse.Namespace) -> None:
         if not equals:
             raise InputError(f"--set {assignment!r}; expected FIELD=VALUE")
         changes[name] = _value(value)
-    if options.positions is not None:
-        positions = [_value(position) for position in options.positions]
-        changes["positions"] = positions[0] if positions in (["all"], ["targets"]) else positions
-    changes |= {
-        name: value for name in ("intervention_type", "layers") if (value := getattr(options, name)) is not None
-    }
+    changes |= given(options, Plan)
     from debug.rerun import rerun
 
     for repeated in rerun(

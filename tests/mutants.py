@@ -207,7 +207,7 @@ NUMBERS: Sequence[Mutant] = (
     ),
     Mutant(
         "robust seed ignores the counterfactual",
-        "robust_seeds.py",
+        "robust_seeds/searching.py",
         "all(wrong if search.all_incorrect else correct)",
         "(wrong if search.all_incorrect else correct)[0]",
         "tests/test_robust_seeds.py::test_a_seed_counts_only_where_both_its_programs_are_as_asked_for",
@@ -250,8 +250,8 @@ NUMBERS: Sequence[Mutant] = (
     Mutant(
         "the means of maps take no weights",
         "causal_map/means.py",
-        "is_rate=metric in RATES, weights=weights)",
-        "is_rate=metric in RATES)",
+        "is_rate=is_rate, weights=weights)",
+        "is_rate=is_rate)",
         "tests/test_causal_tracing.py::test_rates_are_successes_over_interventions_where_pairs_have_different_targets",
     ),
     Mutant(
@@ -264,8 +264,8 @@ NUMBERS: Sequence[Mutant] = (
     Mutant(
         "the peak is measured on the pairs that choose it",
         "causal_map/routes.py",
-        'mean_of("success", rows[1::2, row]), chosen[row])',
-        'mean_of("success", rows[::2, row]), chosen[row])',
+        "mean_of(True, rows[1::2, row]), chosen[row])",
+        "mean_of(True, rows[::2, row]), chosen[row])",
         "tests/test_mean_map.py::test_the_peak_is_chosen_on_pairs_of_even_number_and_measured_on_the_others",
     ),
     Mutant(

@@ -42,7 +42,7 @@ def test_plain_auto_tokenizer_is_the_trained_one() -> None:
 
 
 @pytest.mark.parametrize(("cell", "bar"), [((None, 5), 0.99), ((None, 17), 0.99)])
-def test_it_answers_held_out_programs(model, cell: training.Cell, bar: float) -> None:
+def test_it_answers_held_out_programs(model, cell: training.Shape, bar: float) -> None:
     """A small sample; the model card has the measurement, with intervals."""
     programs, pairs = training.evaluate(model, training.first_pairs({cell: 150}))[cell]
     assert programs.estimate >= bar

@@ -99,7 +99,7 @@ def test_what_lies_beyond_the_scale_is_told_and_kept():
     z = causal_map.z_patched.copy()
     z[3, 4] += 20
     chart = causal_heatmap(replace(causal_map, z_patched=z))
-    assert "1 of 161 cells" in chart.to_dict()["title"]["subtitle"][0]
+    assert "1 of 161 values" in chart.to_dict()["title"]["subtitle"][0]
     assert max(row["normalized_logit_diff"] for row in coloured(chart)) > 2
     assert "subtitle" not in causal_heatmap(causal_map).to_dict()["title"]
 
@@ -256,7 +256,7 @@ def test_what_an_ablation_does_is_drawn_as_a_loss():
     ablated = replace(make_map(), source="mean")
     assert scale(causal_heatmap(ablated, "answer_kept"))["scheme"] == {"name": "purpleorange", "extent": [0.0, 0.5]}
     assert scale(causal_heatmap(ablated, "answer_logit_drop"))["reverse"]
-    assert "means patched into" in causal_heatmap(ablated).to_dict()["title"]["text"]
+    assert "mean ablation, answer" in causal_heatmap(ablated).to_dict()["title"]["text"]
     metrics, curves = mean_over_pairs([ablated, ablated]).to_metrics()
     assert metrics["answer_kept_rate"] == pytest.approx(2 / 3)
     assert "answer_kept_rate_by_layer/final" in curves[0]

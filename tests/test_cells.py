@@ -67,7 +67,7 @@ def test_cells_without_a_range_of_their_own_are_refused():
 
 def test_cells_are_said_to_share_programs_where_they_do():
     cells = [("variable_binding", hops, lines, 0) for hops, lines in product(("any", 4), (5, 17))]
-    assert "share seeds, and with them programs" in shared_programs(cells)
+    assert "share seeds, and so share programs" in shared_programs(cells)
     assert shared_programs(cells[:1] * 2) is None  # two models on one cell: compared program by program
     assert shared_programs([cells[0], ("boolean", "any", 17, 0)]) is None
     apart = experiment(independent_cells=True)
@@ -110,8 +110,8 @@ def test_a_result_says_that_cells_share_programs_and_clusters_what_it_pools_by_s
     shared = [seeds_of(config, *cell) for cell in config.cells]
     assert pooled["n"] == len(set.union(*shared))
     assert (pooled["n"] == 160) == independent
-    assert "all cells together, paired, clustered by seed" in str(result)
-    text = "Most, 40 of 40: any hops on 5 and any hops on 17 lines."
+    assert "paired comparisons over all cells, clustered by seed" in str(result)
+    text = "Most shared seeds: 40 of 40, by any hops on 5 and any hops on 17 lines."
     assert (text in str(result)) == (not independent) == bool(result.summary["shared_programs"])
     # the first line alone decides here: programs of one seed are answered alike, and are no evidence of their own
     alone = next(c for c in result.summary["comparisons"] if c["seq_len"] == 5 and c["hops"] is None)

@@ -245,7 +245,7 @@ def test_runs_are_compared_by_hops_and_program_by_program(store):
     right, wrong = log_accuracy(store, hops=[1, 2]), log_accuracy(store, raw_output="3", hops=[1, 2])
     app = opened("compare", runs=[right[0], wrong[0]], first=right[1], second=wrong[1])
     assert len(charts(app)) == 3  # rates, models by hops, slopes
-    assert "100.0% no interval (n=1), 1 : 0" in literal(app)  # sixty samples of one program are one program
+    assert "100.0% no CI (n=1), 1 : 0" in literal(app)  # sixty samples of one program are one program
     assert app.dataframe[0].value["program"].to_list() == [PROGRAM.replace("\n", " ⏎ ")]
     app.selectbox(key="by").select("seq_len").run()
     assert url(app, "by") == "seq_len"
@@ -310,7 +310,7 @@ def test_models_are_compared_on_the_lengths_that_all_have(store):
     app = opened("compare", runs=[one, two])
     rows = drawn_rows(app, 1).sort("model")
     assert rows.select("model", "value", "n").rows() == [("one", 0.9, 60), ("two", 0.9, 60)]
-    assert "1 cells of hops and lines that not all have: 1 hops on 17 lines" in literal(app)
+    assert "cells with hops and lines that not all models have: 1 (hops 1 · 17 lines)" in literal(app)
 
 
 def test_no_mean_is_over_prompts_generators_or_kinds_of_run(store):
@@ -324,7 +324,7 @@ def test_no_mean_is_over_prompts_generators_or_kinds_of_run(store):
     rows = drawn_rows(app := opened("compare", runs=[one, two]), 1).sort("model")
     assert rows.select("model", "value").rows() == [("one", 0.9), ("two", 0.8)]
     said = literal(app)
-    assert "2 cells asked in a way that not all models were" in said
+    assert "cells with settings that not all models have: 2" in said
     assert "range · prompt MINIMAL" in said
     assert "variable_binding · prompt FEW" in said
     alone = drawn_rows(opened("compare", runs=[one, log_cells(store, {"accuracy": 0.3}, model="one")]), 1)
@@ -344,7 +344,7 @@ def test_a_cell_that_was_run_again_is_not_averaged_with_itself(store):
     two = log_cells(store, {"accuracy": 0.5}, model="two")
     rows = drawn_rows(app := opened("compare", runs=[before, after, two]), 1).sort("model")
     assert rows.select("model", "value", "n").rows() == [("one", 0.9, 60), ("two", 0.5, 60)]
-    assert "1 older runs of cells that were run again" in literal(app)
+    assert "older runs of repeated cells: 1" in literal(app)
 
 
 @pytest.mark.parametrize("lengths", [(5,), (5, 17)])
@@ -369,8 +369,8 @@ def test_two_models_slopes_are_of_cells_asked_alike(store):
     two = log_cells(store, {"accuracy": 0.8, "prompt_template": "A"}, model="2")
     rows = drawn_rows(opened("compare", runs=[one, two]), 2).sort("run")
     assert rows.select("run", "cell", "value").rows() == [
-        ("1", "hops 1 · 5 lines", 0.9),
-        ("2", "hops 1 · 5 lines", 0.8),
+        ("A: 2", "hops 1 · 5 lines", 0.8),
+        ("B: 1", "hops 1 · 5 lines", 0.9),
     ]
 
 
@@ -414,7 +414,7 @@ def test_a_causal_runs_accuracy_has_its_own_n(store):
 def test_runs_without_a_rate_are_a_sentence(store):
     with store.start("accuracy", "empty", kind="accuracy") as study:
         pass
-    assert "None of the chosen runs has a rate" in sentences(opened("compare", runs=[study.run_id]))
+    assert "None of the selected runs has a metric" in sentences(opened("compare", runs=[study.run_id]))
 
 
 # --- Causal map ------------------------------------------------------------------------------------------------------
@@ -480,7 +480,7 @@ def test_two_runs_stand_side_by_side_on_one_scale(store):
         scales = [panel["layer"][0]["encoding"]["color"]["scale"]["domain"] for panel in chart["concat"]]
         assert scales[0] == scales[1]
         assert scales[2][0] == -scales[2][1]
-        assert chart["concat"][2]["title"]["text"] == "first less second"
+        assert chart["concat"][2]["title"]["text"] == "A − B"
     many = log_causal(store, [make_map(pair) for pair in range(9)])
     shared = {pair.counterfactual for pair in store.load_run(other).pairs}
     unshared = next(n for n, pair in enumerate(store.load_run(many).pairs) if pair.counterfactual not in shared)
@@ -513,10 +513,10 @@ def test_two_runs_have_the_same_layer_at_the_same_height(store):
 @pytest.mark.parametrize(
     ("of", "hops", "said"),
     [
-        ({"n_layers": 4}, 3, "the same number of layers (6 and 4)."),
-        ({"heads": 4}, 3, "the same component (residual_stream and attention_heads)."),
-        ({}, 2, "the same hops (3 and 2)."),
-        ({"n_layers": 4, "heads": 4}, 2, "number of layers (6 and 4), nor of the same component"),
+        ({"n_layers": 4}, 3, "A and B have different numbers of layers (6 and 4)."),
+        ({"heads": 4}, 3, "A and B have different components (residual_stream and attention_heads)."),
+        ({}, 2, "A and B have different hops (3 and 2)."),
+        ({"n_layers": 4, "heads": 4}, 2, "numbers of layers (6 and 4), different components"),
     ],
 )
 def test_maps_of_another_depth_component_or_hops_have_no_difference(store, of, hops, said):
@@ -524,7 +524,7 @@ def test_maps_of_another_depth_component_or_hops_have_no_difference(store, of, h
     app = opened("causal_map", run=one, **{"with": other})
     assert len(charts(app)[0]["concat"]) == 2
     assert said in sentences(app)
-    assert "first less second" not in captions(app)
+    assert "A − B" not in captions(app)
     same = opened("causal_map", run=one, **{"with": log_causal(store, [make_map()])})
     assert len(charts(same)[0]["concat"]) == 3
 
@@ -533,7 +533,7 @@ def test_a_difference_that_says_nothing_is_refused_where_it_is_drawn():
     from debug.causal_visualization.side_by_side import side_by_side
 
     maps = [mean_over_pairs([make_map(n_layers=n)]) for n in (6, 4)]
-    with pytest.raises(ValueError, match=r"not of the same number of layers \(6 and 4\)"):
+    with pytest.raises(ValueError, match=r"different numbers of layers \(6 and 4\)"):
         side_by_side(maps[0], maps[1], "success", ("one", "other"))
 
 
@@ -676,7 +676,7 @@ def log_answers(store: Store, answers: list[int | None]) -> str:
 def test_samples_are_filtered_by_outcome(store):
     run_id = log_answers(store, [8, 8, 4, 9, None])
     app = opened("samples", run=run_id)
-    assert "5 of 5 samples: 2 right, 2 wrong, 1 unparsed" in [caption.value for caption in app.caption]
+    assert "5 of 5 samples: 2 correct, 2 wrong, 1 unparseable" in [caption.value for caption in app.caption]
     app.selectbox(key="outcome").select("unparsed").run()
     assert app.dataframe[0].value["sample"].to_list() == [4]
     assert url(app, "outcome") == "unparsed"
@@ -689,7 +689,7 @@ def test_wrong_answers_are_counted_and_explained(store):
     assert commonest.to_dict("list")["answer"] == ["4", "9"]
     rules = dict(zip(explained["rule"], explained["explains"], strict=True))
     assert rules == {
-        "a number of line 1 or 2": 0,
+        "a number on line 1 or 2": 0,
         "the root of another chain": 2,
         "the root of the largest chain": 0,
         "not a number in the program": 1,
@@ -697,7 +697,7 @@ def test_wrong_answers_are_counted_and_explained(store):
     shares = [str(wilson(count, 3)) for count in (0, 2, 0, 1)]
     assert explained["share"].to_list() == shares
     assert commonest["share"].to_list() == [str(wilson(2, 3)), str(wilson(1, 3))]
-    assert f"Right among those listed: {wilson(1, 5)}" in captions(app)
+    assert f"Accuracy of the listed samples: {wilson(1, 5)}" in captions(app)
 
 
 def test_a_sample_shows_its_program_as_a_graph(store):
@@ -738,7 +738,7 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
     )
     assert "--intervention-type=mlp --positions=targets --layers 0 1 2 5 --pairs 1" in literal(app)
     for broken in ("a", "3-1", "-1", "1,,x", "0-99999"):
-        assert "This cannot be asked" in sentences(opened("rerun", run=run_id, layers=broken))
+        assert "These settings are not valid" in sentences(opened("rerun", run=run_id, layers=broken))
 
 
 def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch):
@@ -748,7 +748,7 @@ def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch)
     app = opened("rerun", run=log_causal(store, [make_map()]))
     (button,) = [each for each in app.button if each.label == "Run it"]
     assert button.disabled
-    assert "Nothing is started from here: the dashboard listens on every address" in sentences(app)
+    assert "Re-runs cannot be started from here: the dashboard listens on every address" in sentences(app)
     button.proto.disabled = button.disabled = False  # as a browser that was tampered with
     button.click().run()
     assert not app.exception
@@ -769,7 +769,7 @@ def test_training_shows_accuracy_by_hops_over_steps_and_two_checkpoints(store):
     app = opened("training", training=run.run_id)
     assert len(charts(app)) == 1
     assert "0 of 2 checkpoints have a causal run" in sentences(app)
-    assert "has not logged on how many programs" in captions(app)
+    assert "did not log its number of programs" in captions(app)
     for model in ("step_000000", "step_000200"):
         log_causal(store, [make_map()], model)  # of another training's checkpoints
         log_causal(
@@ -777,8 +777,8 @@ def test_training_shows_accuracy_by_hops_over_steps_and_two_checkpoints(store):
         )
     app = opened("training", training=run.run_id)
     named = [panel["title"]["text"] for panel in charts(app)[1]["concat"]][:2]
-    assert named == ["step_000000 · 1 pair", "step_000200 · 1 pair"]
-    assert "but of other weights: 2." in captions(app)
+    assert named == ["A: step_000000 · 1 pair", "B: step_000200 · 1 pair"]
+    assert "but other weights (2)." in captions(app)
     assert len(app.selectbox(key="first").options) == 2
 
 
@@ -788,7 +788,7 @@ def test_training_curves_have_the_intervals_that_were_logged(store):
             rate = wilson(step // 2, 50)
             run.log_metrics(rate.metrics("accuracy/lines_5_hops_2") | {"num_samples/lines_5_hops_2": rate.n}, step)
     app = opened("training", training=run.run_id)
-    assert "Each point: 50 programs. Bands: 95% Wilson intervals." in captions(app)
+    assert "Each point: 50 programs. Bands: 95% CI (Wilson)." in captions(app)
     drawn = pl.read_ipc_stream(app.get("vega_lite_chart")[0].proto.datasets[0].data.data)
     expected = [wilson(0, 50), wilson(50, 50)]
     assert drawn.select("ci_low", "ci_high", "n").rows() == [(rate.low, rate.high, 50) for rate in expected]

@@ -27,7 +27,7 @@ from test_mean_map import GAP, STAIRS, drawn, maps_of, rates
 from test_training import SMALL
 
 PROGRAM = "l = 1\nc = l\ny = 5\np = 6\nm = 8\nq = p\nf = m\na = c\nj = 9\n#a: "
-SHORT = re.compile(r"(?<![\d.-])(-?\d+\.\d+%? (?:\[-?\d+\.\d+, -?\d+\.\d+\]|no interval))")
+SHORT = re.compile(r"(?<![\d.-])(-?\d+\.\d+%? (?:\[-?\d+\.\d+, -?\d+\.\d+\]|no CI))")
 
 
 def test_what_each_strategy_could_answer() -> None:
@@ -150,7 +150,7 @@ def test_the_page_has_its_pictures_claims_and_trajectory(report: LoggedRun) -> N
     steps = report.curves("explained/all/a_digit").filter(metric="explained/all/a_digit")["step"].to_list()
     assert steps == [0, 6]
     assert "trajectory_all.png" in pictures
-    assert "not, byte for byte, the model that the other sections measure" in page
+    assert "not, byte for byte, the model of the other sections" in page
 
 
 def random_model(folder: Path, seed: int) -> Path:

@@ -71,14 +71,14 @@ def test_no_code_prints_a_store_uri_as_it_is():
     assert not found
 
 
-@pytest.mark.parametrize("error", [ValueError, TrackingError, OSError])
+@pytest.mark.parametrize("error", [InputError, TrackingError, OSError, ValueError])
 def test_a_script_that_fails_prints_no_password(error, capsys):
     def main(_):
         raise error("cannot reach http://me:s3cret@host:5000/?password=s3cret")
 
     with pytest.raises(SystemExit) as ended:
         cli.run(main, cli.argparse.Namespace())
-    assert ended.value.code == (1 if error is OSError else 2)
+    assert ended.value.code == (2 if issubclass(error, DebugError) else 1)
     said = capsys.readouterr().err
     assert "cret" not in said
     assert "http://me:***@host:5000/?password=***" in said or "http://me:***@host" in said

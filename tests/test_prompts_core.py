@@ -364,7 +364,7 @@ def test_ones_own_generator_and_parser_are_named_by_their_functions():
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"few_shot": -1}, "few_shot is -1"),
         ({"chat": 1}, "chat is 1"),
-        ({"scoring": "guess"}, "scoring is 'guess'; expected generate or logits"),
+        ({"scoring": "guess"}, "scoring is 'guess'; expected one of generate, logits"),
         ({"scoring": "logits", "chat": True}, "must come right after the prompt"),
         ({"few_shot": 1, "prompt_template": "STEP_BY_STEP"}, "asks for reasoning"),
         ({"seq_lens": []}, "seq_lens is"),

@@ -8,11 +8,11 @@ import torch
 
 import families
 import vocabularies
-from debug import ExperimentRunner, models, robust_seeds
+from debug import ExperimentRunner, models
 from debug.counterfactual import make_pair
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program
-from debug.robust_seeds import RobustSearch, find_robust_seeds
+from debug.robust_seeds import RobustSearch, find_robust_seeds, searching
 from debug.runner import NothingScored
 from debug.tracking import Store
 
@@ -43,7 +43,9 @@ def alone(model_id, seed, hops, seq_len, max_new_tokens=8):
 
 def test_seeds_of_the_bundled_model_hold_the_published_ones_and_each_is_answered_alone(uri):
     for (hops, seq_len), published in {(1, 5): 11, (2, 5): 3, (3, 5): 2}.items():
-        [found] = find_robust_seeds(RobustSearch(["tiny"], [hops], [seq_len], count=12), ExperimentRunner(uri))
+        [found] = find_robust_seeds(
+            RobustSearch(models=["tiny"], hops=[hops], seq_lens=[seq_len], count=12), ExperimentRunner(uri)
+        )
         assert published in found.seeds
         assert found.seeds == sorted(found.seeds)
         assert len(found.seeds) == 12
@@ -124,7 +126,7 @@ def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loa
         return Counted()
 
     monkeypatch.setattr(runner, "load", counted)
-    monkeypatch.setattr("debug.robust_seeds.given", lambda model, template, programs: programs)
+    monkeypatch.setattr("debug.robust_seeds.searching.given", lambda model, template, programs: programs)
     search = RobustSearch(["heuristic:any-number", "tiny"], [2], [5], count=5, max_tried=64)
     [found] = find_robust_seeds(search, runner)
     assert loads == ["heuristic:any-number", "tiny"]
@@ -160,7 +162,7 @@ def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkey
     runner = ExperimentRunner(uri)
     monkeypatch.setattr(runner, "load", lambda _: Half())
     monkeypatch.setattr(models, "locate", lambda _: ("half", {}))
-    monkeypatch.setattr("debug.robust_seeds.given", lambda model, template, programs: programs)
+    monkeypatch.setattr("debug.robust_seeds.searching.given", lambda model, template, programs: programs)
     search = RobustSearch(["half"], [2], [5], count=2, max_tried=20, all_incorrect=all_incorrect)
     [found] = find_robust_seeds(search, runner)
     assert (found.seeds, found.tried) == ([], 20)
@@ -191,11 +193,11 @@ def searched(monkeypatch, robust, count, batch_size, max_tried, errors=()):
             {"seed": seed, "error": "none" if seed in errors else None, "robust": bool(robust[seed])} for seed in batch
         ]
 
-    monkeypatch.setattr(robust_seeds, "_pairs", lambda *_: iter(range(len(robust))))
-    monkeypatch.setattr(robust_seeds, "_ask", ask)
+    monkeypatch.setattr(searching, "_pairs", lambda *_: iter(range(len(robust))))
+    monkeypatch.setattr(searching, "_ask", ask)
     cell = Cell()
     search = RobustSearch(["heuristic:any-number"], [3], [5], count=count, max_tried=max_tried)
-    found = robust_seeds._search_cell(search, [], 3, 5, batch_size, cell)
+    found = searching._search_cell(search, [], 3, 5, batch_size, cell)
     assert found.seeds == np.flatnonzero(robust)[: len(found.seeds)].tolist()
     return cell.metrics
 

@@ -349,7 +349,7 @@ def test_an_output_that_does_not_end_has_no_last_number(uri, scripted):
     assert result.samples["parsed"].to_list() == [None, 3, 3] * 2
     assert outcomes(uri)["no_answer"] == 2
     assert "no end after 5 tokens" in result.samples["error"][0]
-    assert "2 without an answer: no end after 5 tokens" in str(result)
+    assert "2 unparseable: no end after 5 tokens" in str(result)
 
 
 def test_a_prompt_longer_than_the_models_window_is_an_error_of_that_sample(uri):

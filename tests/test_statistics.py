@@ -36,7 +36,7 @@ def test_wilson_gives_the_textbook_interval():
 
 def test_a_rate_and_a_mean_read_as_in_a_paper():
     assert str(wilson(194, 200)) == "97.0% [93.6, 98.6] (n=200)"
-    assert str(Interval(0.8, None, None, 1, is_rate=True)) == "80.0% no interval (n=1)"
+    assert str(Interval(0.8, None, None, 1, is_rate=True)) == "80.0% no CI (n=1)"
     assert str(Interval(0.8125, 0.79, 0.836, 50)) == "0.812 [0.790, 0.836] (n=50)"
 
 
@@ -105,14 +105,12 @@ def test_mcnemar_counts_only_the_programs_that_tell_two_models_apart():
 
 
 def test_too_few_programs_are_warned_of_not_taken_for_no_difference():
-    assert "; 5 of 40 programs tell them apart, too few for p < 0.05 (6 are needed)" in str(
-        mcnemar(*answers(35, 5, 0, 0))
-    )
+    assert "; 5 of 40 programs discordant, too few for p < 0.05 (6 needed)" in str(mcnemar(*answers(35, 5, 0, 0)))
     assert mcnemar(*answers(34, 6, 0, 0)).p_value < 0.05
     assert mcnemar(*answers(34, 6, 0, 0)).warning is None
     among_many = holm([mcnemar(*answers(34, 6, 0, 0))] * 10)[0]
     assert among_many.p_adjusted > 0.05
-    assert "9 are needed among 10 comparisons" in among_many.warning
+    assert "9 needed among 10 comparisons" in among_many.warning
     assert holm([mcnemar(*answers(31, 9, 0, 0))] * 10)[0].p_adjusted < 0.05
 
 
@@ -142,7 +140,7 @@ def test_holm_is_the_closed_test_with_bonferroni(p_values):
 
 
 def test_a_rate_with_a_wide_interval_says_so():
-    assert wilson(8, 10).warning == "n = 10 leaves 45 points open"
+    assert wilson(8, 10).warning == "n = 10: the CI is 45 points wide"
     assert wilson(80, 100).warning is None
 
 
@@ -325,11 +323,11 @@ def leaves_out_zero(interval):
 
 
 def printed(comparison):
-    """The ends of the interval, the p beside it, Holm's p, and the remark, as a reader sees them."""
+    """The ends of the interval, the uncorrected p, Holm's p, and the warning, as printed."""
     text = str(comparison)
     low, high = map(float, re.search(r"\[(\S+), (\S+)\]", text).groups())
     p = float(re.search(r"p = ([\de.-]+)", text)[1])
-    adjusted = re.search(r"alone, ([\de.-]+) after", text)
+    adjusted = re.search(r"uncorrected, ([\de.-]+) after", text)
     return low, high, p, adjusted and float(adjusted[1]), re.search(r"too few for p < 0.05( after)?", text)
 
 
@@ -377,22 +375,23 @@ def test_the_remark_is_there_exactly_where_no_outcome_of_these_programs_would_do
         best[index] = mcnemar(*answers(several[index][2] + 2, apart, 0, 0))
         assert (comparison.warning is None) == (holm(best)[index].p_adjusted < 0.05)
         if comparison.warning:
-            needed = int(re.search(r"(\d+) are needed", comparison.warning)[1])
+            needed = int(re.search(r"(\d+) needed", comparison.warning)[1])
             for more in (needed - 1, needed):
                 best[index] = mcnemar(*answers(several[index][2] + 2, more, 0, 0))
                 assert (holm(best)[index].p_adjusted < 0.05) == (more == needed)
 
 
 def test_a_single_program_or_seed_gives_no_interval():
-    assert str(mcnemar([True], [False])).startswith("100.0% no interval (n=1), 1 : 0, p = 1; 1 of 1 programs")
+    assert str(mcnemar([True], [False])).startswith("100.0% no CI (n=1), 1 : 0, p = 1; 1 of 1 programs")
     assert mcnemar([True, True], [False, False], seeds=[3, 3]).difference == Interval(1.0, None, None, 1, True)
 
 
 def test_a_line_with_holms_correction_says_which_p_the_interval_is_of():
     [line, *_] = holm([mcnemar(*answers(34, 6, 0, 0))] * 10)
     assert str(line) == (
-        "15.0% [4.9, 29.1] (n=40), 6 : 0, p = 0.031 alone, 0.31 after Holm's correction for 10; 6 of 40 programs tell "
-        "them apart, too few for p < 0.05 after the correction (9 are needed among 10 comparisons)"
+        "15.0% [4.9, 29.1] (n=40), 6 : 0, p = 0.031 uncorrected, 0.31 after Holm's correction for 10 comparisons; "
+        "6 of 40 programs discordant, too few for p < 0.05 after Holm's correction (9 needed among 10 "
+        "comparisons)"
     )
 
 

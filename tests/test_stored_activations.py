@@ -60,10 +60,10 @@ def test_patching_from_stored_activations_is_patching_from_the_counterfactual(ur
 
 def test_counterfactuals_whose_runs_are_stored_are_not_run_again(uri, stored, monkeypatch):
     ran = []
-    record = group.record
+    record = group.forward_passes
     monkeypatch.setattr(
         group,
-        "record",
+        "forward_passes",
         lambda model, token_ids, c: ran.extend(token_ids.tolist()) or record(model, token_ids, c),
     )
     programs = ["i = 8\nx = i\nh = x\ny = 4\nw = x\n#h: ", "j = 8\nx = j\nh = x\ny = 4\nw = x\n#h: "] * 2

@@ -92,7 +92,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_cells_that_are_missing(tmp_pa
     labels = [cell["label"] for cell in result.summary["cells"]]
     assert list(dict.fromkeys(labels)) == [
         "tiny, VARIABLE_BINDING",
-        "tiny, VARIABLE_BINDING 2 solved",
+        "tiny, VARIABLE_BINDING 2-shot",
         "heuristic:any-number",
     ]
     assert {"accuracy.png", "comparisons.html", "comparisons.png"} <= set(logged.artifacts())

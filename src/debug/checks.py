@@ -1,6 +1,6 @@
 """What a value that was read from a file must be. Files of a store or of an older result folder are untrusted.
 
-A check takes a value and raises ValueError with what was expected; whoever calls it names the file and the field.
+A check takes a value and raises InputError with what was expected; whoever calls it names the file and the field.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ LONGEST_LINE = 2**24
 
 
 def from_json(text: bytes, *, constants: bool = False) -> Any:
-    """Raises ValueError for all that is no JSON: broken text, nesting without end and (without ``constants``) NaN."""
+    """Raises InputError for all that is no JSON: broken text, nesting without end and (without ``constants``) NaN."""
     try:
         return json.loads(text.decode("utf-8"), parse_constant=float if constants else _refuse_constant)
     except RecursionError as error:
         raise InputError("nested too deep") from error
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(str(error)) from error
 
 
 def _refuse_constant(name: str) -> None:
@@ -31,7 +33,7 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_json(path: Path, *, constants: bool = False, largest: int = LARGEST_JSON) -> Any:
-    """Raises ValueError as :func:`from_json`, for files that are too large to be read too; OSError."""
+    """Raises InputError as :func:`from_json`, for files that are too large to be read too; OSError."""
     if (size := path.stat().st_size) > largest:
         raise InputError(f"has {size:,} bytes; expected at most {largest:,}")
     return from_json(path.read_bytes(), constants=constants)
@@ -60,7 +62,10 @@ def number(value: Any) -> None:
 def text(value: Any) -> None:
     if not isinstance(value, str):
         raise InputError("expected a text")
-    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise InputError(f"expected a text, and a lone surrogate is none: {error.reason}") from error
 
 
 def boolean(value: Any) -> None:

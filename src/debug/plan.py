@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
 
 from debug.attention_knockout import HYPOTHESES
-from debug.causal_map import DIRECTIONS, PAIR_SOURCES, SOURCES
+from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
 from debug.errors import InputError
 from debug.models.hook_points import COMPONENTS
+from debug.options import OneOf, check_choices
 from debug.prompts import CODE, get_prompt
 
 if TYPE_CHECKING:
@@ -24,79 +25,74 @@ METHODS = ("patching", "attribution")
 
 @dataclass(frozen=True)
 class Plan:
-    """What to patch, or to cut, in every pair.
+    """What to patch, or to cut, in every pair: the one definition of every option.
 
-    ``layers`` None: all. ``positions`` are the columns of the map: "all" tokens, the "targets", or names of targets and
-    numbers of tokens (which are then the targets); "a+b" patches both together, ``ref_depth_2_line`` a whole line.
-    ``targets`` are what means over pairs are taken at: None for the default ones, "roles" for every role from the
-    root's value on, or names. Of an ``attention_knockout``, ``positions`` are hypotheses: names of presets or
-    "queries->keys" of targets; by default every preset.
+    Command-line flags with their help, logged params, ``config.json`` and the widgets of the dashboard's Re-run page
+    are derived from these fields. Lists may hold numbers as text, and ``["all"]`` is ``"all"``, as a command line has
+    it. Of an ``attention_knockout``, ``positions`` are hypotheses: names of presets or "queries->keys" of targets; by
+    default every preset.
     """
 
-    intervention_type: str = "residual_stream"
+    intervention_type: Annotated[str, OneOf(INTERVENTION_TYPES)] = "residual_stream"
+    """Component whose activations are patched (the residual stream at layer l is resid_pre of layer l);
+    attention_knockout cuts attention edges before the softmax instead."""
     layers: Sequence[int] | None = None
+    """Rows of the map: the first layer of each. Without: all."""
     positions: str | Sequence[str | int] = "all"
+    """Columns of the map: "all" tokens, the "targets", or names of targets and token positions, which are then the
+    targets; a+b patches both together, ref_depth_2_line a whole line. Of attention_knockout: direct_pointer,
+    chain_following, or targets as queries->keys."""
     targets: str | Sequence[str] | None = None
+    """What means over pairs are taken at: "roles" for every role from the root's value on, or names of targets."""
     prompt_template: str = CODE
-    require_correct: bool = False
+    """Name of a prompt template, or a text with {code}."""
+    require_correct: bool = True
+    """Skip pairs of which the model does not answer both programs."""
     exclude_shallow: bool = False
-    save_activations: str = "none"
-    """Which positions' activations come with each result: "none", "targets" or "all"."""
-    source: str = "counterfactual"
-    """Where patched activations come from, one of SOURCES."""
+    """Skip pairs whose root value is assigned on line 1 or 2."""
+    save_activations: Annotated[str, OneOf(("none", "targets", "all"))] = "none"
+    """Positions whose activations are kept with each result."""
+    source: Annotated[str, OneOf(SOURCES)] = "counterfactual"
+    """Where patched activations come from; zero, mean and resample are ablations."""
     source_run: str | None = None
-    """The id of the logged run whose activations are the source, where that is "stored"."""
-    direction: str = "into_original"
-    """Which program is patched: "into_original", from its counterfactual, or "into_counterfactual", the reverse."""
+    """The logged run whose activations are patched, with source "stored"."""
+    direction: Annotated[str, OneOf(DIRECTIONS)] = "into_original"
+    """Which program is patched: the original, from its counterfactual, or the reverse."""
     layer_window: int | None = None
-    """Layers that a row changes together, from its own up; None: one, and of a knockout all."""
+    """Layers that a row changes together, from its own up. Without: one, and of a knockout all."""
     heads: Sequence[int | Sequence[int]] | str | None = None
-    """Of ``attention_heads``: None for each head alone, "together" for all of a layer, or heads and sets of heads. Of a
-    knockout: the heads whose edges are cut, None for all."""
+    """Of attention_heads: "together" for all heads of a layer, or heads and sets of them (0 2 3+5); without, each head
+    alone. Of attention_knockout: the heads whose edges are cut; without, all."""
     control: bool = True
-    """Patch the targets from a program of the same answer too; of a knockout, cut as many random edges too."""
+    """Patch the targets from a program of the same answer, too; of a knockout, cut as many random edges, too."""
     random_draws: int = 5
     """Of a knockout: how often random edges are drawn for each pair and hypothesis."""
     match_attention: bool = False
-    """Of a knockout: random edges are matched by what the clean run's heads attend to them too, on the mean."""
+    """Of a knockout: random edges are matched by the mean attention of the clean heads, too."""
     logit_lens: bool = True
-    """Read the clean run's residual stream through the unembedding, at the single positions."""
-    method: str = "patching"
-    """"patching", exact; or "attribution", a linear estimate in two forwards and one backward."""
+    """Read the clean residual stream through the unembedding, at the single positions."""
+    method: Annotated[str, OneOf(METHODS)] = "patching"
+    """Exact patching; or attribution patching, a linear estimate in two forward passes and one backward pass."""
     answer_lead: str | None = None
-    """White space that the model itself writes before an answer, read as part of the prompt (:mod:`.answers`);
-    None: found out from the first programs, when the run begins."""
+    """White space that the model itself writes before an answer, read as part of the prompt. Without: found out from
+    the first programs, when the run begins."""
 
     def __post_init__(self) -> None:
-        def one_of(name: str, options: Iterable[str]) -> None:
-            if getattr(self, name) not in options:
-                raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {', '.join(options)}")
-
-        one_of("intervention_type", INTERVENTION_TYPES)
-        one_of("save_activations", ("none", "targets", "all"))
-        one_of("source", SOURCES)
-        one_of("direction", DIRECTIONS)
-        one_of("method", METHODS)
+        check_choices(self)
         if (self.source == "stored") != (self.source_run is not None):
             raise InputError(
                 f"source is {self.source!r} and source_run {self.source_run!r}; 'stored' goes with a run's id"
             )
         if self.source == "stored" and self.knockout:
             raise InputError("source is 'stored', but attention_knockout patches nothing")
-        object.__setattr__(self, "prompt_template", get_prompt(self.prompt_template)[1])
+        self._set("prompt_template", get_prompt(self.prompt_template)[1])
         if self.answer_lead is not None and self.answer_lead.strip():
             raise InputError(f"answer_lead is {self.answer_lead!r}; expected white space, or None to find it out")
-        if isinstance(self.positions, str):
-            if self.positions not in ("all", "targets"):
-                object.__setattr__(self, "positions", [self.positions])
-        elif not len(self.positions):
+        self._set("positions", _words(self.positions, "all", "targets"))
+        if not len(self.positions):
             raise InputError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
-        else:
-            object.__setattr__(
-                self, "positions", [p if isinstance(p, str) else operator.index(p) for p in self.positions]
-            )
         if self.layers is not None:
-            object.__setattr__(self, "layers", [int(layer) for layer in self.layers])
+            self._set("layers", [int(layer) for layer in self.layers])
             if not self.layers:
                 raise InputError("layers is an empty list; expected layer numbers, or None for all")
         if self.random_draws < 1:
@@ -105,10 +101,10 @@ class Plan:
             raise InputError(f"layer_window is {self.layer_window}; expected 1 layer or more")
         if self.targets is not None and not isinstance(self.positions, str):
             raise InputError("positions names the targets already; give targets only with positions 'all' or 'targets'")
-        if isinstance(self.targets, str) and self.targets != "roles":
-            object.__setattr__(self, "targets", [self.targets])
+        if self.targets is not None:
+            self._set("targets", _words(self.targets, "roles"))
         if self.heads is not None:
-            self._check_heads()
+            self._set("heads", self._heads())
         if self.method == "attribution" and (self.knockout or self.source != "counterfactual" or self.window(1) > 1):
             raise InputError(
                 "method 'attribution' estimates patches of one layer from the counterfactual, nothing else"
@@ -117,18 +113,28 @@ class Plan:
         for name in names:
             self._check_name(name)
 
-    def _check_heads(self) -> None:
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _heads(self) -> list[list[int]] | str:
+        """Sets of heads, or "together"."""
         if self.intervention_type not in ("attention_heads", KNOCKOUT):
             raise InputError(f"heads is given, but {self.intervention_type} has none; attention_heads has")
+        if self.heads in ("together", ["together"]) and not self.knockout:
+            return "together"
+        given = [] if isinstance(self.heads, str) or self.heads is None else self.heads
+        try:
+            sets = [
+                [int(head) for head in (str(heads).split("+") if isinstance(heads, int | str) else heads)]
+                for heads in given
+            ]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"heads is {self.heads!r:.80}; expected numbers of heads, or sets of them: 3+5") from error
         if isinstance(self.heads, str):
-            if self.heads != "together" or self.knockout:
-                raise InputError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
-            return
-        given: Iterable[Any] = () if self.heads is None else self.heads
-        sets = [[int(head) for head in (heads if isinstance(heads, Iterable) else [heads])] for heads in given]
+            raise InputError(f"heads is {self.heads!r}; expected None, 'together' (attention_heads), or numbers")
         if not sets or not all(sets):
             raise InputError("heads is an empty list; expected numbers of heads, or None for all")
-        object.__setattr__(self, "heads", sets)
+        return sets
 
     def _check_name(self, name: str | int) -> None:
         if self.knockout and str(name) not in HYPOTHESES and "->" not in str(name):
@@ -141,6 +147,22 @@ class Plan:
                     f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
                     "rhs|newline|line>, query_<hash|var|colon> or final, or several of them joined by '+'"
                 )
+
+    def params(self, model: LoadedModel) -> dict[str, Any]:
+        """What runs of this plan log as params: every option that says something, rows and defaults by name."""
+        said = {each.name: getattr(self, each.name) for each in fields(Plan)}
+        said |= {
+            "layers": self.layers_of(model),
+            "targets": self.targets or "default",
+            "heads": self.heads or "each",
+            "prompt_template": get_prompt(self.prompt_template)[0],
+            "answer_lead": repr(self.answer_lead) if self.answer_lead else None,
+        }
+        return {
+            name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
+            for name, value in said.items()
+            if value is not None
+        }
 
     @property
     def knockout(self) -> bool:
@@ -195,6 +217,20 @@ class Plan:
         if bad := sorted({head for heads in sets for head in heads} - set(every)):
             raise InputError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
         return [sorted({head for heads in sets for head in heads})] if self.knockout else sets
+
+
+def _words(given: str | Sequence[str | int], *words: str) -> Any:
+    """One of some words as it stands; else a list, in which a number may be given as text."""
+    values = [given] if isinstance(given, str) else list(given)
+    if len(values) == 1 and values[0] in words:
+        return values[0]
+    return [_number(value) for value in values]
+
+
+def _number(value: str | int) -> str | int:
+    if isinstance(value, str):
+        return int(value) if re.fullmatch(r"-?\d+", value) else value
+    return operator.index(value)
 
 
 _TARGET = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)|final|\d+")

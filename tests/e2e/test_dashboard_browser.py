@@ -131,7 +131,7 @@ def test_a_chosen_run_goes_along_through_every_page(page, runs):
     page.goto("/")
     expect(page.get_by_text(re.compile(r"^\d+ rows$")).first).to_be_visible()
     grid_row(page, 0)
-    expect(page.get_by_text("Cells of the chosen studies")).to_be_visible()
+    expect(page.get_by_text("Cells of the selected studies")).to_be_visible()
     page.wait_for_url("**/?runs=*")
     for name in PAGES[1:]:
         page.get_by_role("link", name=name, exact=True).first.click()
@@ -148,11 +148,11 @@ def test_a_click_on_a_cell_of_the_mean_lists_its_pairs_and_opens_one(page, runs)
     page.goto(f"/causal_map?run={runs['causal']}&metric=success")
     chart = heatmap(page, "mean over 4 pairs")
     chart.locator("path[aria-label*='layer: 3;'][aria-label*='target: ref_depth_2_rhs']").first.click()
-    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Pairs behind this mean")).to_be_visible()
     page.wait_for_url("**target=ref_depth_2_rhs*")
     grid_row(page, 2)
     expect(heatmap(page, "residual_stream · pair 2")).to_be_visible()
-    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     page.wait_for_url("**token=6*")
 
 
@@ -188,10 +188,10 @@ def test_a_click_on_a_cell_is_one_step_of_the_back_button(page, runs):
     chart = heatmap(page, "residual_stream · pair 0")
     page.wait_for_url("**metric=*")
     cell(chart, 6, 2).click()
-    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     page.go_back()
     page.wait_for_url(lambda url: "layer=" not in url and "token=" not in url)
-    expect(page.get_by_role("heading", name="Behind this cell")).to_have_count(0)
+    expect(page.get_by_role("heading", name="Selected intervention")).to_have_count(0)
     expect(chart).to_be_visible()
 
 
@@ -206,7 +206,7 @@ def test_hovering_a_cell_tells_its_token_layer_and_values(page, runs):
 def test_heads_of_a_target_and_a_click_on_one(page, runs):
     page.goto(f"/causal_map?run={runs['heads']}&pair=1&at=final")
     heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 4;']").nth(2).click()
-    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     page.wait_for_url("**head=2*")
     expect(outlines(heatmap(page, "attention_heads · final"))).to_have_count(1)
     heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 1;']").nth(3).click()
@@ -222,12 +222,12 @@ def test_heads_of_a_target_and_a_click_on_one(page, runs):
 
 def test_a_click_on_a_knockout_opens_its_pairs_and_one_of_them(page, runs):
     page.goto(f"/causal_map?run={runs['knockout']}&pair=mean")
-    expect(heatmap(page, "mean over 4 pairs · layers 0–5")).to_contain_text("as many random edges")
+    expect(heatmap(page, "mean over 4 pairs · layers 0–5")).to_contain_text("random edges, same number")
     heatmap(page, "chain_following_random (n=4)").locator("path[aria-label*='target: chain_following;']").first.click()
-    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Pairs behind this mean")).to_be_visible()
     page.wait_for_url("**target=chain_following*")
     grid_row(page, 1)
-    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     expect(page.get_by_text("ends of cut edges")).to_be_visible()
     expect(outlines(heatmap(page, "one pair"))).to_have_count(1)
 
@@ -236,13 +236,13 @@ def test_two_runs_side_by_side(page, runs):
     page.goto(f"/causal_map?run={runs['causal']}&with={runs['as deep']}&metric=success")
     chart = page.get_by_test_id("stVegaLiteChart")
     expect(chart).to_have_count(1)
-    expect(chart).to_contain_text("first less second")
+    expect(chart).to_contain_text("A − B")
     expect(chart.get_by_text("final norm")).to_have_count(3)
-    expect(page.get_by_text("The first two share one scale")).to_be_visible()
+    expect(page.get_by_text("A and B share one colour scale")).to_be_visible()
     page.goto(f"/causal_map?run={runs['causal']}&with={runs['other']}&metric=success")
-    expect(page.get_by_text("not of the same number of layers (6 and 4)")).to_be_visible()
+    expect(page.get_by_text("A and B have different numbers of layers (6 and 4)")).to_be_visible()
     expect(chart.get_by_text("final norm")).to_have_count(2)
-    expect(chart).not_to_contain_text("first less second")
+    expect(chart).not_to_contain_text("A − B")
 
 
 def test_a_click_on_a_cell_of_two_runs_opens_it_in_both(page, runs):
@@ -250,10 +250,10 @@ def test_a_click_on_a_cell_of_two_runs_opens_it_in_both(page, runs):
     page.get_by_test_id("stVegaLiteChart").locator(
         "path[aria-label*='ref_depth_2_rhs'][aria-label*='layer: 2;']"
     ).first.click()
-    expect(page.get_by_role("heading", name="Pairs behind this cell")).to_have_count(2)
+    expect(page.get_by_role("heading", name="Pairs behind this mean")).to_have_count(2)
     page.wait_for_url("**target=ref_depth_2_rhs*")
     grid_row(page, 0, table=1)
-    expect(page.get_by_role("heading", name="Behind this cell")).to_have_count(2)
+    expect(page.get_by_role("heading", name="Selected intervention")).to_have_count(2)
 
 
 def test_a_cell_of_a_map_on_a_canvas_tells_its_values_and_opens(page, runs):
@@ -266,7 +266,7 @@ def test_a_cell_of_a_map_on_a_canvas_tells_its_values_and_opens(page, runs):
     for text in ("token", "position", "layer", "logit difference", "top token"):
         expect(tooltip).to_contain_text(text)
     canvas.click(position=middle)
-    expect(page.get_by_role("heading", name="Behind this cell")).to_be_visible()
+    expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     page.wait_for_url("**token=*")
 
 
@@ -289,12 +289,12 @@ def test_runs_are_compared(page, runs):
     page.goto(f"/compare?runs={runs['accuracy']}")
     expect(page.get_by_test_id("stVegaLiteChart").first).to_contain_text("accuracy")
     expect(page.get_by_role("heading", name="Models by hops")).to_be_visible()
-    expect(page.get_by_text("They agree on each of 1 programs.")).to_be_visible()
+    expect(page.get_by_text("A and B agree on all programs (1).")).to_be_visible()
 
 
 def test_samples_are_filtered_and_one_is_opened(page, runs):
     page.goto(f"/samples?run={runs['accuracy']}&answer=8")  # a study: its first cell
-    expect(page.get_by_text("60 of 60 samples: 60 right")).to_be_visible()
+    expect(page.get_by_text("60 of 60 samples: 60 correct")).to_be_visible()
     grid_row(page, 1)
     expect(page.get_by_role("heading", name="Sample 1")).to_be_visible()
     expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("queried chain")
@@ -361,7 +361,7 @@ def test_a_choice_made_while_another_run_begins_is_not_lost(page, store, runs):
         with store.start("begins", "begins", kind="accuracy"):
             grid_row(page, row)  # on the table as it was before
             page.wait_for_function(f"() => new URL(location.href).searchParams.getAll('runs').length == {row + 1}")
-    expect(page.get_by_text("Cells of the chosen studies")).to_be_visible()
+    expect(page.get_by_text("Cells of the selected studies")).to_be_visible()
 
 
 def test_a_sample_chosen_while_more_are_written_is_not_lost(page, store):
@@ -369,7 +369,7 @@ def test_a_sample_chosen_while_more_are_written_is_not_lost(page, store):
     with store.start("accuracy", "writes", kind="accuracy") as study, study.cell("a cell", shape) as cell:
         cell.append_jsonl("samples.jsonl", make_samples(3))
         page.goto(f"/samples?run={cell.run_id}")
-        expect(page.get_by_text("3 of 3 samples: 3 right")).to_be_visible()
+        expect(page.get_by_text("3 of 3 samples: 3 correct")).to_be_visible()
         for row in range(3):
             cell.append_jsonl("samples.jsonl", make_samples(1))
             grid_row(page, row)  # on the table as it was before
@@ -396,7 +396,7 @@ def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path, uri, m
                 with study.cell("a cell", {"model": "tiny", "hops": 3, "seq_len": 5}) as cell:
                     expect(page.get_by_text("This run has not finished.")).to_be_visible()
                     cell.append_jsonl("samples.jsonl", make_samples(3))
-                expect(page.get_by_text("3 of 3 samples: 3 right")).to_be_visible()
+                expect(page.get_by_text("3 of 3 samples: 3 correct")).to_be_visible()
             expect(page.get_by_text("This run has not finished.")).to_have_count(0)
 
 
@@ -406,7 +406,9 @@ def test_a_dashboard_on_all_addresses_starts_no_process(browser, store, runs, se
         window(browser, address) as page,
     ):
         page.goto(f"/rerun?run={runs['real']}&pair=1")
-        expect(page.get_by_text("Nothing is started from here: the dashboard listens on 0.0.0.0")).to_be_visible()
+        expect(
+            page.get_by_text("Re-runs cannot be started from here: the dashboard listens on 0.0.0.0")
+        ).to_be_visible()
         expect(page.get_by_role("button", name="Run it")).to_be_disabled()
 
 
@@ -414,9 +416,9 @@ def test_a_pair_is_asked_again_here(page, store, runs):
     page.goto(f"/rerun?run={runs['real']}&pair=1&component=mlp&layers=0-2")
     page.get_by_role("button", name="Run it").click()
     expect(page.get_by_role("button", name="Stop")).to_be_visible()
-    expect(page.get_by_role("heading", name="The new map, and the logged one")).to_be_visible(timeout=120_000)
+    expect(page.get_by_role("heading", name="New map and logged map")).to_be_visible(timeout=120_000)
     expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("logged")
-    expect(page.get_by_text("not of the same component (mlp and residual_stream)")).to_be_visible()
+    expect(page.get_by_text("A and B have different components (mlp and residual_stream)")).to_be_visible()
     page.wait_for_url("**new=*")
     again = store.load_run(page.url.rpartition("new=")[2][:32])
     assert (again.tags["debug.rerun_of"], again.status) == (runs["real"], "FINISHED")
@@ -427,7 +429,7 @@ def test_a_rerun_can_be_stopped(page, runs):
     page.goto(f"/rerun?run={runs['real']}&pair=0")
     page.get_by_role("button", name="Run it").click()
     page.get_by_role("button", name="Stop").click()
-    expect(page.get_by_text("Stopped. What was done is in the store")).to_be_visible()
+    expect(page.get_by_text("Stopped. The finished pairs are in the store")).to_be_visible()
     expect(page.get_by_role("button", name="Run it")).to_be_enabled()
 
 

@@ -5,16 +5,16 @@ intervals, the engine's self-checks and the pictures. Results are streamed: what
 The method is in ``causal_tracing``, the formats are in ``tracking``; this file only joins them.
 """
 
-from debug.causal_experiment_runner.config import CausalConfig
-from debug.causal_experiment_runner.results import CausalExperimentResult, CellResult, NoPairLeft
-from debug.causal_experiment_runner.runner import CausalExperimentRunner
-from debug.causal_experiment_runner.writer import SHARD
+from __future__ import annotations
 
-__all__ = [
-    "SHARD",
-    "CausalConfig",
-    "CausalExperimentResult",
-    "CausalExperimentRunner",
-    "CellResult",
-    "NoPairLeft",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.causal_experiment_runner.config import CausalConfig
+    from debug.causal_experiment_runner.results import CausalExperimentResult, CellResult, NoPairLeft
+    from debug.causal_experiment_runner.runner import CausalExperimentRunner
+    from debug.causal_experiment_runner.writer import SHARD
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

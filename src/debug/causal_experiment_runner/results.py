@@ -1,4 +1,4 @@
-"""What a causal study found, and how it is printed."""
+"""Results of a causal study, and their printed form."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from debug.causal_map import LOGGED, RANDOM, CausalMap, MeanCausalMap, column_of
+from debug.causal_map import RANDOM, CausalMap, MeanCausalMap, column_of, metric_of
 from debug.causal_tracing import Agreement, agreement_metrics
 from debug.engine.self_checks import SelfChecks
 from debug.errors import InputError
@@ -16,7 +16,7 @@ from debug.tracking import LoggedRun, Store
 
 @dataclass
 class CellResult:
-    """One cell of a causal study: what its run holds, in memory but for the maps, which are read when asked for."""
+    """One cell of a causal study: the contents of its run, except the maps, which are read from the store."""
 
     model: str
     name: str
@@ -29,16 +29,17 @@ class CellResult:
     skipped: Counter[str] = field(default_factory=Counter)
     """Reason -> number of pairs."""
     rank_agreement: list[float] = field(default_factory=list)
-    """Of attributions, pair by pair: Spearman's correlation with exact patching over all cells, few of which matter."""
+    """Of attributions, per pair: Spearman's correlation with exact patching, over all interventions (most have no
+    effect)."""
     agreement: list[Agreement] = field(default_factory=list)
-    """Of attributions, pair by pair: beside exact patching, where it matters."""
+    """Of attributions, per pair: agreement with exact patching on the interventions that have an effect."""
     interventions: int = 0
     seconds: float = 0.0
     seeds_passed_over: int | None = None
-    """Seeds without the hops asked for, or whose program the prompt solves; None where the programs were given."""
+    """Seeds without the wanted hops, or whose program is a few-shot example; None where the programs were given."""
     error: str | None = None
     prompt: str | None = None
-    """What the model was asked in, where that is not the template as it was named."""
+    """The prompt, where it differs from the named template."""
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.pairs_used} pairs used, {self.skipped.total()} skipped"]
@@ -49,7 +50,7 @@ class CellResult:
             lines.append(f"  accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         if self.mean is not None:
             lines += [
-                f"  {LOGGED.get(name, column_of(name, self.mean)).replace('_', ' ')} at the targets, over layers: {of}"
+                f"  {self._named(name)} at the targets, over layers: {of}"
                 for name, of in self.mean.overall.items()
                 if of
             ]
@@ -57,32 +58,38 @@ class CellResult:
                 for row, compared in enumerate(by_layer):
                     kept, control = (self.mean[name]["answer_kept"][row] for name in (hypothesis, hypothesis + RANDOM))
                     lines.append(
-                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as many "
-                        f"random edges cut {control}; difference {compared}"
+                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as "
+                        f"many random edges cut {control}; difference {compared}"
                     )
             if self.mean.too_small is not None and self.mean.too_small.estimate > 0:
-                lines.append(f"  the counterfactual's own effect is too small in {self.mean.too_small} of the pairs")
+                lines.append(
+                    f"  the counterfactual's own effect is too small to normalize by in {self.mean.too_small} of pairs"
+                )
             peak = self.mean.peak()
             if peak is not None and peak.chosen.estimate > 0:
-                rate = peak.rate or "not measured: there is one pair alone"
+                rate = peak.rate or "not measured (only one pair)"
                 lines.append(
-                    f"  peak, leaving out what holds by construction: {peak.target} at layer {peak.layer}, chosen on "
-                    f"every other pair, on the rest {rate}"
+                    f"  peak success, without what holds by construction: {peak.target} at layer {peak.layer}, "
+                    f"selected on one half of the pairs, on the other half {rate}"
                 )
             elif "success" in self.mean.metrics:
                 lines.append(
-                    "  no peak: where success does not hold by construction, no pair that could choose has any"
+                    "  no peak success: without what holds by construction, no pair of the selection half succeeds"
                 )
             lines += [f"  hand-over {move}" for move in self.mean.moves]
         lines += [f"  {name.replace('_', ' ')}: {value}" for name, value in agreement_metrics(self.agreement).items()]
         if self.rank_agreement:
             lines.append(
-                f"  rank agreement over all cells, most of which do nothing: {bootstrap_mean(self.rank_agreement)}"
+                f"  rank agreement over all interventions, most without effect: {bootstrap_mean(self.rank_agreement)}"
             )
         if self.checks is not None:
             lines.append(f"  self-checks: {self.checks}")
         lines.append(f"  {self.interventions} interventions in {self.seconds:.1f} s; run {self.run_id}")
         return "\n".join(lines)
+
+    def _named(self, metric: str) -> str:
+        assert self.mean is not None
+        return (metric_of(metric).stored or column_of(metric, self.mean)).replace("_", " ")
 
 
 @dataclass(frozen=True)

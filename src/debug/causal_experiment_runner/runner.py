@@ -26,15 +26,9 @@ from debug.generators import search
 from debug.models import LoadedModel
 from debug.plan import Plan
 from debug.programs import ProgramError, ProgramPair
-from debug.prompts import get_prompt
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
-
-_LOGGED = (  # fields of the plan that are params as they are
-    *("positions", "require_correct", "exclude_shallow"),
-    *("source", "source_run", "direction", "layer_window", "method", "random_draws", "match_attention"),
-)
 
 
 class CausalExperimentRunner:
@@ -62,20 +56,19 @@ class CausalExperimentRunner:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        programs = config.programs()
-        (name, generator), (prompt_name, template) = programs.generator, programs.prompt
+        (name, generator), (_, template) = config.generator, config.prompt
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         names = models.names_of(config.models)
         title = f"{', '.join(names.values())} · {_what(config.plan())}"
-        with self.store.start(programs.name, title, kind=config.kind) as study:
-            study.log_json("config.json", programs.to_record() | asdict(config.plan()))
+        with self.store.start(config.name or config.kind, title, kind=config.kind) as study:
+            study.log_json("config.json", config.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
-            for model_id, (hops, seq_len) in product(config.models, programs.cells):
+            for model_id, (hops, seq_len) in product(config.models, config.cells):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
                 if model.id != names[model_id]:
                     model = replace(model, id=names[model_id])
-                seed = programs.first_seed(hops, seq_len)
+                seed = config.first_seed(hops, seq_len)
                 made = search(generator, seq_len, seed, hops, template)
                 pairs = (make_pair(program.program, program.seed) for program in made)
                 params = {
@@ -84,7 +77,6 @@ class CausalExperimentRunner:
                     "seed": seed,
                     "num_seqs": config.num_seqs,
                     "generator": name,
-                    "prompt_template": prompt_name,
                 }
                 cells.append(self._cell(study, model, config.plan(), pairs, config.num_seqs, config.max_tries, params))
                 study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
@@ -109,7 +101,8 @@ class CausalExperimentRunner:
 
         Args:
             name: the MLflow experiment; None: the kind of run.
-            plan: any other field of :class:`debug.plan.Plan`; activations at the targets are saved unless it
+            plan: any other field of :class:`debug.plan.Plan` (require_correct is True: pairs that the model does not
+                answer are skipped); activations at the targets are saved unless it
                 says otherwise.
 
         Raises:
@@ -148,10 +141,9 @@ class CausalExperimentRunner:
         model.require_patchable()
         title = f"{model.id} · {_what(plan)}"
         given = {"num_seqs": len(programs), "generator": "given"}
-        prompt = {"prompt_template": get_prompt(plan.prompt_template)[0]}
         with self.store.start(name or plan.kind, title, kind=plan.kind, tags=tags) as study:
             study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
-            known = _common_params(programs) | given | prompt | (params or {})
+            known = _common_params(programs) | given | (params or {})
             wanted = len(programs) if wanted is None else wanted
             cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
             study.log_json("summary.json", {"cells": [summary(cell)]})
@@ -200,10 +192,7 @@ class CausalExperimentRunner:
         """Stream the results of one cell into a child run."""
         asked = plan.prompt_template
         plan, pairs = as_written(model, plan, pairs)
-        if plan.prompt_template != asked:
-            params["prompt_template"] = get_prompt(plan.prompt_template)[0]
-        if plan.answer_lead:
-            params["answer_lead"] = repr(plan.answer_lead)
+        params |= plan.params(model)
         hops, seq_len = params.get("hops"), params.get("seq_len")
         shape = [
             f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
@@ -222,11 +211,6 @@ class CausalExperimentRunner:
             "backend": "transformers",
             "dtype": model.dtype,
             "device": model.device,
-            "intervention_type": plan.intervention_type,
-            "layers": _listed(plan.layers_of(model)),
-            "targets": _listed(plan.targets or "default"),
-            "heads": _listed(plan.heads or "each"),
-            **{name: _listed(getattr(plan, name)) for name in _LOGGED if getattr(plan, name) is not None},
         }
         try:
             with study.cell(cell.name, params) as run:
@@ -295,8 +279,3 @@ def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> di
 def _what(plan: Plan) -> str:
     """The component in a run's name, with a word where it is not patched."""
     return f"{plan.intervention_type} ({ESTIMATED})" if plan.method == "attribution" else plan.intervention_type
-
-
-def _listed(values: Any) -> Any:
-    """Sequences as one text; all else as it is."""
-    return ",".join(map(str, values)) if isinstance(values, list | tuple) else values

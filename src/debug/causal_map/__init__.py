@@ -4,43 +4,34 @@ The engine fills a :class:`CausalMap`, tracking stores it, charts and the dashbo
 no store and no picture. Maps keep logits of both answer tokens, so that any other metric can be derived later.
 """
 
-from debug.causal_map.files import load_maps, save_maps, save_tensors
-from debug.causal_map.grid import (
-    CausalMap,
-    CausalMapError,
-    held_by_construction,
-    random_of,
-)
-from debug.causal_map.header import DIRECTIONS, PAIR_SOURCES, SOURCES
-from debug.causal_map.mean import MeanCausalMap, MeanOverPairs, mean_over_pairs
-from debug.causal_map.means import ratio_of_means
-from debug.causal_map.metrics import ESTIMATED, LEGACY, LOGGED, METRICS, RANDOM, RATES, column_of, title_of
-from debug.causal_map.routes import LEADS, hand_overs, peaks
+from __future__ import annotations
 
-__all__ = [
-    "DIRECTIONS",
-    "ESTIMATED",
-    "LEADS",
-    "LEGACY",
-    "LOGGED",
-    "METRICS",
-    "PAIR_SOURCES",
-    "RANDOM",
-    "RATES",
-    "SOURCES",
-    "CausalMap",
-    "CausalMapError",
-    "MeanCausalMap",
-    "MeanOverPairs",
-    "column_of",
-    "hand_overs",
-    "held_by_construction",
-    "load_maps",
-    "mean_over_pairs",
-    "peaks",
-    "random_of",
-    "ratio_of_means",
-    "save_maps",
-    "save_tensors",
-    "title_of",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.causal_map.files import load_maps, save_maps, save_tensors
+    from debug.causal_map.grid import (
+        CausalMap,
+        CausalMapError,
+        held_by_construction,
+        random_of,
+    )
+    from debug.causal_map.mean import MeanCausalMap, MeanOverPairs, mean_over_pairs
+    from debug.causal_map.means import ratio_of_means
+    from debug.causal_map.metrics import (
+        ESTIMATED,
+        LEGACY,
+        METRICS,
+        RANDOM,
+        Metric,
+        as_metric,
+        column_of,
+        metric_of,
+        title_of,
+    )
+    from debug.causal_map.routes import LEADS, hand_overs, peaks
+    from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

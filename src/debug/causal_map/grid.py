@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from debug.causal_map.header import ARRAYS, DEFAULTS, HEADER, PAIR_SOURCES
-from debug.causal_map.metrics import LEGACY, RANDOM
+from debug.causal_map.header import ARRAYS, DEFAULTS, HEADER
+from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
 from debug.errors import InputError
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
@@ -110,13 +110,8 @@ class CausalMap:
 
     @property
     def metrics(self) -> tuple[str, ...]:
-        """What this map says of a cell, the main one first."""
-        if self.method == "imported":
-            return ("success", *(name for name in LEGACY if getattr(self, name) is not None))
-        if self.estimated:
-            return ("normalized_logit_diff", "logit_diff")
-        moved = ("success", "normalized_logit_diff", "logit_diff")
-        return moved if self.source in PAIR_SOURCES else ("answer_kept", "answer_logit_drop")
+        """What this map says of a square, the main one first."""
+        return tuple(name for name, metric in METRICS.items() if metric.has(self) and not metric.of_control)
 
     @property
     def estimated(self) -> bool:
@@ -126,9 +121,9 @@ class CausalMap:
     @property
     def target_metrics(self) -> tuple[str, ...]:
         """What it says at its targets: the same, and what the control did there."""
-        return self.metrics + (("control_success", "control_answer_kept") if self.control_top is not None else ())
+        return self.metrics + tuple(name for name, metric in METRICS.items() if metric.of_control and metric.has(self))
 
-    def grid(self, metric: str) -> Float[np.ndarray, "layer *head position"]:
+    def grid(self, metric: str | Metric) -> Float[np.ndarray, "layer *head position"]:
         """A metric over the single positions; NaN where it has no value.
 
         Raises:
@@ -136,28 +131,27 @@ class CausalMap:
         """
         return self.values(metric)[..., : len(self.positions)]
 
-    def values(self, metric: str) -> Float[np.ndarray, "layer *head column"]:
+    def values(self, metric: str | Metric) -> Float[np.ndarray, "layer *head column"]:
         """A metric over all columns, joint ones too; as :meth:`grid`."""
-        if metric not in self.metrics:
+        if isinstance(metric, str) and metric not in self.metrics:
             raise CausalMapError(f"this map has no {metric!r}; it has {', '.join(self.metrics)}")
-        c, o = self.answer_tokens
-        if metric in LEGACY:
-            return getattr(self, metric).astype(float)
-        if metric in ("success", "answer_kept"):
-            answer = c if metric == "success" else o
-            return np.where((self.top < 0) | (answer < 0), np.nan, self.top == answer)
-        if metric == "answer_logit_drop":
-            return (self.z_clean[1] - self.z_patched[..., 1]).astype(float)
-        raw = (self.z_patched[..., 0] - self.z_clean[0]).astype(float)
-        if metric == "logit_diff":
-            return raw
-        whole = float(self.z_counterfactual[0] - self.z_clean[0])
-        return raw / (whole if abs(whole) >= self.min_effect else np.nan)
+        one = METRICS[metric] if isinstance(metric, str) else metric
+        values = np.asarray(one.of(self), dtype=float)
+        if values.shape != self.top.shape:
+            raise CausalMapError(
+                f"metric {one.name!r} gives values of shape {values.shape}; the map has {self.top.shape} squares"
+            )
+        return values
 
     @property
     def logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
-        """z_patched[c] - z_clean[c]: the raw effect."""
+        """z_patched[c] - z_patched[o], the usual logit difference."""
         return self.grid("logit_diff")
+
+    @property
+    def logit_change(self) -> Float[np.ndarray, "layer *head position"]:
+        """z_patched[c] - z_clean[c]: the raw effect."""
+        return self.grid("logit_change")
 
     @property
     def normalized_logit_diff(self) -> Float[np.ndarray, "layer *head position"]:
@@ -203,11 +197,11 @@ class CausalMap:
             **{name: of(getattr(self, name), kept, -1) for name in LEGACY},
         )
 
-    def at_target(self, target: str, metric: str = "success") -> Float[np.ndarray, "layer *head"]:
+    def at_target(self, target: str, metric: str | Metric = "success") -> Float[np.ndarray, "layer *head"]:
         """One of ``target_metrics`` at a target, its tokens patched together."""
-        if metric.startswith("control_") and self.control_top is not None:
-            answer = self.answer_tokens[0 if metric == "control_success" else 1]
-            return (self.control_top[..., list(self.targets).index(target)] == answer).astype(float)
+        one = METRICS.get(metric) if isinstance(metric, str) else metric
+        if one is not None and one.of_control and one.has(self):
+            return one.of(self)[..., list(self.targets).index(target)]
         return self.values(metric)[..., self.target_columns[target]]
 
     def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

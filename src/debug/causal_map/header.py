@@ -7,13 +7,7 @@ from typing import Any
 import numpy as np
 
 from debug.causal_map.metrics import LEGACY
-
-SOURCES = ("counterfactual", "stored", "zero", "mean", "resample")
-"""Where patched activations can come from: the counterfactual's run; the same, as a logged run stored it; zeros; the
-mean over runs of other programs of the same length; the run of another pair's original."""
-PAIR_SOURCES = ("counterfactual", "stored")
-"""The sources that are the pair's other program: only from these a cell can succeed."""
-DIRECTIONS = ("into_original", "into_counterfactual")
+from debug.causal_map.sources import DIRECTIONS, SOURCES
 
 
 def _int(value: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,22 +11,27 @@ from jaxtyping import Float
 
 from debug.causal_map.grid import CausalMap, CausalMapError, held_by_construction, random_of, rows_below_top
 from debug.causal_map.means import mean_of, means_by_layer, ratio_of_means
-from debug.causal_map.metrics import LEGACY, LOGGED, RANDOM
-from debug.causal_map.names import head_name, logged_name, text_order
+from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
+from debug.causal_map.names import Place, logged_name
 from debug.causal_map.routes import HandOver, Peak, hand_overs, peaks
 from debug.statistics import Comparison, Interval, mcnemar, wilson
 
 
 @dataclass(frozen=True)
 class TargetCurve:
-    """A target over layers, averaged over the pairs that have it."""
+    """A target (of a map with heads, a set of heads there) over layers, averaged over the pairs that have it."""
 
-    target: str
+    place: Place
     values: dict[str, list[Interval | None]]
     """Metric -> by layer; None where no pair has a value (none whose own effect is large enough to divide by)."""
 
     def __getitem__(self, metric: str) -> list[Interval | None]:
         return self.values[metric]
+
+    @property
+    def target(self) -> str:
+        """Its name: ``final``, or ``final/head_3``."""
+        return self.place.name
 
     @property
     def success(self) -> list[Interval]:
@@ -90,7 +95,7 @@ class MeanCausalMap:
         scalars: dict[str, float | None] = {}
         for metric, value in self.overall.items():
             if value is not None and metric not in LEGACY:
-                name = LOGGED.get(metric, metric)
+                name = _stored(metric)
                 scalars |= value.metrics(name) | {f"{name}_n": value.n}
         shares = {"normalized_logit_diff_too_small": self.too_small, "counterfactual_effect_negative": self.negative}
         for name, share in shares.items():
@@ -109,13 +114,14 @@ class MeanCausalMap:
             scalars |= {f"hand_over_support/{name}": move.support}
         curves: dict[int, dict[str, float | None]] = {layer: {} for layer in self.layers}
         single = len(self.layers) == 1 and "success" not in self.metrics
+        rates = [name for name in self.metrics if name in METRICS and not METRICS[name].signed and name not in LEGACY]
         for curve in self.curves:
-            for metric in (metric for metric in self.metrics if single or metric in LOGGED):
+            for metric in self.metrics if single else rates:
                 for layer, value in zip(self.layers, curve[metric], strict=True):
                     if value is not None and single:
-                        scalars |= value.metrics(f"{LOGGED.get(metric, metric)}/{logged_name(curve.target)}")
+                        scalars |= value.metrics(f"{_stored(metric)}/{logged_name(curve.target)}")
                     elif value is not None:
-                        curves[layer] |= value.metrics(f"{LOGGED[metric]}_by_layer/{logged_name(curve.target)}")
+                        curves[layer] |= value.metrics(f"{_stored(metric)}_by_layer/{logged_name(curve.target)}")
         for hypothesis, by_layer in self.against_random.items():
             for layer, compared in zip(self.layers, by_layer, strict=True):
                 if single:
@@ -129,12 +135,17 @@ class MeanCausalMap:
 
 
 class MeanOverPairs:
-    """Adds maps up one at a time, keeping a few numbers of each; :meth:`result` is the mean with its intervals."""
+    """Adds maps up one at a time, keeping a few numbers of each; :meth:`result` is the mean with its intervals.
 
-    def __init__(self) -> None:
+    ``metrics`` are one's own, averaged beside those of the maps.
+    """
+
+    def __init__(self, metrics: Sequence[Metric] = ()) -> None:
+        self._own = list(metrics)
         self._first: CausalMap | None = None
         self._n = 0
-        self._metrics: tuple[str, ...] = ()
+        self._metrics: list[Metric] = []
+        self._places: dict[str, Place] = {}
         self._rows: dict[str, list[np.ndarray]] = {}  # target -> per pair [metric, layer]
         self._numbers: dict[str, list[int]] = {}  # target -> which of the maps that were added these are
         self._overall: list[tuple[np.ndarray, int]] = []  # per pair: mean of each metric, and of how many interventions
@@ -151,12 +162,15 @@ class MeanOverPairs:
     def n_pairs(self) -> int:
         return self._n
 
+    @property
+    def _names(self) -> list[str]:
+        return [metric.name for metric in self._metrics]
+
     def add(self, causal_map: CausalMap) -> None:
         if self._first is None:
             self._first = causal_map
-            unshared = ("logit_diff", "legacy_logit_difference")  # no scale that pairs share
-            own = [metric for metric in causal_map.metrics if metric not in unshared]
-            self._metrics = (*own, "control_success", "control_answer_kept")
+            shared = [METRICS[name] for name in causal_map.metrics if METRICS[name].interval != "none"]
+            self._metrics = [*shared, *self._own, *(metric for metric in METRICS.values() if metric.of_control)]
         first = self._first
         if causal_map.layers != first.layers or causal_map.metrics != first.metrics:
             raise CausalMapError(
@@ -165,35 +179,39 @@ class MeanOverPairs:
             )
         self._n += 1
         below_top = rows_below_top(causal_map)
-        grids = {metric: causal_map.values(metric) for metric in causal_map.metrics}
+        grids = {metric.name: causal_map.values(metric) for metric in self._metrics if not metric.of_control}
+        moved = "logit_change" in causal_map.metrics
+        changes = causal_map.values("logit_change") if moved else np.full(causal_map.top.shape, np.nan)
         c_clean, c_counterfactual = causal_map.z_clean[0], causal_map.z_counterfactual[0]
         self._whole.append(float(c_counterfactual - c_clean))
 
-        def control(target: str, metric: str) -> np.ndarray:
-            known = metric in causal_map.target_metrics
+        def at(target: str, metric: Metric) -> np.ndarray:
+            if not metric.of_control:
+                return grids[metric.name][..., causal_map.target_columns[target]]
+            known = metric.has(causal_map)
             return causal_map.at_target(target, metric) if known else np.full(causal_map.top.shape[:-1], np.nan)
 
         parts, raw_sum = [], 0.0
         draws: dict[str, list[np.ndarray]] = {}  # of random edges: a pair's value is the mean over them
-        for target, at in causal_map.targets.items():
-            column = causal_map.target_columns[target]
-            both = np.stack([grids[m][..., column] if m in grids else control(target, m) for m in self._metrics])
-            raw = grids["logit_diff"][..., column] if "logit_diff" in grids else np.full(both.shape[1:], np.nan)
+        for target, positions in causal_map.targets.items():
+            both = np.stack([at(target, metric) for metric in self._metrics])
+            raw = changes[..., causal_map.target_columns[target]]
             if (control_of := random_of(target)) is not None:
                 draws.setdefault(control_of, []).append(both)
                 if control_of != target:
                     continue
             curves = {
-                f"{target}/{head_name(heads)}": (both[:, :, i], raw[:, i], heads)
-                for i, heads in enumerate(causal_map.heads)
+                Place(target, tuple(heads)): (both[:, :, i], raw[:, i]) for i, heads in enumerate(causal_map.heads)
             }
-            for name, (values, raws, heads) in (curves or {target: (both, raw, None)}).items():
+            for place, (values, raws) in (curves or {Place(target): (both, raw)}).items():
+                name = place.name
+                self._places[name] = place
                 self._rows.setdefault(name, []).append(values)
                 self._raw.setdefault(name, []).append(raws)
                 self._numbers.setdefault(name, []).append(self._n - 1)
-                self._at.setdefault(name, []).append(frozenset(at))
-                self._held |= {name} if held_by_construction(causal_map, target, heads) else set()
-                self._with_last |= {name} if len(causal_map.tokens) - 1 in at else set()
+                self._at.setdefault(name, []).append(frozenset(positions))
+                self._held |= {name} if held_by_construction(causal_map, target, place.heads) else set()
+                self._with_last |= {name} if len(causal_map.tokens) - 1 in positions else set()
                 if random_of(target) is None:
                     parts.append(values[:, below_top])
                     raw_sum += float(raws[below_top].sum())
@@ -209,7 +227,7 @@ class MeanOverPairs:
     def behind(self, target: str, layer: int) -> tuple[list[int], dict[str, Float[np.ndarray, "pair"]]]:
         """What the mean at a target and layer is made of: which of the maps, counted from 0, and each one's metrics.
 
-        The mean's normalized difference is the sum of "logit_diff" over that of "whole_effect", not the mean of ratios.
+        The mean's normalized difference is the sum of "logit_change" over that of "whole_effect": a ratio of means.
 
         Raises:
             CausalMapError: no map has this target, or this layer.
@@ -218,8 +236,8 @@ class MeanOverPairs:
             raise CausalMapError(f"no map has a target {target!r} at layer {layer}")
         row, numbers = self._first.layers.index(layer), self._numbers[target]
         values = np.stack(self._rows[target])[:, :, row]
-        effects = {"logit_diff": np.stack(self._raw[target])[:, row], "whole_effect": np.array(self._whole)[numbers]}
-        return numbers, dict(zip(self._metrics, values.T, strict=True)) | effects
+        effects = {"logit_change": np.stack(self._raw[target])[:, row], "whole_effect": np.array(self._whole)[numbers]}
+        return numbers, dict(zip(self._names, values.T, strict=True)) | effects
 
     def of_each(self, metric: str) -> dict[int, float]:
         """Which of the maps, counted from 0 -> its mean of a metric over the interventions at its targets; those
@@ -228,9 +246,9 @@ class MeanOverPairs:
         Raises:
             CausalMapError: the maps have no such metric.
         """
-        if metric not in self._metrics:
-            raise CausalMapError(f"these maps have no {metric!r}; they have {', '.join(self._metrics)}")
-        values = (float(means[self._metrics.index(metric)]) for means, _ in self._overall)
+        if metric not in self._names:
+            raise CausalMapError(f"these maps have no {metric!r}; they have {', '.join(self._names)}")
+        values = (float(means[self._names.index(metric)]) for means, _ in self._overall)
         return {n: value for n, value in zip(self._overall_of, values, strict=True) if not math.isnan(value)}
 
     def result(self) -> MeanCausalMap:
@@ -238,23 +256,23 @@ class MeanOverPairs:
         if self._first is None or not self._rows:
             raise CausalMapError("no causal map with a target to average over")
         curves, whole = [], np.array(self._whole)
-        for target in sorted(self._rows, key=text_order):
+        for target in self._in_text_order():
             values = np.stack(self._rows[target])  # pair, metric, layer
-            by_metric = {metric: means_by_layer(metric, values[:, i]) for i, metric in enumerate(self._metrics)}
+            by_metric = {m.name: means_by_layer(not m.signed, values[:, i]) for i, m in enumerate(self._metrics)}
             if "normalized_logit_diff" in by_metric:
                 wholes, raw = whole[self._numbers[target]][:, None], np.stack(self._raw[target])
                 by_metric["normalized_logit_diff"] = ratio_of_means(raw, wholes, self._first.min_effect)
-            curves.append(TargetCurve(target, by_metric))
+            curves.append(TargetCurve(self._places[target], by_metric))
         metrics = tuple(
-            metric
+            metric.name
             for metric in self._metrics
-            if not metric.startswith("control_") or any(v for curve in curves for v in curve[metric])
+            if not metric.of_control or any(v for curve in curves for v in curve[metric.name])
         )
         weights = np.array([n for _, n in self._overall])
         overall = {
-            metric: mean_of(metric, np.array([means[i] for means, _ in self._overall]), weights)
+            metric.name: mean_of(not metric.signed, np.array([means[i] for means, _ in self._overall]), weights)
             for i, metric in enumerate(self._metrics)
-            if metric in metrics
+            if metric.name in metrics
         }
         too_small = negative = None
         if "normalized_logit_diff" in metrics:
@@ -288,11 +306,14 @@ class MeanOverPairs:
             self._first.estimated,
         )
 
+    def _in_text_order(self) -> list[str]:
+        return sorted(self._rows, key=lambda name: self._places[name].text_order)
+
     def _success(self) -> dict[str, Float[np.ndarray, "pair layer"]]:
         """Target -> whether each pair's patch succeeds; NaN where a pair has not this target."""
         success = {}
-        for target in sorted(self._rows, key=text_order) if "success" in self._metrics else ():
-            rows = np.stack(self._rows[target])[:, self._metrics.index("success")]
+        for target in self._in_text_order() if "success" in self._names else ():
+            rows = np.stack(self._rows[target])[:, self._names.index("success")]
             success[target] = np.full((self._n, rows.shape[1]), np.nan)
             success[target][self._numbers[target]] = rows
         return success
@@ -303,9 +324,9 @@ class MeanOverPairs:
 
     def _against_random(self) -> dict[str, list[Comparison]]:
         """Hypotheses of a knockout against their own controls, on the same pairs; draws are clustered by pair."""
-        if "answer_kept" not in self._metrics:
+        if "answer_kept" not in self._names:
             return {}
-        kept = {name: np.stack(rows)[:, self._metrics.index("answer_kept")] for name, rows in self._rows.items()}
+        kept = {name: np.stack(rows)[:, self._names.index("answer_kept")] for name, rows in self._rows.items()}
 
         def compared(own: Float[np.ndarray, " pair"], random: Float[np.ndarray, " pair"], draws: int) -> Comparison:
             each = np.arange(draws) < np.rint(random * draws)[:, None]
@@ -321,9 +342,13 @@ class MeanOverPairs:
         return found
 
 
-def mean_over_pairs(maps: Iterable[CausalMap]) -> MeanCausalMap:
+def mean_over_pairs(maps: Iterable[CausalMap], metrics: Sequence[Metric] = ()) -> MeanCausalMap:
     """The mean of many maps, aligned by target; memory holds one map at a time where ``maps`` is lazy."""
-    mean = MeanOverPairs()
+    mean = MeanOverPairs(metrics)
     for causal_map in maps:
         mean.add(causal_map)
     return mean.result()
+
+
+def _stored(metric: str) -> str:
+    return METRICS[metric].in_store if metric in METRICS else metric

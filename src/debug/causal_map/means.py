@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from debug.causal_map.metrics import RATES
 from debug.statistics import Interval, bootstrap_mean, bootstrap_means, wilson
 
 
@@ -54,7 +53,7 @@ def ratio_of_means(
 
 
 def mean_of(
-    metric: str, values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None
+    is_rate: bool, values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None
 ) -> Interval | None:
     """NaN (the pair's own effect is too small to divide by, or it has no control) is left out of the mean and n.
 
@@ -64,19 +63,19 @@ def mean_of(
     if not known.any():
         return None
     values, weights = values[known], None if interventions is None else interventions[known]
-    if metric in RATES and weights is None and np.isin(values, (0, 1)).all():
+    if is_rate and weights is None and np.isin(values, (0, 1)).all():
         return wilson(int(values.sum()), len(values))
-    return bootstrap_mean(values, is_rate=metric in RATES, weights=weights)
+    return bootstrap_mean(values, is_rate=is_rate, weights=weights)
 
 
-def means_by_layer(metric: str, values: Float[np.ndarray, "pair layer"]) -> list[Interval | None]:
+def means_by_layer(is_rate: bool, values: Float[np.ndarray, "pair layer"]) -> list[Interval | None]:
     """:func:`mean_of` of every layer; those whose values the same pairs have are resampled together."""
     known = ~np.isnan(values)
     yes_or_no = np.isin(values, (0, 1)) | ~known
-    alone = yes_or_no.all(axis=0) & (metric in RATES) | ~known.any(axis=0)
-    means = {row: mean_of(metric, values[:, row]) for row in np.flatnonzero(alone).tolist()}
+    alone = yes_or_no.all(axis=0) & is_rate | ~known.any(axis=0)
+    means = {row: mean_of(is_rate, values[:, row]) for row in np.flatnonzero(alone).tolist()}
     for pattern in {row.tobytes(): row for row in known.T[~alone]}.values():
         rows = np.flatnonzero(~alone & (known == pattern[:, None]).all(axis=0)).tolist()
-        found = bootstrap_means(values[pattern][:, rows], is_rate=metric in RATES)
+        found = bootstrap_means(values[pattern][:, rows], is_rate=is_rate)
         means |= dict(zip(rows, found, strict=True))
     return [means[row] for row in range(values.shape[1])]

@@ -1,44 +1,181 @@
-"""What maps say of a cell: metrics, with their names on screen and in the store."""
+"""What maps say of each square: metrics. A metric is one entry of ``METRICS``; see :func:`as_metric` for one's own."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
 
-METRICS = {
-    "success": "success",
-    "normalized_logit_diff": "normalized logit difference",
-    "logit_diff": "logit difference",
-    "answer_kept": "answer kept",
-    "answer_logit_drop": "drop of the answer's logit",
-    "control_success": "success of the same-answer control",
-    "control_answer_kept": "answer kept by the same-answer control",
-    "legacy_success_rate": "legacy success rate (the top token changed)",
-    "legacy_normalized_logit_difference": "legacy normalized logit difference",
-    "legacy_logit_difference": "legacy logit difference",
+import numpy as np
+from jaxtyping import Float
+
+from debug.causal_map.sources import PAIR_SOURCES
+from debug.errors import InputError
+
+if TYPE_CHECKING:
+    from debug.causal_map.grid import CausalMap
+
+Values = Callable[["CausalMap"], Float[np.ndarray, "layer *head column"]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of each square of a map: how it comes from the map's logits, how it is shown, averaged and stored."""
+
+    name: str
+    """In tables and links."""
+    title: str
+    """On screen."""
+    of: Values
+    """Its values over all columns; NaN where there is none. Of a metric of the control: over its targets."""
+    has: Callable[[CausalMap], bool]
+    """Which maps have it."""
+    scale: Literal["rate", "share", "logit"] = "logit"
+    """"rate": yes or no, 0 to 1. "share": of the whole effect, 0 none, 1 all. "logit": an amount of logits."""
+    interval: Literal["rate", "ratio of means", "mean", "none"] = "mean"
+    """Over pairs: Wilson's or a bootstrap of a rate; Fieller's, of the mean change over the mean whole effect; a
+    bootstrap; or no mean, as pairs share no scale."""
+    stored: str | None = None
+    """Name in the tracking store, where that is another."""
+    no_effect: float = 0.0
+    loses: bool = False
+    """Whether larger values are further from the original's answer, not closer to the counterfactual's."""
+    of_control: bool = False
+    """Of the same-answer control, at the targets alone."""
+
+    @property
+    def signed(self) -> bool:
+        return self.scale != "rate"
+
+    @property
+    def in_store(self) -> str:
+        return self.stored or self.name
+
+
+def _top_is(which: int) -> Values:
+    """Whether the patched run's top token is c (0) or o (1); NaN where it, or the answer, is not known."""
+
+    def of(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+        answer = causal_map.answer_tokens[which]
+        return np.where((causal_map.top < 0) | (answer < 0), np.nan, causal_map.top == answer)
+
+    return of
+
+
+def _control_top_is(which: int) -> Values:
+    def of(causal_map: CausalMap) -> Float[np.ndarray, "layer *head target"]:
+        assert causal_map.control_top is not None
+        return (causal_map.control_top == causal_map.answer_tokens[which]).astype(float)
+
+    return of
+
+
+def _change(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    return (causal_map.z_patched[..., 0] - causal_map.z_clean[0]).astype(float)
+
+
+def _share(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    whole = float(causal_map.z_counterfactual[0] - causal_map.z_clean[0])
+    return _change(causal_map) / (whole if abs(whole) >= causal_map.min_effect else np.nan)
+
+
+def _difference(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    return (causal_map.z_patched[..., 0] - causal_map.z_patched[..., 1]).astype(float)
+
+
+def _drop(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    return (causal_map.z_clean[1] - causal_map.z_patched[..., 1]).astype(float)
+
+
+def _legacy(name: str) -> tuple[Values, Callable[[CausalMap], bool]]:
+    return lambda m: getattr(m, name).astype(float), lambda m: m.method == "imported" and getattr(m, name) is not None
+
+
+def _patched(causal_map: CausalMap) -> bool:
+    return causal_map.source in PAIR_SOURCES and causal_map.method != "imported"
+
+
+def _ablated(causal_map: CausalMap) -> bool:
+    return causal_map.source not in PAIR_SOURCES
+
+
+def _controlled(causal_map: CausalMap) -> bool:
+    return causal_map.control_top is not None
+
+
+METRICS: dict[str, Metric] = {
+    each.name: each
+    for each in (
+        Metric(
+            *("success", "success", _top_is(0), lambda m: not (_ablated(m) or m.estimated)),
+            *("rate", "rate", "patch_success_rate"),
+        ),
+        Metric("normalized_logit_diff", "normalized logit difference", _share, _patched, "share", "ratio of means"),
+        Metric("logit_diff", "logit difference", _difference, lambda m: _patched(m) and not m.estimated),
+        Metric("logit_change", "change of the counterfactual answer's logit", _change, _patched, interval="none"),
+        Metric("answer_kept", "answer kept", _top_is(1), _ablated, "rate", "rate", "answer_kept_rate", no_effect=1.0),
+        Metric("answer_logit_drop", "drop of the answer's logit", _drop, _ablated, loses=True),
+        Metric(
+            *("control_success", "success of the same-answer control", _control_top_is(0), _controlled),
+            *("rate", "rate", "control_success_rate"),
+            of_control=True,
+        ),
+        Metric(
+            *("control_answer_kept", "answer kept by the same-answer control", _control_top_is(1), _controlled),
+            *("rate", "rate", "control_answer_kept_rate"),
+            no_effect=1.0,
+            of_control=True,
+        ),
+        Metric(
+            *("legacy_success_rate", "legacy success rate (the top token changed)", *_legacy("legacy_success_rate")),
+            *("rate", "rate"),
+        ),
+        Metric(
+            *("legacy_normalized_logit_difference", "legacy normalized logit difference"),
+            *(*_legacy("legacy_normalized_logit_difference"), "share"),
+        ),
+        Metric(
+            *("legacy_logit_difference", "legacy logit difference", *_legacy("legacy_logit_difference")),
+            interval="none",
+        ),
+    )
 }
-"""What maps can say of a cell, with its name on screen; see :meth:`CausalMap.metrics` for which map has which.
+"""What maps can say of a square, the main one first. c and o are the counterfactual's and the original's answer.
 
-- success: the patched run's top token is c. answer_kept: it is o.
-- logit_diff: z_patched[c] - z_clean[c]; normalized: as a share of z_cf[c] - z_clean[c]; over pairs the ratio of the two
-  means (:func:`ratio_of_means`).
+- success: the patched run's top token is c; its mean is the interchange-intervention accuracy (IIA). answer_kept: it
+  is o.
+- logit_diff: z_patched[c] - z_patched[o], the usual logit difference.
+- logit_change: z_patched[c] - z_clean[c]; normalized_logit_diff: that as a share of z_cf[c] - z_clean[c]; over pairs
+  the ratio of the two means (:func:`ratio_of_means`).
 - answer_logit_drop: z_clean[o] - z_patched[o].
-- control_*: the same cell patched from another program with the original's own answer, at the targets.
+- control_*: the same square patched from another program with the original's own answer, at the targets.
 - legacy_*: what results of the older format call so; no scale of this project. The logit difference is that of the
   patched run's top token, whichever that is, and normalized by the range of the clean run's logits.
 """
-LOGGED = {
-    "success": "patch_success_rate",
-    "answer_kept": "answer_kept_rate",
-    "control_success": "control_success_rate",
-    "control_answer_kept": "control_answer_kept_rate",
-}
-"""Names of rates in the tracking store; all other metrics keep theirs."""
 ESTIMATED = "estimated"
 """The word that is with every name of a number that was not measured by patching, but estimated from gradients."""
 RANDOM = "_random"
 """Ending of a target's name: the random control of a hypothesis of a knockout."""
-RATES = ("success", "answer_kept", "control_success", "control_answer_kept", "legacy_success_rate")
-LEGACY = tuple(metric for metric in METRICS if metric.startswith("legacy_"))
+LEGACY = tuple(name for name in METRICS if name.startswith("legacy_"))
+
+
+def as_metric(metric: str | Metric | Values) -> Metric:
+    """A metric by name, as itself, or one's own function of a map: ``lambda m: m.z_patched[..., 0]``.
+
+    A function's values have the shape [layer, (head,) column] of ``CausalMap.top``; NaN is no value. Its means over
+    pairs have bootstrap intervals.
+
+    Raises:
+        InputError: no metric of that name.
+    """
+    if isinstance(metric, Metric):
+        return metric
+    if callable(metric):
+        name = getattr(metric, "__name__", "metric").strip("<>")
+        return Metric(name, name.replace("_", " "), metric, lambda _: True)
+    if metric not in METRICS:
+        raise InputError(f"metric is {metric!r:.80}; expected one of {', '.join(METRICS)}, or a function of a map")
+    return METRICS[metric]
 
 
 class MayBeEstimated(Protocol):
@@ -53,6 +190,16 @@ def column_of(metric: str, of: MayBeEstimated) -> str:
     return f"{ESTIMATED}_{metric}" if of.estimated else metric
 
 
+def metric_of(column: str) -> Metric:
+    """The metric whose values a table has in this column; one's own, which is not in ``METRICS``, as it is shown."""
+    name = column.removeprefix(f"{ESTIMATED}_")
+    return METRICS.get(name) or Metric(name, name.replace("_", " "), _unknown, lambda _: False)
+
+
+def _unknown(_: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    raise InputError("this metric is known by its name alone; give it as a function")
+
+
 def title_of(metric: str, of: MayBeEstimated) -> str:
     """A metric's name on screen: the same."""
-    return f"{ESTIMATED} {METRICS[metric]}" if of.estimated else METRICS[metric]
+    return f"{ESTIMATED} {metric_of(metric).title}" if of.estimated else metric_of(metric).title

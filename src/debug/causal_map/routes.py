@@ -66,12 +66,10 @@ def peaks(
     """The best layer of every target that has a value in some pair of even number; see :class:`Peak`."""
     found = {}
     for target, rows in success.items():
-        chosen = {
-            row: rate for row in np.flatnonzero(below_top).tolist() if (rate := mean_of("success", rows[::2, row]))
-        }
+        chosen = {row: rate for row in np.flatnonzero(below_top).tolist() if (rate := mean_of(True, rows[::2, row]))}
         if chosen:
             row = max(chosen, key=lambda row: chosen[row].low or 0.0)  # the first of equals
-            found[target] = Peak(target, layers[row], mean_of("success", rows[1::2, row]), chosen[row])
+            found[target] = Peak(target, layers[row], mean_of(True, rows[1::2, row]), chosen[row])
     return found
 
 

@@ -6,40 +6,21 @@ among them. Knows no MLflow, no Streamlit, no file.
 The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); attribution patching is Nanda's (2023).
 """
 
-from debug.causal_tracing.agreement import MATTERS, Agreement, _spearman, agreement_metrics
-from debug.causal_tracing.attribution import AGREEMENT_CELLS, LARGEST_CELLS, LOCALIZED_CELLS
-from debug.causal_tracing.batches import R, T
-from debug.causal_tracing.experiment import WINDOW, run_causal_tracing_experiment, trace_pairs
-from debug.causal_tracing.mapping import ROWS_OF_LENS
-from debug.causal_tracing.pairs import PROBED, StoredRun, StoredRuns, as_written
-from debug.causal_tracing.reference import REFERENCE, Reference
-from debug.causal_tracing.results import CausalTracingResult, PairResult
-from debug.plan import INTERVENTION_TYPES, KNOCKOUT, METHODS, Plan
+from __future__ import annotations
 
-__all__ = [
-    "AGREEMENT_CELLS",
-    "INTERVENTION_TYPES",
-    "KNOCKOUT",
-    "LARGEST_CELLS",
-    "LOCALIZED_CELLS",
-    "MATTERS",
-    "METHODS",
-    "PROBED",
-    "REFERENCE",
-    "ROWS_OF_LENS",
-    "WINDOW",
-    "Agreement",
-    "CausalTracingResult",
-    "PairResult",
-    "Plan",
-    "R",
-    "Reference",
-    "StoredRun",
-    "StoredRuns",
-    "T",
-    "_spearman",
-    "agreement_metrics",
-    "as_written",
-    "run_causal_tracing_experiment",
-    "trace_pairs",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.causal_tracing.agreement import MATTERS, Agreement, _spearman, agreement_metrics
+    from debug.causal_tracing.attribution import AGREEMENT_CELLS, LARGEST_CELLS, LOCALIZED_CELLS
+    from debug.causal_tracing.batches import R, T
+    from debug.causal_tracing.experiment import WINDOW, run_causal_tracing_experiment, trace_pairs
+    from debug.causal_tracing.mapping import ROWS_OF_LENS
+    from debug.causal_tracing.pairs import PROBED, StoredRun, StoredRuns, as_written
+    from debug.causal_tracing.reference import REFERENCE, Reference
+    from debug.causal_tracing.results import CausalTracingResult, PairResult
+    from debug.plan import INTERVENTION_TYPES, KNOCKOUT, METHODS, Plan
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

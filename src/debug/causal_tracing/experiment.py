@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from debug import models
+from debug.causal_map import CausalMap, Metric, as_metric
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.grouped import results_of
@@ -115,6 +118,7 @@ def run_causal_tracing_experiment(
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",
     *,
+    metric: str | Metric | Callable[[CausalMap], Float[np.ndarray, "layer *head column"]] | None = None,
     dtype: str | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
@@ -130,7 +134,10 @@ def run_causal_tracing_experiment(
         intervention_type: one of ``INTERVENTION_TYPES``.
         intervention_layers: rows of the map; None for all (0 .. n_layers for the residual stream).
         positions: "all", "targets", or names of targets and token positions.
-        plan: any other field of :class:`Plan`: targets, source, direction, heads, layer_window, require_correct, ...
+        metric: one's own, as a function of a map's logits; ``result.values`` and ``result.mean`` then have it. Such as
+            ``lambda m: m.z_patched[..., 0] - m.z_patched[..., 1]``; see :func:`debug.causal_map.as_metric`.
+        plan: any other field of :class:`Plan`: targets, source, direction, heads, layer_window, require_correct (True:
+            pairs that the model does not answer are skipped), ...
 
     Raises:
         InputError: an argument cannot be, or no pair was left to patch (the message has the reasons).
@@ -142,7 +149,7 @@ def run_causal_tracing_experiment(
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
     model.say_what_prompts_lose()
     results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
-    result = CausalTracingResult(model.id, what, results)
+    result = CausalTracingResult(model.id, what, results, None if metric is None else as_metric(metric))
     if not result.maps:
         raise InputError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")
     return result

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from jaxtyping import Float
 
-from debug.causal_map import CausalMap, MeanCausalMap, mean_over_pairs
+from debug.causal_map import CausalMap, MeanCausalMap, Metric, mean_over_pairs
 from debug.causal_tracing.agreement import Agreement
 from debug.engine.self_checks import SelfChecks
 from debug.plan import Plan
@@ -46,6 +47,8 @@ class CausalTracingResult:
     model: str
     plan: Plan
     results: list[PairResult]
+    metric: Metric | None = None
+    """The caller's own."""
 
     @cached_property
     def maps(self) -> list[CausalMap]:
@@ -77,5 +80,10 @@ class CausalTracingResult:
 
     @cached_property
     def mean(self) -> MeanCausalMap:
-        """The mean over pairs, aligned by target."""
-        return mean_over_pairs(self.maps)
+        """The mean over pairs, aligned by target; of the caller's own metric, too."""
+        return mean_over_pairs(self.maps, [self.metric] if self.metric else [])
+
+    @property
+    def values(self) -> list[Float[np.ndarray, "layer *head position"]]:
+        """The caller's metric (without one, the maps' main one) over the single positions, map by map."""
+        return [each.grid(self.metric or each.metrics[0]) for each in self.maps]

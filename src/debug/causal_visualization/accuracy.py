@@ -1,4 +1,4 @@
-"""Accuracy with intervals, and paired comparisons of models."""
+"""Accuracy with confidence intervals, and paired comparisons of models."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from debug.causal_visualization.style import CATEGORIES, GREY, Picture, heading,
 
 
 def accuracy_chart(frame: pl.DataFrame) -> Picture:
-    """Accuracy with its interval: by hops where there are several, else by seq_len; one colour a model.
+    """Accuracy with its 95% CI: by hops where there are several, else by seq_len; one colour per model.
 
     Args:
-        frame: one row a cell, with columns model, hops (null: any), seq_len, accuracy, ci_low, ci_high (null where
-            there is no interval) and n. Several hops and several seq_lens give one panel a seq_len.
+        frame: one row per cell, with columns model, hops (null: any), seq_len, accuracy, ci_low, ci_high (null where
+            there is no interval) and n. Several hops and several seq_lens give one panel per seq_len.
     """
     frame = frame.with_columns(
         pl.col("hops").cast(pl.Utf8).fill_null("any"),
@@ -34,8 +34,8 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
         alt.Tooltip("hops:N"),
         alt.Tooltip("seq_len:Q", title="lines"),
         alt.Tooltip("accuracy:Q", format=".1%"),
-        alt.Tooltip("ci_low:Q", format=".1%", title="interval from"),
-        alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+        alt.Tooltip("ci_low:Q", format=".1%", title="95% CI low"),
+        alt.Tooltip("ci_high:Q", format=".1%", title="95% CI high"),
         alt.Tooltip("n:Q", format=",d", title="samples"),
     ]
     base = alt.Chart(frame.sort("hops", "seq_len")).encode(
@@ -52,7 +52,7 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")
     )
     chart = alt.layer(bars, intervals, points).properties(width=alt.Step(max(22, 60 // len(models))), height=240)
-    title = heading(f"accuracy, 95% intervals{_programs(frame)}")
+    title = heading(f"accuracy, 95% CI{_programs(frame)}")
     if by_hops and frame["seq_len"].n_unique() > 1:
         panels = [f"{n} {'line' if n == 1 else 'lines'}" for n in frame["seq_len"].unique().sort()]
         faceted = chart.facet(alt.Facet("panel:N", sort=panels).title(None), columns=2)
@@ -61,17 +61,17 @@ def accuracy_chart(frame: pl.DataFrame) -> Picture:
 
 
 def _programs(frame: pl.DataFrame) -> str:
-    """How many samples are behind each of a chart's points, for its title."""
+    """The range of n over a chart's points, for its title."""
     sizes = sorted({int(n) for n in frame["n"].drop_nulls()})
     return f", n = {' to '.join(dict.fromkeys(map(str, (sizes[0], sizes[-1]))))}" if sizes else ""
 
 
 def comparison_chart(frame: pl.DataFrame) -> Picture:
-    """Differences of accuracy on the same programs, with intervals: a row a pair of models, a column a number of hops.
+    """Paired differences in accuracy, with 95% CIs: one row per pair of models, one column per number of hops.
 
     Args:
-        frame: one row a comparison, with columns first, second, hops (null: any), seq_len, difference, ci_low, ci_high
-            (null where there is no interval), n, only_first, only_second and p_adjusted.
+        frame: one row per comparison, with columns first, second, hops (null: any), seq_len, difference, ci_low,
+            ci_high (null where there is no interval), n, only_first, only_second and p_adjusted.
     """
     frame = frame.with_columns(
         hops=pl.format(
@@ -97,13 +97,13 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
     pairs = frame["pair"].unique(maintain_order=True).to_list()
     tooltip = [
         *("pair:N", "hops:N", alt.Tooltip("seq_len:Q", title="lines"), alt.Tooltip("difference:Q", format="+.1%")),
-        alt.Tooltip("ci_low:Q", format="+.1%", title="interval from"),
-        alt.Tooltip("ci_high:Q", format="+.1%", title="to"),
+        alt.Tooltip("ci_low:Q", format="+.1%", title="95% CI low"),
+        alt.Tooltip("ci_high:Q", format="+.1%", title="95% CI high"),
         *(
-            alt.Tooltip("only_first:Q", title="correct by the first alone"),
-            alt.Tooltip("only_second:Q", title="by the second alone"),
+            alt.Tooltip("only_first:Q", title="correct only by the first"),
+            alt.Tooltip("only_second:Q", title="correct only by the second"),
         ),
-        *(alt.Tooltip("p_adjusted:Q", format=".2g", title="p, Holm"), alt.Tooltip("n:Q", title="programs")),
+        *(alt.Tooltip("p_adjusted:Q", format=".2g", title="p (Holm)"), alt.Tooltip("n:Q", title="programs")),
     ]
     base = alt.Chart(frame).encode(
         x=alt.X("seq_len:O", axis=alt.Axis(labelAngle=0, ticks=False)).title("lines (seq_len)"),
@@ -111,7 +111,7 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
             "holm:N",
             scale=alt.Scale(domain=["below 0.05", "0.05 or more"], range=[CATEGORIES[1], GREY]),
             legend=alt.Legend(orient="top", titleOrient="left", titleLimit=0),
-        ).title("p of exact McNemar tests, Holm's correction"),
+        ).title("p (exact McNemar test, Holm's correction)"),
         tooltip=tooltip,
     )
     signed = alt.Axis(labelExpr="datum.value ? format(datum.value, '+.0%') : '0'", values=[-1, 0, 1])
@@ -123,9 +123,7 @@ def comparison_chart(frame: pl.DataFrame) -> Picture:
         .encode(y=alt.Y("ci_low:Q", **shared), y2="ci_high:Q")
     )
     chart = alt.layer(intervals, points).properties(width=alt.Step(26), height=64)
-    title = (
-        f"difference of accuracies on the same programs (first − second), 95% intervals of each alone{_programs(frame)}"
-    )
+    title = f"difference in accuracy on the same programs, uncorrected 95% CI{_programs(frame)}"
     return chart.facet(
         column=alt.Column("hops:N").title(None),
         row=alt.Row("pair:N", sort=pairs, header=alt.Header(labelAngle=0, labelAlign="left", labelLimit=0)).title(None),

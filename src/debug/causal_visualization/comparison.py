@@ -1,4 +1,4 @@
-"""Runs compared: rates with intervals, models by hops, the same programs paired, values over training steps."""
+"""Comparisons of runs: rates with confidence intervals, models by hops, slopes of two runs, training curves."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ _DASHES = [[1, 0], [6, 3], [2, 2]]
 
 
 def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
-    """A measurement with its interval: x from left to right, a colour and a shape for each series.
+    """A metric with its 95% CI over ``x``; each series has its own colour and shape.
 
     Args:
-        frame: a row a cell: series, value, ci_low, ci_high (null: no interval), n, and the columns x and panel as text.
-        x: hops, seq_len or model; the first two are joined by lines.
-        panel: a column with a small chart for each of its values.
-        signed: the values are no rates, and their axis does not end at 0 and 1.
+        frame: one row per cell: series, value, ci_low, ci_high (null: no interval), n, and x and panel as text.
+        x: hops, seq_len or model; points of the first two are joined by lines.
+        panel: the column to facet by.
+        signed: the values are not rates, and their axis does not end at 0 and 1.
 
     Raises:
-        InputError: there are more series than looks that can be told apart.
+        InputError: there are more series than distinguishable combinations of colour and shape.
     """
     frame = frame.with_columns(
         pl.col("series").map_elements(named_series, pl.Utf8), pl.col("model").map_elements(named_series, pl.Utf8)
     )
     series = frame["series"].unique(maintain_order=True).to_list()
-    if len(series) > len(CATEGORIES) * len(_SHAPES):  # whose numbers share no divisor: each has a look of its own
-        raise InputError(f"{len(series)} series cannot be told apart in one chart; take a small chart for each")
+    if len(series) > len(CATEGORIES) * len(_SHAPES):  # 8 and 7 are coprime: no combination repeats
+        raise InputError(f"{len(series)} series cannot be told apart in one chart; use a facet (Facet by)")
     colours, shapes, dashes = ([of[i % len(of)] for i in range(len(series))] for of in (CATEGORIES, _SHAPES, _DASHES))
     legend = alt.Legend(
         orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, symbolStrokeWidth=0, title=None
@@ -53,8 +53,8 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
             alt.Tooltip("hops:N"),
             alt.Tooltip("seq_len:N", title="lines"),
             alt.Tooltip("value:Q", format=form, title=title),
-            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
-            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("ci_low:Q", format=form, title="95% CI low"),
+            alt.Tooltip("ci_high:Q", format=form, title="95% CI high"),
             alt.Tooltip("n:Q", format=",d", title="n"),
         ],
     )
@@ -80,15 +80,17 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     width = max(200, min(1000, width))
     chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
     columns = max(1, min(4, 1000 // (width + 60)))
-    return chart.facet(alt.Facet(f"{panel}:N", sort=_ordered(frame[panel])).title(None), columns=columns)
+    unit = {"seq_len": "lines: ", "hops": "hops: "}.get(panel, "")
+    facet = alt.Facet(f"{panel}:N", sort=_ordered(frame[panel]), header=alt.Header(labelExpr=f"'{unit}' + datum.label"))
+    return chart.facet(facet.title(None), columns=columns)
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """Models x hops, one cell a mean over lengths, with how many runs and samples that is, where that is known of all;
-    the interval where it is one run's. Frame as for :func:`rates`."""
+    """Heatmap of models x hops. Each value is a mean over lengths, with its number of runs, and of samples where all
+    are known; the 95% CI where it is a single run. Frame as for :func:`rates`."""
     named = frame.with_columns(pl.col("model").map_elements(named_series, pl.Utf8))
     cells_of = named.group_by("model", "hops", maintain_order=True)
-    titles = {"ci_low": "95% interval from", "ci_high": "to"}
+    titles = {"ci_low": "95% CI low", "ci_high": "95% CI high"}
     titles = {end: text for end, text in titles.items() if end in frame.columns}
     ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
     n = pl.when(pl.col("n").is_not_null().all()).then(pl.col("n").sum()).alias("n")
@@ -124,10 +126,11 @@ def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Cha
 
 
 def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """A line from the first run's value to the second's, for each cell that both have.
+    """A line from the value of A to the value of B, for each cell that both have.
 
     Args:
-        frame: a row a cell and run: cell, run ("first", "second" by name), value, ci_low, ci_high (null: none), n.
+        frame: one row per cell and run: cell, run (a name; the first of two is A), value, ci_low, ci_high (null: none)
+            and n.
     """
     sides = frame["run"].unique(maintain_order=True).to_list()
     cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
@@ -136,7 +139,7 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
         x=alt.X(
             "run:N",
             sort=sides,
-            scale=alt.Scale(paddingInner=0.75, paddingOuter=0.3),  # the lines take the room, not the points of a side
+            scale=alt.Scale(paddingInner=0.75, paddingOuter=0.3),  # most of the width for the lines
             axis=alt.Axis(labelAngle=0, labelLimit=170),
         ).title(None),
         y=alt.Y(
@@ -147,8 +150,8 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
             "cell:N",
             "run:N",
             alt.Tooltip("value:Q", format=form, title=title),
-            alt.Tooltip("ci_low:Q", format=form, title="95% interval from"),
-            alt.Tooltip("ci_high:Q", format=form, title="to"),
+            alt.Tooltip("ci_low:Q", format=form, title="95% CI low"),
+            alt.Tooltip("ci_high:Q", format=form, title="95% CI high"),
             alt.Tooltip("n:Q", format=",d"),
         ],
     )
@@ -187,10 +190,10 @@ def legend_of() -> alt.Legend:
 
 
 def over_steps(frame: pl.DataFrame, title: str) -> Chart:
-    """Training curves: a colour for each series, a small chart for each panel.
+    """Training curves: one colour per series, one facet per panel.
 
     Args:
-        frame: a row a measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
+        frame: one row per measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
     """
     series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
     base = alt.Chart(frame).encode(
@@ -202,15 +205,17 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
             "series:N",
             sort=series,
             scale=alt.Scale(domain=series, range=CATEGORIES),
-            legend=alt.Legend(symbolOpacity=1, orient="top"),  # beside the charts a narrow page would cut it off
+            legend=alt.Legend(
+                symbolOpacity=1, orient="top"
+            ),  # to the right of the charts a narrow page would cut it off
         ).title(None),
         tooltip=[
             "panel:N",
             "series:N",
             alt.Tooltip("step:Q", format=",d"),
             alt.Tooltip("value:Q", format=".1%", title=title),
-            alt.Tooltip("ci_low:Q", format=".1%", title="95% interval from"),
-            alt.Tooltip("ci_high:Q", format=".1%", title="to"),
+            alt.Tooltip("ci_low:Q", format=".1%", title="95% CI low"),
+            alt.Tooltip("ci_high:Q", format=".1%", title="95% CI high"),
             alt.Tooltip("n:Q", format=",d", title="programs"),
         ],
     )

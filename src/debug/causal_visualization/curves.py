@@ -1,4 +1,4 @@
-"""Rates over layers, and of knockouts beside their controls."""
+"""Rates over layers, knockouts with their controls, and training trajectories."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ from typing import Any
 import altair as alt
 import polars as pl
 
-from debug.causal_map import LOGGED, METRICS, RANDOM, RATES, MeanCausalMap, column_of, title_of
+from debug.causal_map import METRICS, RANDOM, MeanCausalMap, column_of, metric_of, title_of
 from debug.causal_visualization.rows import curve_rows, labels_of, shown_first
 from debug.causal_visualization.style import (
     CATEGORIES,
     GREY,
-    KEPT,
     NOT_PATCHED,
     Metric,
     Picture,
@@ -27,14 +26,14 @@ from debug.causal_visualization.style import (
 
 
 def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
-    """A metric over layers: for each target a curve with its interval, and the same-answer control's dotted beside it;
-    dashed lines at hand-over layers.
+    """A metric over layers: one curve with its 95% CI per target, the same-answer control dotted, hand-over layers as
+    dashed lines.
 
-    Of more targets than there are colours to tell them apart, those that differ most from no effect are drawn, none
-    that has less than a hundredth of the largest throughout, and the subtitle says so.
+    Where there are more targets than colours, those with the largest effects are drawn, but none whose effect stays
+    below a hundredth of the largest; the subtitle says so.
     """
     metric = metric or shown_first(mean)
-    nothing = 1.0 if metric in KEPT else 0.0
+    nothing = metric_of(metric).no_effect
     effect = {
         curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
     }
@@ -46,14 +45,14 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     frame, rows = curve_rows(shown, metric), Rows.of(mean)
     step = min(60, max(14, 560 // len(mean.layers)))
     last, count = mean.layers[-1], len(mean.layers)
-    room = 36 if last == rows.top else rows.room  # a greedy axis would leave out the last name, which is the widest
+    room = 36 if last == rows.top else rows.room  # a greedy axis would drop the last label, which is the widest
     some = range(0, count, math.ceil(rows.room / step))
     named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
     axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
     x = alt.X("layer:O", axis=axis).title("layer")
-    name = LOGGED.get(metric, title_of(metric, mean)).replace("_", " ")
+    name = (metric_of(metric).stored or title_of(metric, mean)).replace("_", " ")
     y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
-    if metric in RATES:
+    if not metric_of(metric).signed:
         y = alt.Y(
             f"{metric}:Q",
             scale=alt.Scale(domain=[0, 1]),
@@ -84,22 +83,22 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     title, notes = title_with(mean, frame, column_of(metric, mean)), [NOT_PATCHED] if mean.estimated else []
     if (control := f"control_{metric}") in frame.columns:
         layers.insert(0, base.mark_line(strokeWidth=1.5, strokeDash=[2, 3]).encode(y=alt.Y(f"{control}:Q")))
-        notes.append("dotted: the same cells patched from a program of the same answer")
+        notes.append("dotted: same-answer control (patched from a program with the same answer)")
     if not moves.is_empty():
-        notes.append("dashed: a hand-over layer, the first where the next target's rate passes the previous one's")
+        notes.append("dashed: hand-over layer, the first at which the next target's rate exceeds the previous target's")
     if left_out := [value for target, value in effect.items() if target not in drawn]:
-        most = f"{max(left_out):.0%}" if metric in RATES else f"{max(left_out):.2g}"
-        notes.append(f"not drawn: {len(left_out)} targets that are nowhere further than {most} from no effect")
-    if mean.n_pairs == 1:  # bands of all curves would lie upon one another, from 0 to 79% and from 21 to 100%
-        notes.append("n = 1: intervals are too wide to be drawn; the tooltip has them")
+        most = f"{max(left_out):.0%}" if not metric_of(metric).signed else f"{max(left_out):.2g}"
+        notes.append(f"not drawn: {len(left_out)} targets whose effect is at most {most} at every layer")
+    if mean.n_pairs == 1:  # the bands would all overlap: from 0 to 79% and from 21 to 100%
+        notes.append("n = 1: the 95% CIs are too wide to draw; see the tooltip")
     title.subtitle = notes or alt.Undefined
     return alt.layer(*layers).properties(width=alt.Step(step), height=260, title=title)
 
 
 def knockout_chart(mean: MeanCausalMap) -> Picture:
-    """In which share of the pairs the answer is kept: each hypothesis beside as many random edges cut in the same
-    pairs, with intervals; of a mean whose one row cuts all layers that it cuts together."""
-    cut = ("edges of the hypothesis", "as many random edges")
+    """The share of pairs whose answer is kept, with 95% CIs: each hypothesis, and as many random edges cut in the same
+    pairs. For means with a single row, in which all layers are cut together."""
+    cut = ("edges of the hypothesis", "random edges, same number")
     rows = [
         {
             "hypothesis": visible(name).replace("_", " "),
@@ -122,15 +121,15 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
         color=alt.Color(
             "cut:N",
             scale=alt.Scale(domain=list(cut), range=[CATEGORIES[1], GREY]),
-            legend=alt.Legend(symbolOpacity=1),
+            legend=alt.Legend(symbolOpacity=1, labelLimit=240),
         ).title("cut"),
-        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"])],
+        tooltip=["hypothesis:N", "cut:N", alt.Tooltip("interval:N", title=METRICS["answer_kept"].title)],
     )
     rate = alt.Y(
         "answer_kept:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5, labelFlush=False)
     )
     layers = [
-        base.mark_bar(opacity=0.35).encode(y=rate.title(LOGGED["answer_kept"].replace("_", " "))),
+        base.mark_bar(opacity=0.35).encode(y=rate.title(METRICS["answer_kept"].in_store.replace("_", " "))),
         base.transform_filter("isValid(datum.ci_low)")
         .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q"),
@@ -148,11 +147,11 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
 
 
 def trajectory_chart(frame: pl.DataFrame, title: str) -> Picture:
-    """Which share of a model's answers each strategy explains, over the checkpoints of its training.
+    """The share of a model's answers that each strategy explains, over training checkpoints.
 
     Args:
-        frame: one row a strategy and checkpoint, with columns step, explanation, share, ci_low and ci_high. Steps stand
-            at equal distances: checkpoints are dense where the trajectory turns.
+        frame: one row per strategy and checkpoint, with columns step, explanation, share, ci_low and ci_high. Steps are
+            equally spaced: checkpoints are dense where the trajectory changes.
     """
     names = frame["explanation"].unique(maintain_order=True).to_list()
     base = alt.Chart(frame).encode(

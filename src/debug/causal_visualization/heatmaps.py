@@ -8,12 +8,11 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import RATES, CausalMap, MeanCausalMap, column_of
+from debug.causal_map import CausalMap, MeanCausalMap, column_of, metric_of
 from debug.causal_visualization.rows import cells, curve_rows, grid_rows, head_labels, labels_of, shown_first
 from debug.causal_visualization.style import (
     GREY,
     INK,
-    KEPT,
     LINES,
     NAME,
     TARGET,
@@ -23,7 +22,6 @@ from debug.causal_visualization.style import (
     axis_of,
     heading,
     layer_axis,
-    on_unit,
     sized,
     title_with,
     visible,
@@ -34,10 +32,10 @@ from debug.errors import InputError
 def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Picture:
     """One pair: layers x token positions.
 
-    Below the map stand the tokens, shaded by line of the prompt, those of the targets in yellow and named. Signed
-    metrics have a scale that is symmetric around zero; the normalized one always ends at -1 and 1, and the subtitle
-    tells where cells lie beyond. A cell without a value shows a cross. Cells before the first difference of the two
-    prompts are drawn as what they are by construction: zeros.
+    The tokens are below the map, shaded by line of the prompt; those of targets are yellow and named. Signed metrics
+    have a scale that is symmetric around zero; the normalized one ends at -1 and 1, and the subtitle says how many
+    values lie beyond. A missing value is a cross. Positions before the first difference of the two prompts are zero by
+    construction.
 
     Raises:
         InputError: the map has heads: :func:`head_heatmap` draws those.
@@ -49,11 +47,11 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Pictu
 
 
 def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "rank") -> Picture:
-    """The logit lens of the clean run: layers x token positions, read off the residual stream going into each layer.
+    """The logit lens of the clean run: layers x token positions, applied to resid_pre of each layer.
 
     Args:
         answer: "original", the run's own answer, or "counterfactual".
-        value: "rank", how many tokens have a higher logit (0: the top token), or "logit".
+        value: "rank", the number of tokens with a higher logit (0: the top token), or "logit".
 
     Raises:
         InputError: the map has no logit lens, or there is no such answer or value.
@@ -79,7 +77,7 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
     )
     token = causal_map.answer_tokens[which]
     text = visible(causal_map.vocabulary.get(token, f"token {token}"))
-    title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, in the run as it is"
+    title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, clean run"
     rows = Rows(causal_map.n_layers + 1, causal_map.n_layers)
     return _over_tokens(causal_map, frame, value, rows, heading(title))
 
@@ -91,7 +89,9 @@ def _over_tokens(causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: 
         scale=alt.Scale(domain=causal_map.positions),
         axis=axis_of(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
-    cell_width = min(24, max(14, 1100 // len(causal_map.positions)))  # seventeen lines fit on a page of 1280 pixels
+    cell_width = min(
+        24, max(14, 1100 // len(causal_map.positions))
+    )  # programs of 17 lines fit on a page of 1280 pixels
     layers = [*grid_rows(frame, metric, x, rows), *token_strip(causal_map, cell_width)]
     return sized(alt.layer(*layers).properties(title=title), rows, cell_width)
 
@@ -119,8 +119,8 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = Non
 
 
 def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
-    """The mean over pairs: layers x targets in the order of the text, each with its n; of a map with heads a panel a
-    target, layers x heads."""
+    """The mean over pairs: layers x targets in the order of the text, each with its n; for maps with heads one panel of
+    layers x heads per target."""
     metric = metric or shown_first(mean)
     frame, rows = curve_rows(mean, metric), Rows.of(mean)
     metric = column_of(metric, mean)
@@ -136,23 +136,23 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
     x = alt.X("label:N", sort=labels_of(frame), axis=axis_of(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
         None
     )
-    dark = f"datum.{metric} < 0.3" if metric in KEPT else f"abs(datum.{metric}) > 0.7"
+    dark = f"datum.{metric} < 0.3" if metric_of(metric).no_effect else f"abs(datum.{metric}) > 0.7"
     numbers = (
         alt.Chart(frame.drop_nulls(metric))
         .mark_text(fontSize=10)
         .encode(
             x=x,
             y=layer_axis(rows),
-            text=alt.Text(f"{metric}:Q", format=".0%" if metric in RATES else ".2f"),
+            text=alt.Text(f"{metric}:Q", format=".2f" if metric_of(metric).signed else ".0%"),
             color=alt.when(dark).then(alt.value("white")).otherwise(alt.value(INK)),
         )
     )
-    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if metric in RATES or on_unit(metric) else []))
+    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if metric_of(metric).scale != "logit" else []))
     return sized(chart.properties(title=title_with(mean, frame, metric)), rows, cell_width=44)
 
 
 def token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
-    """Below the map: a chip for each token, the names of the targets, and a rule where a line of the prompt ends."""
+    """Below the map: a box per token, the names of the targets, and a rule where a line of the prompt ends."""
     line_of = np.cumsum([0, *("\n" in token for token in causal_map.tokens)]).tolist()
     in_target = {p for positions in causal_map.targets.values() for p in positions}
     strip = pl.DataFrame(
@@ -173,7 +173,7 @@ def token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
     width = pl.col("label").str.len_chars() * 6  # pixels, in a monospaced font of size 10
     strip = strip.with_columns(angle=pl.when(width <= cell_width).then(0).otherwise(270))
     height = max([20, *strip.filter(pl.col("angle") > 0).select(width + 8).to_series()])
-    size = 11 if cell_width > 16 else 10  # names of neighbours, slanting, keep clear of one another
+    size = 11 if cell_width > 16 else 10  # slanted names of neighbours must not overlap
     bottom = alt.value("height")
     x = alt.X("position:O")
     base = alt.Chart(strip).encode(

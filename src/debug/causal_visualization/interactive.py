@@ -1,4 +1,4 @@
-"""What only charts of the dashboard have: clicks, an outlined cell, a canvas."""
+"""Interactive features of the dashboard's charts: clicks, an outlined rectangle, drawing on a canvas."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ CHAIN, _OUTLINE = "#d55e00", "#009e73"
 
 
 def clickable(chart: Any, *fields: str) -> Any:
-    """The chart with a selection called ``cell``: a click on a mark gives these fields of its row."""
+    """The chart with a selection named ``cell``: a click on a mark returns these fields of its row."""
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
 
 
 def outlined(chart: Any, **fields: Any) -> Any:
-    """A heatmap with one cell outlined, given by the fields of its two axes."""
-    axes = chart.layer[0].encoding  # the very axes: others would have another order
+    """A heatmap with one rectangle outlined, given by the fields of its two axes."""
+    axes = chart.layer[0].encoding  # reuse the axes: new ones would be sorted differently
     cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
     return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False).encode(
         x=axes.x, y=axes.y
@@ -28,7 +28,7 @@ def outlined(chart: Any, **fields: Any) -> Any:
 
 
 def quick(chart: Any, n_cells: int) -> Any:
-    """The chart, drawn on a canvas where it has very many cells."""
+    """The chart, drawn on a canvas where it has very many rectangles."""
     if n_cells <= MOST_SVG_CELLS:
         return chart
     return chart.properties(usermeta={"embedOptions": {"renderer": "canvas"}})

@@ -1,4 +1,4 @@
-"""A program as a graph: which line reads which."""
+"""A program as a graph: which line refers to which."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from debug.programs import Program
 
 
 def program_graph(program: Program) -> Chart:
-    """The assignments as a graph: lines from top to bottom, referential depth from left to right; the queried chain in
-    orange, from the root value to the query."""
+    """The assignments as a graph: line number on the Y axis (top to bottom), referential depth on the X axis; the
+    queried chain, from the root value to the query, in orange."""
     chain = {assignment.line for assignment in program.chain.assignments}
     nodes = pl.DataFrame(
         [

@@ -1,4 +1,4 @@
-"""Maps as rows of a data frame, and the marks that all heatmaps are made of."""
+"""Maps as rows of a data frame, and the marks of all heatmaps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import CausalMap, MeanCausalMap, column_of
+from debug.causal_map import LEGACY, METRICS, CausalMap, MeanCausalMap, column_of
 from debug.causal_visualization.style import (
     GREY,
     MOST_SVG_CELLS,
@@ -25,8 +25,8 @@ from debug.statistics import Interval
 
 
 def cells(causal_map: CausalMap) -> pl.DataFrame:
-    """The cells of a map as rows: layer, (head,) token position, token, target, the metrics (of an attribution named
-    ``estimated_...``), the top token as text."""
+    """A map as rows, one per intervention: layer, (head,) token position, token, target, the metrics (named
+    ``estimated_...`` for an attribution), the top token as text."""
     top = causal_map.top_token
     axes = ("layer", "head", "position") if top.ndim == 3 else ("layer", "position")
     index = {axis: values.ravel() for axis, values in zip(axes, np.indices(top.shape), strict=True)}
@@ -53,7 +53,7 @@ def control_columns(name: str, value: Interval | None) -> dict[str, Any]:
 
 
 def head_labels(causal_map: CausalMap) -> list[str]:
-    """Names of the steps of the head axis: ``3``, or ``3+5`` where heads are patched together."""
+    """Labels of the head axis: ``3``, or ``3+5`` where heads are patched together."""
     return ["+".join(map(str, heads)) for heads in causal_map.heads]
 
 
@@ -62,7 +62,7 @@ def labels_of(frame: pl.DataFrame) -> list[str]:
 
 
 def grid_rows(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: Rows, of_panel: bool = False) -> list[alt.Chart]:
-    """The coloured cells, and a cross where a cell has no value; those of a panel take its part of the data."""
+    """Coloured rectangles, and a cross for a missing value; in a panel they use the panel's part of the data."""
     if len(frame) > MOST_SVG_CELLS and not of_panel:
         return _many(frame, metric, lambda name: colour_of(frame, metric, name), x, rows)
     base = alt.Chart() if of_panel else alt.Chart(frame.with_columns(pl.col(metric).cast(pl.Float64)))
@@ -77,10 +77,10 @@ def grid_rows(frame: pl.DataFrame, metric: Metric, x: alt.X, rows: Rows, of_pane
 def _many(
     frame: pl.DataFrame, metric: str, colour: Callable[[str], alt.Color], x: alt.X, rows: Rows
 ) -> list[alt.Chart]:
-    """The same of very many cells. What a tooltip shows is the row itself, made ready here: a browser would evaluate
-    texts and conditions of each cell before the first is drawn. ``colour`` is of the field of a name."""
+    """The same for very many rectangles. Tooltips show the row itself, prepared here: a browser would evaluate the
+    texts and conditions of every rectangle before it draws the first. ``colour`` returns the colour of a field."""
     titles = {each["field"]: each.get("title", each["field"]) for each in tooltip_dicts(frame)}
-    names = titles | {"position": "position", "layer": "layer"}  # by which a click is known
+    names = titles | {"position": "position", "layer": "layer"}  # fields that a click returns
     names.setdefault(metric, metric)
     shown = frame.select(*names).with_columns(pl.col(pl.Float64, pl.Float32).round(3), pl.col(pl.Utf8).fill_null(""))
     y = layer_axis(rows, sorted(set(frame["layer"]), reverse=True))
@@ -96,8 +96,8 @@ def _many(
 
 
 def shown_first(of: CausalMap | MeanCausalMap) -> Metric:
-    """The metric that says most of a cell: of one pair a signed one, of a mean a rate; of an import what has values."""
-    signed = [metric for metric in of.metrics if metric in ("normalized_logit_diff", "answer_logit_drop")]
+    """The default metric: a signed one for a pair, a rate for a mean; for an imported map the first with values."""
+    signed = [metric for metric in of.metrics if METRICS[metric].signed and metric not in LEGACY]
     if isinstance(of, CausalMap):
         known = [metric for metric in of.metrics if not np.isnan(of.values(metric)).all()]
         return next((metric for metric in (*signed, *known) if metric in known), of.metrics[0])
@@ -105,14 +105,14 @@ def shown_first(of: CausalMap | MeanCausalMap) -> Metric:
 
 
 def curve_rows(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
-    """The mean map as rows: target (and head), its label with n, layer, the metric, the ends of its interval, both as
-    text; beside it the same-answer control's, where there is one."""
+    """The mean map as rows: target (and head), its label with n, layer, the metric, the ends of its 95% CI, both as
+    text; and the same-answer control, where there is one."""
     control = f"control_{metric}"
     controls = {curve.target: curve[control] for curve in mean.curves if control in mean.metrics and metric != control}
     rows = [
         {
-            "target": visible(curve.target.partition("/")[0]),
-            "head": curve.target.partition("/head")[2].lstrip("s_").replace("_", "+") or None,
+            "target": visible(curve.place.target),
+            "head": curve.place.head_label,
             "label": f"{visible(curve.target)} (n={curve.n})",
             "layer": layer,
             column_of(metric, mean): value and value.estimate,

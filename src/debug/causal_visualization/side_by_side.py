@@ -1,4 +1,4 @@
-"""Two maps on one scale, their difference, and the top token of each cell."""
+"""Two maps on one scale, their difference, and maps of top tokens."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import ESTIMATED, RATES, CausalMap, MeanCausalMap, title_of
+from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, metric_of, title_of
 from debug.causal_visualization.comparison import legend_of, named_series, scale_of
 from debug.causal_visualization.heatmaps import token_strip
 from debug.causal_visualization.interactive import Chart, outlined
@@ -27,12 +27,12 @@ from debug.causal_visualization.style import (
 from debug.errors import InputError
 
 _WHOSE = {
-    "counterfactual's answer": "#e08214",
-    "original's answer": "#f3eeea",
+    "counterfactual answer": "#e08214",
+    "original answer": "#f3eeea",
     "another token": "#b2abd2",
     "not recorded": "#7a7a7a",
 }
-_MOST_ABREAST = 30  # columns of maps that stand side by side on 1280 pixels; wider ones stand below one another
+_MOST_ABREAST = 30  # columns of maps that fit side by side on 1280 pixels; wider maps are stacked
 
 
 def side_by_side(
@@ -43,39 +43,40 @@ def side_by_side(
     place: tuple[str | int, int] | None = None,
     difference: bool = True,
 ) -> Chart:
-    """Two maps, of pairs of one program or means, on one scale; and the first less the second where both have a value.
+    """Two maps A and B on one scale, both means or both of the same pair; and A − B where both have a value.
 
-    ``place`` is a target or a token position, and a layer: its cell is outlined. Without a ``difference`` there are
-    the two maps alone: see :func:`no_difference`.
+    ``place`` is a target or a token position, and a layer: its rectangle is outlined. Without ``difference`` only the
+    two maps are drawn: see :func:`no_difference`.
 
     Raises:
-        InputError: a map has heads: no picture has room for three axes twice; or a difference of maps is asked for that
-            has no meaning.
+        InputError: a map has heads (three axes), or the difference has no meaning.
     """
     if difference and (why := no_difference(first, second)):
         raise InputError(why)
     one, other = _values(first, metric), _values(second, metric)
-    end = max([1.0] if metric != "logit_diff" else [float(frame["value"].abs().max() or 0) for frame in (one, other)])  # type: ignore[arg-type]
+    of_logits = metric_of(metric).scale == "logit"
+    end = max([_largest(one), _largest(other)] if of_logits else [1.0])
     apart = one.join(other, on=["layer", "column", *_PLACE], how="inner", suffix="_second", maintain_order="left")
     apart = apart.with_columns(
-        value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} less {}", "shown", "shown_second")
+        value=pl.col("value") - pl.col("value_second"), shown=pl.format("{} − {}", "shown", "shown_second")
     )
-    spread = float(apart["value"].abs().max() or 0) if metric == "logit_diff" else end  # type: ignore[arg-type]
+    spread = _largest(apart) if of_logits else end
     columns = pl.concat([one, other])["column"].unique(maintain_order=True).to_list()
-    if isinstance(first, MeanCausalMap):  # in the order of the text, also where one of them lacks some
+    if isinstance(first, MeanCausalMap):  # in the order of the text, also where a map lacks some
         columns = sorted(columns, key=lambda name: [*one["column"], *other["column"]].index(name))
     depths = (first.n_layers, second.n_layers, min(first.n_layers, second.n_layers))
     rows = [sorted(set(frame["layer"]), reverse=True) for frame in (one, other, apart)]
-    if first.n_layers == second.n_layers:  # the same row at the same height, also where one of them lacks some
+    if first.n_layers == second.n_layers:  # the same row at the same height, also where a map lacks some
         rows = [sorted({*rows[0], *rows[1]}, reverse=True)] * 3
-    signed, shown = metric not in RATES, [title_of(metric, of) for of in (first, second)]
-    titles = (*shown, f"difference of {' and '.join(dict.fromkeys(shown))}")
-    heads = [f"{name}, {ESTIMATED}" if of.estimated else name for name, of in zip(names, (first, second), strict=True)]
+    signed, shown = metric_of(metric).signed, [title_of(metric, of) for of in (first, second)]
+    titles = (*shown, f"difference in {' and '.join(dict.fromkeys(shown))}")
+    heads = [f"{which}: {name}" for which, name in zip("AB", names, strict=True)]
+    heads = [f"{head}, {ESTIMATED}" if of.estimated else head for head, of in zip(heads, (first, second), strict=True)]
     scales = (scale_of(signed, end), scale_of(signed, end), scale_of(True, spread or 1))
     panels = [
         _panel(frame, columns, layers, depth, name, title, scale, percent=not signed)
         for frame, layers, depth, name, title, scale in zip(
-            (one, other, apart), rows, depths, (*heads, "first less second"), titles, scales, strict=True
+            (one, other, apart), rows, depths, (*heads, "A − B"), titles, scales, strict=True
         )
     ][: 3 if difference else 2]
     if place is not None:
@@ -92,29 +93,29 @@ def no_difference(
     second: CausalMap | MeanCausalMap,
     hops: tuple[str | None, str | None] | None = None,
 ) -> str | None:
-    """Why one map less the other would say nothing, in a sentence; None where it says something.
+    """Why the difference A − B has no meaning, as a sentence; None where it has one.
 
-    A layer of six is not the same layer of four, nor a head's row a stream's, nor the second line of a chain of two the
-    second of three. ``hops`` are those of the two maps' programs, as their runs have logged them.
+    Layers of models of different depth do not correspond, nor do different components, layer windows or numbers of
+    hops. ``hops`` are those of the two maps' programs, as logged by their runs.
     """
     facts = {
-        "number of layers": (first.n_layers, second.n_layers),
-        "component": (first.intervention_type, second.intervention_type),
-        "layers changed together": (first.layer_window, second.layer_window),
+        "numbers of layers": (first.n_layers, second.n_layers),
+        "components": (first.intervention_type, second.intervention_type),
+        "layer windows": (first.layer_window, second.layer_window),
         "hops": hops or ("", ""),
     }
     differ = [f"{name} ({one} and {other})" for name, (one, other) in facts.items() if one != other]
     if not differ:
         return None
-    return f"There is no difference of the two: they are not of the same {', nor of the same '.join(differ)}."
+    return f"A − B is not shown: A and B have different {', different '.join(differ)}."
 
 
 _PLACE = ("target", "position", "token")
 
 
 def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
-    """layer, column (a name for the axis), value (null: none), what is shown of it: of a mean its interval and n; and
-    by which a click is known: the target of a mean, the token position of a pair."""
+    """One row per intervention: layer, column (axis label), value (null: none), its text (of a mean with 95% CI and n),
+    and the fields that a click returns: the target of a mean, the token position of a pair."""
     if isinstance(of, MeanCausalMap):
         rows = [
             (
@@ -173,7 +174,7 @@ def _panel(
             *place,
             "layer:O",
             alt.Tooltip("value:Q", format="+.3f", title=title),
-            alt.Tooltip("shown:N", title="of"),
+            alt.Tooltip("shown:N", title="mean, 95% CI" if of_mean else "value"),
         ],
     )
     cells = base.transform_filter("isValid(datum.value)").mark_rect()
@@ -186,7 +187,7 @@ def _panel(
 
 
 def top_tokens(causal_map: CausalMap) -> Chart:
-    """The top token of every patched run: layers x token positions, coloured by whose answer it is.
+    """The top token of every patched run: layers x token positions, coloured by which answer it is.
 
     Raises:
         InputError: the map has heads.
@@ -226,3 +227,7 @@ def top_tokens(causal_map: CausalMap) -> Chart:
         layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
     title = heading(f"top token of each patched run · pair {causal_map.pair}")
     return sized(alt.layer(*layers, *token_strip(causal_map, width)).properties(title=title), rows, width)
+
+
+def _largest(frame: pl.DataFrame) -> float:
+    return float(frame["value"].abs().max() or 0)  # type: ignore[arg-type]  (a number, of polars' many kinds)

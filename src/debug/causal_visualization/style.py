@@ -1,4 +1,4 @@
-"""What all charts share: colours, axes, tooltips, how a token is shown, how a chart becomes files."""
+"""Shared by all charts: colours, axes, tooltips, the display of tokens, writing charts to files."""
 
 from __future__ import annotations
 
@@ -9,25 +9,23 @@ from typing import Any, NamedTuple
 import altair as alt
 import polars as pl
 
-from debug.causal_map import ESTIMATED, METRICS, RATES, CausalMap, MeanCausalMap
+from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, metric_of
 
 Picture = alt.LayerChart | alt.FacetChart
 Metric = str  # one of METRICS that the map has
 
-# Okabe and Ito's colours, told apart by colour-blind readers; yellow darkened for white paper, black greyed for dark.
+# Okabe and Ito's colour-blind-safe palette; yellow darkened for light themes, black replaced by grey for dark themes.
 CATEGORIES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a7a7a", "#b8a800"]
-GREY = "#7a7a7a"  # as far from white as from the dark theme's background
-TARGET, LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # chips behind tokens: of a target; of odd and of even lines
-INK, NAME = "#22222a", "#9a7000"  # text on a chip; a target's name, on paper of either theme
-MOST_SVG_CELLS = (
-    3000  # more are drawn on a canvas, with as few expressions as can be: a browser takes seconds otherwise
-)
+GREY = "#7a7a7a"  # equal contrast on light and dark backgrounds
+TARGET, LINES = "#f2c14e", ("#e4e4ea", "#c9c9d4")  # boxes behind tokens: of a target; of odd and of even lines
+INK, NAME = "#22222a", "#9a7000"  # text on a box; a target's name, readable in both themes
+MOST_SVG_CELLS = 3000  # above this: drawn on a canvas with few expressions, or a browser takes seconds
 
-alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 cells, and is drawn at once
+alt.data_transformers.disable_max_rows()  # a map of 64 layers x 200 tokens has 13,000 rows
 
 
 def visible(text: str, longest: int = 40) -> str:
-    """A token as text that can be seen: ``·`` for a space, ``⏎`` for a newline, escapes for what does not print."""
+    """A token as printable text: ``·`` for a space, ``⏎`` for a newline, escapes for other unprintable characters."""
     shown = "".join(
         {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
     )
@@ -35,17 +33,17 @@ def visible(text: str, longest: int = 40) -> str:
 
 
 def heading(text: str, **settings: Any) -> alt.TitleParams:
-    """A chart's title, close to what it is of, whatever distance the theme would keep."""
+    """A chart's title, close to the chart whatever offset the theme sets."""
     return alt.TitleParams(text, anchor="start", fontSize=13, offset=10, **settings)
 
 
 def label_of(text: str) -> str:
-    """A name that came from data, in one line; its spaces stay spaces."""
+    """A name from data on one line; spaces stay spaces."""
     return visible(text, longest=60).replace("·", " ")
 
 
 def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
-    """Write ``<stem>.html``, which needs no network to be viewed, and ``<stem>.png``; returns both paths."""
+    """Write ``<stem>.html``, self-contained, and ``<stem>.png``; returns both paths."""
     html, png = folder / f"{stem}.html", folder / f"{stem}.png"
     page = chart.to_html(inline=True, json_kwds={"cls": _ScriptSafeJSON}, embed_options={"actions": {"editor": False}})
     html.write_text(page, encoding="utf-8")
@@ -54,37 +52,37 @@ def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
 
 
 class _ScriptSafeJSON(json.JSONEncoder):
-    """JSON that may stand inside <script>: without it a token ``</script>`` would end the script and become HTML."""
+    """JSON that is safe inside <script>: a token ``</script>`` would otherwise end the script and become HTML."""
 
     def encode(self, o: Any) -> str:
         return super().encode(o).replace("<", "\\u003c")
 
 
 def on_unit(metric: str) -> bool:
-    return metric.removeprefix(f"{ESTIMATED}_") in ("normalized_logit_diff", "legacy_normalized_logit_difference")
+    return metric_of(metric).scale == "share"
 
 
 def colour_of(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt.Color:
-    """Orange: towards the counterfactual's answer. Purple: away from the original's. White: no effect."""
+    """Orange: towards the counterfactual answer. Purple: away from the original answer. White: no effect."""
     legend = alt.Legend(
         orient="top", direction="horizontal", gradientLength=160, gradientThickness=10, titleLimit=240, offset=8
     )
-    if metric == "rank":  # of tens of thousands of tokens the first few matter
+    if metric == "rank":  # a log scale: low ranks matter most
         legend.values = [0, *(10**n for n in range(1, 6) if 10**n <= _largest(frame, metric))]
         legend.format = "~s"
         scale = alt.Scale(type="symlog", scheme="viridis", reverse=True, domain=[0, max(1.0, _largest(frame, metric))])
     elif metric == "logit":
         scale = alt.Scale(scheme="viridis", zero=False)
-    elif metric in RATES:
-        side = {"extent": [0.0, 0.5]} if metric in KEPT else {"extent": [0.5, 1.0]}
+    elif not metric_of(metric).signed:
+        side = {"extent": [0.0, 0.5] if metric_of(metric).no_effect else [0.5, 1.0]}
         scale = alt.Scale(scheme={"name": "purpleorange", **side}, domain=[0, 1])
         if "interval" in frame.columns:  # a mean: of one pair it is yes or no
             legend.format = "%"
     else:
         end = 1.0 if on_unit(metric) else _largest(frame, metric) or 1.0
-        loses = metric == "answer_logit_drop"
+        loses = metric_of(metric).loses
         scale = alt.Scale(scheme="purpleorange", domain=[-end, end], domainMid=0, clamp=True, reverse=loses)
-    title = LENS.get(metric) or _TITLES[metric]
+    title = LENS.get(metric) or _title(metric)
     return alt.Color(field=field or metric, type="quantitative", scale=scale, legend=legend).title(title)
 
 
@@ -97,11 +95,19 @@ def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def tooltip_of(frame: pl.DataFrame) -> list[alt.Tooltip]:
-    shown = set(frame.columns) - (set(_TITLES) if "interval" in frame.columns else set())
-    return [tooltip for name, tooltip in _TOOLTIPS.items() if name in shown]
+    numbers = {} if "interval" in frame.columns else dict.fromkeys([*METRICS, *(f"{ESTIMATED}_{m}" for m in METRICS)])
+    of_metrics = {name: alt.Tooltip(f"{name}:Q", format=".3f", title=_title(name)) for name in numbers}
+    of_metrics |= {"success": alt.Tooltip("success:N")} if numbers else {}
+    places = [name for name in _TOOLTIPS if name != "top_token"]
+    every = {name: _TOOLTIPS[name] for name in places} | of_metrics | {"top_token": _TOOLTIPS["top_token"]}
+    return [tooltip for name, tooltip in every.items() if name in frame.columns]
 
 
-_TITLES = METRICS | {f"{ESTIMATED}_{metric}": f"{ESTIMATED} {title}" for metric, title in METRICS.items()}
+def _title(column: str) -> str:
+    how = f"{ESTIMATED} " if column.startswith(f"{ESTIMATED}_") else ""
+    return how + metric_of(column).title
+
+
 NOT_PATCHED = "estimated from gradients, not patched"
 _TOOLTIPS = {
     "token": alt.Tooltip("token:N"),
@@ -109,25 +115,23 @@ _TOOLTIPS = {
     "layer": alt.Tooltip("layer:O"),
     "head": alt.Tooltip("head:O"),
     "target": alt.Tooltip("target:N"),
-    "interval": alt.Tooltip("interval:N", title="mean and 95% interval"),
+    "interval": alt.Tooltip("interval:N", title="mean, 95% CI"),
     "control": alt.Tooltip("control:N", title="same-answer control"),
     "rank": alt.Tooltip("rank:Q", format=",d", title="rank (0: the top token)"),
     "logit": alt.Tooltip("logit:Q", format=".2f"),
-    **{metric: alt.Tooltip(f"{metric}:Q", format=".3f", title=title) for metric, title in _TITLES.items()},
-    "success": alt.Tooltip("success:N"),
     "top_token": alt.Tooltip("top_token:N", title="top token"),
 }
 
 
 def layer_axis(rows: Rows, layers: list[int] | None = None) -> alt.Y:
-    """``layers`` from the top down spare the browser to look for them."""
+    """``layers``, from the top down, save the browser from finding and sorting them."""
     axis = axis_of(labelExpr=rows.label, labelOverlap=True)
     order: dict[str, Any] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
     return alt.Y("layer:O", axis=axis, **order).title("layer" if rows.window == 1 else "layers")
 
 
 def axis_of(**settings: Any) -> alt.Axis:
-    """An axis of a heatmap: labels close to the cells, whatever distance the theme would keep."""
+    """An axis of a heatmap: labels close to it, whatever padding the theme sets."""
     near = {"labelAngle": 0, "labelPadding": 4, "labelFlush": False, "titlePadding": 6, "ticks": False, "domain": False}
     return alt.Axis(**(near | settings))
 
@@ -140,28 +144,28 @@ def sized(chart: Picture, rows: Rows, cell_width: int) -> Picture:
 def title_with(
     of: CausalMap | MeanCausalMap, frame: pl.DataFrame, metric: str, target: str | None = None
 ) -> alt.TitleParams:
-    """What the picture is of; the subtitle says what colours hide."""
+    """The content of the picture as title; missing values and values beyond the scale as subtitle."""
     if isinstance(of, MeanCausalMap):
         which = "one pair" if of.n_pairs == 1 else f"mean over {of.n_pairs} pairs"
     else:
         c, o = (visible(of.vocabulary.get(token, f"token {token}")) for token in of.answer_tokens)
-        patched = {"zero": "zeros", "mean": "means", "resample": "another pair's activations"}.get(of.source, c)
-        what = "edges cut in" if of.source == "knockout" else f"{patched} patched into"
-        which = f"pair {of.pair} · {what} a program whose answer is {o}"
+        what = {"knockout": "edges cut", **{name: f"{name} ablation" for name in ("zero", "mean", "resample")}}
+        patched = f"patched from answer {c} into answer {o}"
+        which = f"pair {of.pair} · " + (f"{what[of.source]}, answer {o}" if of.source in what else patched)
     how = f", {ESTIMATED}" if of.estimated else ""
     parts = [f"{visible(of.intervention_type)}{how}", *([visible(target)] if target else []), which]
     notes = [NOT_PATCHED] if of.estimated else []
-    normalized = metric.removeprefix(f"{ESTIMATED}_") == "normalized_logit_diff"
+    normalized = metric_of(metric).interval == "ratio of means"
     if frame[metric].null_count():
-        why = ", the pair's own effect is too small to divide by" if normalized else ""
+        why = " (the counterfactual's own effect is too small to normalize by)" if normalized else ""
         notes.append(f"×: no value{why}")
     if normalized and (beyond := int((frame[metric].abs() > 1.005).sum())):
-        notes.append(f"beyond ±1, where the colour ends: {beyond} of {len(frame)} cells; the tooltip has their values")
+        notes.append(f"beyond ±1 (end of the colour scale): {beyond} of {len(frame)} values; see the tooltip")
     return heading(" · ".join(parts), subtitle=notes or alt.Undefined, subtitleColor=GREY)
 
 
 class Rows(NamedTuple):
-    """The layer axis: how many rows, which of them is what the final norm reads, and how many layers each changes."""
+    """The layer axis: number of rows, the row that the final norm reads, and the layers that a row changes."""
 
     count: int
     top: int
@@ -177,16 +181,15 @@ class Rows(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Pixels that a name of two digits, or two of them, takes."""
+        """Width in pixels of a label: a number of two digits, or two of them."""
         return 20 if self.window == 1 else 48
 
     @property
     def label(self) -> str:
-        """The same as a chart expression of numbers alone."""
+        """The same as a chart expression of numbers only."""
         if self.window > 1:
             return f"datum.value + '–' + (datum.value + {self.window - 1})"
         return f"datum.value == {self.top} ? 'final norm' : datum.value"
 
 
-KEPT = ("answer_kept", "control_answer_kept")  # of these 1 is no effect
 LENS = {"rank": "rank of the answer (0: the top token)", "logit": "logit of the answer"}

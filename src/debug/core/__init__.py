@@ -5,38 +5,34 @@ one is writing the function and naming it in ``PARSERS``; a function of your own
 no store.
 """
 
-from debug.core.config import INDEPENDENT_SEED, TASKS, ExperimentConfig, quick_experiment, shared_programs
-from debug.core.parsers import (
-    PARSERS,
-    Answer,
-    Parser,
-    answer_span,
-    cut_off,
-    get_parser,
-    parse_answer,
-    parse_boolean,
-    parse_integer,
-    parse_last_boolean,
-    parse_last_integer,
-    parse_variable_binding,
-)
+from __future__ import annotations
 
-__all__ = [
-    "INDEPENDENT_SEED",
-    "PARSERS",
-    "TASKS",
-    "Answer",
-    "ExperimentConfig",
-    "Parser",
-    "answer_span",
-    "cut_off",
-    "get_parser",
-    "parse_answer",
-    "parse_boolean",
-    "parse_integer",
-    "parse_last_boolean",
-    "parse_last_integer",
-    "parse_variable_binding",
-    "quick_experiment",
-    "shared_programs",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.core.config import (
+        INDEPENDENT_SEED,
+        TASKS,
+        ExperimentConfig,
+        StudyConfig,
+        quick_experiment,
+        shared_programs,
+    )
+    from debug.core.parsers import (
+        PARSERS,
+        Answer,
+        Parser,
+        answer_span,
+        cut_off,
+        get_parser,
+        parse_answer,
+        parse_boolean,
+        parse_integer,
+        parse_last_boolean,
+        parse_last_integer,
+        parse_variable_binding,
+    )
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -108,8 +108,6 @@ def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) ->
         raise StudyError(f"{where} has {', '.join(unknown):.500}; there are: {', '.join(sorted(_FIELDS))}")
     values.setdefault("program_generator", "variable_binding")
     values.setdefault("prompt_template", TASKS.get(str(values["program_generator"]), ("MINIMAL",))[0])
-    if isinstance(values.get("hops"), list):
-        values["hops"] = [None if hops == "any" else hops for hops in values["hops"]]
     try:
         return ExperimentConfig(**{"name": name, "num_seqs": 100, "seq_lens": [5], "models": [], **values})
     except (DebugError, TypeError) as error:

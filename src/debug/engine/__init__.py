@@ -3,21 +3,16 @@
 Every patch goes through nnsight. Knows no program, no pair, no map and no file.
 """
 
-from debug.engine.forward import default_batch_tokens, patched_logits
-from debug.engine.interventions import Cut, Intervention, Site
-from debug.engine.unpatched import ForwardPasses, SelfCheckError, forward_passes, gradients, unembedded
-from debug.models.hook_points import COMPONENTS
+from __future__ import annotations
 
-__all__ = [
-    "COMPONENTS",
-    "Cut",
-    "ForwardPasses",
-    "Intervention",
-    "SelfCheckError",
-    "Site",
-    "default_batch_tokens",
-    "forward_passes",
-    "gradients",
-    "patched_logits",
-    "unembedded",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.engine.forward import default_batch_tokens, patched_logits
+    from debug.engine.interventions import Cut, Intervention, Site
+    from debug.engine.unpatched import ForwardPasses, SelfCheckError, forward_passes, gradients, unembedded
+    from debug.models.hook_points import COMPONENTS
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -8,50 +8,34 @@ The task of the paper (Wu, Geiger and Millière 2025, arXiv 2505.20896) is :func
 :func:`make_exception_program` ``result``) has after the last line. Every program is Python, and its answer is Python's.
 """
 
-from debug.generators.arithmetic import (
-    make_arithmetic_sequence,
-    make_boolean_program,
-    make_counter_program,
-    make_counterfactual_pair,
-    make_exception_program,
-    make_fibonacci_program,
-    make_integer_program,
-    make_range_program,
-    make_range_program_lines,
-    make_variable_increments,
-)
-from debug.generators.base import (
-    MAX_SEEDS,
-    GeneratedProgram,
-    Generator,
-    GeneratorError,
-    HopsNotAvailable,
-    check_lengths,
-)
-from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
-from debug.generators.registry import GENERATORS, generate, get_generator, search
+from __future__ import annotations
 
-__all__ = [
-    "GENERATORS",
-    "MAX_SEEDS",
-    "GeneratedProgram",
-    "Generator",
-    "GeneratorError",
-    "HopsNotAvailable",
-    "check_lengths",
-    "generate",
-    "get_generator",
-    "make_arithmetic_sequence",
-    "make_boolean_program",
-    "make_counter_program",
-    "make_counterfactual_pair",
-    "make_entity_tracking_program",
-    "make_exception_program",
-    "make_fibonacci_program",
-    "make_integer_program",
-    "make_range_program",
-    "make_range_program_lines",
-    "make_variable_binding_program",
-    "make_variable_increments",
-    "search",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.generators.arithmetic import (
+        make_arithmetic_sequence,
+        make_boolean_program,
+        make_counter_program,
+        make_counterfactual_pair,
+        make_exception_program,
+        make_fibonacci_program,
+        make_integer_program,
+        make_range_program,
+        make_range_program_lines,
+        make_variable_increments,
+    )
+    from debug.generators.base import (
+        MAX_SEEDS,
+        GeneratedProgram,
+        Generator,
+        GeneratorError,
+        HopsNotAvailable,
+        check_lengths,
+    )
+    from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
+    from debug.generators.registry import FAMILIES, GENERATORS, Family, attempts, generate, get_generator, search
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

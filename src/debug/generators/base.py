@@ -21,7 +21,11 @@ class HopsNotAvailable(InputError):
 
 
 class GeneratorError(InputError):
-    """A generator raised, or returned something that is no program with its answer."""
+    """A generator raised, or returned something that is no program with its answer, at this ``seed``."""
+
+    def __init__(self, seed: int, message: str) -> None:
+        super().__init__(message)
+        self.seed = seed
 
 
 @dataclass(frozen=True)

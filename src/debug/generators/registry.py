@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,20 +24,31 @@ from debug.generators.arithmetic import (
 from debug.generators.base import MAX_SEEDS, GeneratedProgram, Generator, GeneratorError, HopsNotAvailable
 from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
 
-GENERATORS: dict[str, Generator] = {
-    "variable_binding": make_variable_binding_program,
-    "range": make_range_program,
-    "range_lines": make_range_program_lines,
-    "variable_increments": make_variable_increments,
-    "arithmetic_sequence": make_arithmetic_sequence,
-    "counter": make_counter_program,
-    "fibonacci": make_fibonacci_program,
-    "exception": make_exception_program,
-    "boolean": make_boolean_program,
-    "integer": make_integer_program,
-    "entity_tracking": make_entity_tracking_program,
-    "counterfactual_pair": make_counterfactual_pair,
+
+class Family(NamedTuple):
+    """A program family: its generator, and the template and the parser that its programs are asked and read with."""
+
+    make: Generator
+    prompt_template: str = "RANGE_TRACKING"
+    answer_parser: str = "integer"
+
+
+FAMILIES: dict[str, Family] = {
+    "variable_binding": Family(make_variable_binding_program, "VARIABLE_BINDING", "variable_binding"),
+    "range": Family(make_range_program),
+    "range_lines": Family(make_range_program_lines),
+    "variable_increments": Family(make_variable_increments),
+    "arithmetic_sequence": Family(make_arithmetic_sequence),
+    "counter": Family(make_counter_program),
+    "fibonacci": Family(make_fibonacci_program),
+    "exception": Family(make_exception_program, "EXCEPTION_HANDLING"),
+    "boolean": Family(make_boolean_program, "BOOLEAN_LOGIC", "boolean"),
+    "integer": Family(make_integer_program),
+    "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding"),
+    "counterfactual_pair": Family(make_counterfactual_pair),
 }
+"""A new family is its generator function and one line here."""
+GENERATORS: dict[str, Generator] = {name: family.make for name, family in FAMILIES.items()}
 
 
 def get_generator(generator: str | Generator) -> tuple[str, Generator]:
@@ -67,7 +79,7 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
         raise
     except Exception as error:
         raise GeneratorError(
-            f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
+            seed, f"generator failed at seed {seed}, seq_len {seq_len}: {type(error).__name__}: {error}"
         ) from error
     try:
         program, answer, *rest = made
@@ -83,8 +95,9 @@ def generate(generator: Generator, seq_len: int, seed: int, num_hops: int | None
                 check(metadata[name])
     except (TypeError, ValueError) as error:
         raise GeneratorError(
+            seed,
             f"generator returned {checks.shown(made)} at seed {seed}; expected (program, answer) or "
-            f"(program, answer, metadata): {error}"
+            f"(program, answer, metadata): {error}",
         ) from error
     return GeneratedProgram(seed, seq_len, program, answer, metadata)
 
@@ -96,11 +109,27 @@ def search(
 
     Passed over are seeds without ``num_hops``, and programs that stand in ``prompt_template`` as a solved example.
     ``seed`` of each result less ``seed`` of the one before, less 1, is how many were passed over.
+
+    Raises:
+        GeneratorError: as :func:`generate`.
     """
+    for found in attempts(generator, seq_len, seed, num_hops, prompt_template):
+        if isinstance(found, GeneratorError):
+            raise found
+        yield found
+
+
+def attempts(
+    generator: Generator, seq_len: int, seed: int, num_hops: int | None = None, prompt_template: str = ""
+) -> Iterator[GeneratedProgram | GeneratorError]:
+    """As :func:`search`, and seeds at which the generator fails as errors, which have that ``seed``."""
     for candidate in range(seed, seed + MAX_SEEDS):
         try:
             generated = generate(generator, seq_len, candidate, num_hops)
         except HopsNotAvailable:
+            continue
+        except GeneratorError as error:
+            yield error
             continue
         if generated.program not in prompt_template:
             yield generated

@@ -14,11 +14,14 @@ with ``summary.json``) under ``NAME_TIMESTAMP/``. What it does not record (seeds
 Rows that make no sense are reported with file and index, and the rest is imported. Untrusted: see ``checks``.
 """
 
-from debug.legacy.importing import Imported, import_results
-from debug.legacy.source import LegacyError
+from __future__ import annotations
 
-__all__ = [
-    "Imported",
-    "LegacyError",
-    "import_results",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.legacy.importing import Imported, import_results
+    from debug.legacy.source import LegacyError
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -1,4 +1,4 @@
-"""The report's chapter on accuracy: by hops, against heuristics."""
+"""The report's chapter on accuracy: by hops, compared with heuristics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from debug.models import LoadedModel
 from debug.models.heuristics import HEURISTICS, PREFIX
 from debug.paper.claims import SOLVED, every, surely_above
 from debug.paper.page import EXPERIMENT, Page, accuracy_of, chart_frame, hops_text, plain, without_n
-from debug.paper.strategies import SHALLOW, explanations, misleads
+from debug.paper.strategies import EARLY, EXCESS, SHALLOW, explanations, misleads
 from debug.runner import ExperimentResult
 from debug.statistics import Interval, wilson
 
@@ -29,7 +29,9 @@ def report_accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     }
     by_hops = ExperimentConfig(seq_lens=[what.seq_len], hops=what.hops, **asked)
     result = page.accuracy([by_hops, ExperimentConfig(seq_lens=what.lengths, hops=[None], **asked)])
-    page.write("## Accuracy", f"Study `{result.run_id}`; greedy decoding, the first number is the answer.")
+    page.write(
+        "## Accuracy", f"Study `{result.run_id}`. Greedy decoding; the first number of the output is the answer."
+    )
     rows = [row for row in result.summary["cells"] if row["num_samples"]]
     for by, shown in (
         ("hops", own := [row for row in rows if row["hops"] is not None]),
@@ -43,22 +45,22 @@ def report_accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     beyond = wilson(sum(right), len(right)) if right else None
     page.keep("accuracy_where_heuristics_fail", beyond)
     page.write(
-        f"Of these, on the different {what.seq_len}-line programs whose answer is neither a number of line 1 or 2 nor "
-        f"the root of the largest chain: {beyond or 'there is none among these'}."
+        f"Accuracy on the distinct {what.seq_len}-line programs among these whose answer is neither a number on line 1 "
+        f"or 2 nor the root of the largest chain: {beyond or 'there is no such program'}."
     )
     lowest = min(own, key=lambda row: row["accuracy"])
     page.claim(
         "dereferences",
-        f"Queries of {min(what.hops)} to {max(what.hops)} hops are answered.",
-        f"accuracy surely above {SOLVED:.0%} at each",
+        f"The model answers queries of {min(what.hops)} to {max(what.hops)} hops.",
+        f"accuracy at each number of hops: 95% CI above {SOLVED:.0%}",
         every(surely_above(accuracy_of(row), SOLVED) for row in own) if len(own) == len(what.hops) else None,
         f"lowest, at {hops_text(lowest['hops'])}: {accuracy_of(lowest)}",
         lowest["run_id"],
     )
     page.claim(
         "beyond_heuristics",
-        "What it does is not one of the shallow heuristics.",
-        f"accuracy surely above {SOLVED:.0%} where line 1 and 2 and the largest chain mislead",
+        "The model does not use one of the shallow heuristics.",
+        f"accuracy where line 1 and 2 and the largest chain give wrong answers: 95% CI above {SOLVED:.0%}",
         surely_above(beyond, SOLVED),
         str(beyond or "no such program"),
         page.run.run_id,
@@ -76,15 +78,16 @@ def _accuracy_table(page: Page, rows: list[dict[str, Any]], by: str) -> None:
 
 
 def can_answer(result: ExperimentResult, *which: pl.Expr) -> list[tuple[int | None, str]]:
-    """(answer, program) of the different programs that were asked and scored."""
+    """(answer, program) of the distinct programs that were prompted and scored."""
     read = result.samples.filter(pl.col("correct").is_not_null(), *which).unique("program", maintain_order=True)
     return list(read.select("parsed", "program").iter_rows())
 
 
 def wrong_table(page: Page, row: str, wrong: dict[int, dict[str, Interval]]) -> None:
-    """Of each step, or number of hops, :func:`wrong_answers`; logged too."""
+    """A table of :func:`wrong_answers`, a row per training step or number of hops; logs them too."""
     rows = []
     for value, by in wrong.items():
         page.keep_all(f"wrong_answers_by_{row}", by, value)
         rows += [[value, *(share if name in SHALLOW else without_n(share) for name, share in by.items())]] if by else []
-    page.table([row, *next(filter(None, wrong.values()), {"no wrong answer": None})], rows)
+    columns = next(filter(None, wrong.values()), {"no wrong answer": None})
+    page.table([row, *(EXCESS if name == EARLY else name for name in columns)], rows)

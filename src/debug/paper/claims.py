@@ -1,4 +1,4 @@
-"""Claims, and when an interval decides one."""
+"""Claims, and when a confidence interval decides one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from debug.statistics import Interval
 
-SMALLEST = 10  # programs or pairs below which no interval decides a claim
+SMALLEST = 10  # fewer programs or pairs than this decide no claim
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim on this model; ``holds`` is None where the runs cannot tell."""
+    """A claim about this model; ``holds`` is None where the runs do not decide it."""
 
     name: str
     text: str
@@ -27,8 +27,8 @@ class Claim:
 
 
 def surely_above(value: Interval | None, bound: float) -> bool | None:
-    """Whether the whole interval is above a bound (True), or below it (False); None where it is on both sides, or of
-    fewer than ``SMALLEST``."""
+    """Whether the 95% CI is above a bound (True), or below it (False); None where it contains the bound, or n is below
+    ``SMALLEST``."""
     if value is None or value.low is None or value.high is None or value.n < SMALLEST:
         return None
     return True if value.low > bound else False if value.high < bound else None
@@ -40,13 +40,13 @@ def surely_below(value: Interval | None, bound: float) -> bool | None:
 
 
 def every(verdicts: Iterable[bool | None]) -> bool | None:
-    """One that does not decides; else one that is undecided leaves all undecided, as none at all does."""
+    """False where any is False; else None where any is None or there is none; else True."""
     known = list(verdicts)
     return False if False in known else True if known and None not in known else None
 
 
-SOLVED = 0.95  # accuracy that a solved depth is surely above
-ANSWERS = 0.5  # what goes on inside is asked where accuracy is surely above this: else right answers are luck
+SOLVED = 0.95  # a number of hops is solved where the 95% CI of the accuracy is above this
+ANSWERS = 0.5  # internal mechanisms are judged where the 95% CI of the accuracy is above this: else answers are luck
 
 
-NOTHING = 0.05  # a difference of rates that is surely smaller counts as none
+NOTHING = 0.05  # a difference of rates whose 95% CI is below this counts as none

@@ -1,4 +1,4 @@
-"""The report's chapter on attention heads: found on one half of the pairs, confirmed on the other."""
+"""The report's chapter on attention heads: selected on one half of the pairs, measured on the other."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from debug.causal_experiment_runner import CellResult
 from debug.causal_map import CausalMap, MeanCausalMap, MeanOverPairs, ratio_of_means
+from debug.causal_map.names import Place
 from debug.engine.attention_patterns import attention_pattern, attention_shares
 from debug.models import LoadedModel
 from debug.paper.claims import SMALLEST, every, surely_above
@@ -28,18 +29,17 @@ def report_heads(page: Page, model: LoadedModel) -> None:
     what = page.what
     page.write(
         "## Attention heads",
-        "One head's output at one target patched at a time, on the same pairs. Every other pair chooses the heads: "
-        f"those whose normalized logit difference lies above {MOVES} with its whole interval. On the rest they are "
-        "measured; listed are those that do so again, intervals corrected for the number chosen (Bonferroni). Beside "
-        "each, what the target's tokens attend to through it in these original programs: the three roles with the "
-        "largest shares.",
+        "One head's output is patched at one target at a time, on the same pairs. Every other pair is used to select "
+        f"heads: those whose normalized logit difference has a 95% CI above {MOVES}. The other pairs measure them. The "
+        "tables list the heads that pass again, with CIs corrected for the number of selected heads (Bonferroni), and "
+        "the three roles that the target's tokens attend to most through that head in the original programs.",
     )
     cells = page.patched(what.hops, "attention_heads", positions="targets")
     every_head = model.n_layers * model.n_heads
     verdicts: dict[int, bool | None] = {}
     read: dict[int, bool | None] = {}
     counts: list[str] = []
-    previous: dict[str, Interval] = {}  # place -> share of attention that goes to the chain line before
+    previous: dict[str, Interval] = {}  # place -> share of attention to the previous line of the chain
     for hops, cell in cells.items():
         page.maps(hops, cell, heads="normalized_logit_diff")
         found = moving_heads(page.store.load_run(cell.run_id).maps)
@@ -70,9 +70,9 @@ def report_heads(page: Page, model: LoadedModel) -> None:
     page.claim(
         "specialized_heads",
         "Specialized attention heads route the value between token positions.",
-        "at each number of hops some head surely moves the value into a right-hand side from referential depth 2 on "
-        f"or into `final`, and at none of these more than a quarter of the {every_head} may do so; it does not where "
-        "none can, or where more than a quarter surely do",
+        f"at each number of hops some head moves the value (CI above {MOVES}) into a right-hand side of referential "
+        f"depth 2 or more or into `final`, and at each of these targets at most a quarter of the {every_head} heads "
+        f"may move it (CI not below {MOVES}); does not hold where no head may, or more than a quarter do",
         page.inside(verdicts),
         "; ".join(counts) or "no run",
         *runs,
@@ -80,11 +80,11 @@ def report_heads(page: Page, model: LoadedModel) -> None:
     least = sorted(previous.items(), key=lambda item: item[1].estimate)[:2]
     page.claim(
         "heads_read_previous_line",
-        "These heads look at the line of the chain before their own.",
-        "through the head that moves most there (on the pairs that choose), the right-hand sides from referential "
-        "depth 2 on, and `final`, surely give at least half of their attention to the chain line before",
+        "These heads attend to the previous line of the chain.",
+        "right-hand sides of referential depth 2 or more, and `final`: their share of attention to the previous line "
+        "of the chain, through the head with the largest effect there on the selection pairs, has a 95% CI above 50%",
         page.inside(read),
-        f"least of {len(previous)} places, " + "; then ".join(f"at {place}: {share}" for place, share in least)
+        f"smallest of {len(previous)} places: " + "; then ".join(f"at {place}: {share}" for place, share in least)
         if least
         else "no head moves the value there",
         page.run.run_id,
@@ -93,7 +93,7 @@ def report_heads(page: Page, model: LoadedModel) -> None:
 
 
 class Head(NamedTuple):
-    """What one head's output, patched at one target, does."""
+    """The effect of patching one head's output at one target."""
 
     target: str
     layer: int
@@ -105,21 +105,21 @@ class Head(NamedTuple):
 
 @dataclass(frozen=True)
 class MovingHeads:
-    """The heads that move the value: chosen on the pairs of even number, measured on those of odd number."""
+    """The heads that move the value: selected on even-numbered pairs, measured on odd-numbered ones."""
 
     moving: list[Head]
-    """Of those chosen the ones that do so again; intervals hold for all chosen at once."""
+    """The selected heads that pass again; with simultaneous (Bonferroni) intervals."""
     chosen: int
     strongest: set[tuple[str, int, int]]
-    """At each target that the value gets to, the one that moves most on the pairs that choose."""
+    """At each target that the value is moved to, the head with the largest effect on the selection pairs."""
     surely: dict[str, int]
-    """Targets that the value gets to -> how many heads move it there."""
+    """Target that the value is moved to -> number of heads that move it there."""
     perhaps: dict[str, int]
-    """How many may: those whose interval on the measured pairs is not below ``MOVES``."""
+    """Target -> number of heads that may: their interval on the measuring pairs is not below ``MOVES``."""
     n: int
 
     def specialized(self, heads: int) -> bool | None:
-        """Whether some, and few, of a model's heads move the value: see the claim."""
+        """Whether some, but few, of a model's heads move the value: the criterion of the claim."""
         if self.n < SMALLEST:
             return None
         if max(self.perhaps.values(), default=0) == 0 or max(self.surely.values(), default=0) > heads / 4:
@@ -128,13 +128,13 @@ class MovingHeads:
 
     def counted(self, heads: int) -> str:
         surely, perhaps = (max(count.values(), default=0) for count in (self.surely, self.perhaps))
-        return f"at most {surely} of {heads} at a target surely, {perhaps} perhaps (n={self.n})"
+        return f"at most {surely} of {heads} heads at a target move it, {perhaps} may (n={self.n})"
 
 
 def moving_heads(maps: Iterable[CausalMap]) -> MovingHeads:
-    """Choose and measure the heads that move the value, from causal maps of single heads.
+    """Select and measure the heads that move the value, from causal maps of single heads.
 
-    An effect that is no share of anything (:func:`ratio_of_means` gives None) may be above ``MOVES`` as well as below.
+    An undefined effect (:func:`ratio_of_means` gives None) counts as possibly above ``MOVES``.
     """
     halves = MeanOverPairs(), MeanOverPairs()
     smallest = 0.0
@@ -149,39 +149,39 @@ def moving_heads(maps: Iterable[CausalMap]) -> MovingHeads:
     strongest = {head.target: head for head in by_strength if what_it_reads(head.target)}
     moving = []
     for head in found:
-        name = f"{head.target}/head_{head.head}"
+        name = Place(head.target, (head.head,)).name
         _, behind = halves[1].behind(name, head.layer)
-        effects, wholes = (behind[part][:, None] for part in ("logit_diff", "whole_effect"))
+        effects, wholes = (behind[part][:, None] for part in ("logit_change", "whole_effect"))
         [value] = ratio_of_means(effects, wholes, smallest, 1 - 0.05 / len(found))
         if value is not None and value.low is not None and value.low > MOVES:
             success = measured[name].success[measured.layers.index(head.layer)]
             moving.append(head._replace(value=value, success=success))
-    targets = {curve.target.rpartition("/head_")[0] for curve in measured.curves}
+    targets = {curve.place.target for curve in measured.curves}
     surely = {target: sum(head.target == target for head in moving) for target in targets if what_it_reads(target)}
     perhaps = dict.fromkeys(surely, 0)
     for curve in measured.curves:
-        target = curve.target.rpartition("/head_")[0]
-        if target in perhaps:
+        if (target := curve.place.target) in perhaps:
             perhaps[target] += sum(map(_may_move, curve["normalized_logit_diff"]))
     places = {(head.target, head.layer, head.head) for head in strongest.values()}
     return MovingHeads(moving, len(found), places, surely, perhaps, measured.n_pairs)
 
 
 def _may_move(value: Interval | None) -> bool:
-    """No value, or no ends, can be anything; but zeros are: of cells whose effect is so by construction."""
+    """Whether the interval is not below ``MOVES``. A missing value or interval may be anything, except an effect of 0
+    without interval: it is 0 by construction."""
     if value is None or value.high is None:
         return value is None or value.estimate != 0
     return value.high >= MOVES
 
 
 def _above_moves(mean: MeanCausalMap) -> Iterator[Head]:
-    """The heads whose whole interval is above ``MOVES``."""
+    """The heads whose interval is above ``MOVES``."""
     for curve in mean.curves:
-        target, _, head = curve.target.rpartition("/head_")
+        target, (head,) = curve.place
         by_layer = zip(mean.layers, curve["normalized_logit_diff"], curve.success, strict=True)
         for layer, value, success in by_layer:
             if value is not None and value.low is not None and value.low > MOVES:
-                yield Head(target, layer, int(head), value, success)
+                yield Head(target, layer, head, value, success)
 
 
 def _attention_of(

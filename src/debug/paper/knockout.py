@@ -1,4 +1,4 @@
-"""The report's chapter on cut attention edges: direct pointer or chain following."""
+"""The report's chapter on attention knockout: direct pointer or chain following."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from debug.paper.accuracy import wrong_table
 from debug.paper.claims import NOTHING, every, surely_above, surely_below
 from debug.paper.heads import QUERY_LINE
 from debug.paper.page import Page, hops_text, mean_of_cell, without_n
-from debug.paper.strategies import EARLY, wrong_answers
+from debug.paper.strategies import EARLY, EXCESS, wrong_answers
 from debug.statistics import Interval
 from debug.tracking import LoggedRun
 
@@ -20,10 +20,10 @@ from debug.tracking import LoggedRun
 def report_knockout(page: Page) -> None:
     page.write(
         "## Knockout",
-        "Attention edges cut in all layers. Direct pointer: the query line's tokens cannot look at the root's value. "
-        "Chain following: the query line cannot look at the chain's last line, nor any chain line at the one before "
-        "it; then each of these alone. Beside each, random edges cut in the same pairs, and the paired difference with "
-        "its exact McNemar test.",
+        "Attention edges are cut in all layers. Direct pointer: the query line's tokens cannot attend to the root's "
+        "value. Chain following: the query line cannot attend to the chain's last line, nor any chain line to the "
+        "previous one; then each of these edges alone. As a control, as many random edges are cut in the same pairs; "
+        "the paired difference (hypothesis − random) has an exact McNemar test.",
     )
     cells: dict[int, CellResult] = {}
     for hops in (hops for hops in page.what.hops if hops > 1):
@@ -50,13 +50,12 @@ def report_knockout(page: Page) -> None:
     least = min(direct.items(), key=lambda item: item[1][0].estimate, default=None)
     page.claim(
         "chain_following_needed",
-        "The answer is found by following the chain line by line.",
-        "with those edges cut the answer is kept surely in less than half of the pairs, and surely in fewer than with "
-        "random edges cut",
+        "The model finds the answer by following the chain line by line.",
+        "chain-following edges cut: answer kept, 95% CI below 50%, and difference to random edges, 95% CI below 0",
         page.inside(
             {hops: every([surely_below(own, 0.5), surely_below(diff, 0)]) for hops, (own, diff) in lost.items()}, 2
         ),
-        f"kept most, at {hops_text(most[0])}: {most[1][0]}; difference {most[1][1]}" if most else "no run",
+        f"answer kept most often, at {hops_text(most[0])}: {most[1][0]}; difference {most[1][1]}" if most else "no run",
         *runs,
     )
     weakest = [
@@ -66,36 +65,39 @@ def report_knockout(page: Page) -> None:
     ]
     page.claim(
         "every_line_read",
-        "Each line of the chain reads the one before it (ours, not the paper's: the claim before, edge by edge).",
-        "with one line's edges to the one before it cut, and no others, the answer is kept surely in fewer pairs than "
-        f"with random edges cut; it does not where the difference is surely smaller than {NOTHING:.0%}",
+        "Each line of the chain reads the previous line (ours, not the paper's: the claim above, edge by edge).",
+        "only one line's edges to the previous line cut: answer kept, difference to random edges, 95% CI below 0; does "
+        f"not hold where the 95% CI is above −{NOTHING:.0%}",
         page.inside({hops: every(_needed(diff) for _, diff in by.values()) for hops, by in single.items()}, 2),
-        "matters least: " + max(weakest)[1] if weakest else "no run",
+        "smallest effect: " + max(weakest)[1] if weakest else "no run",
         *runs,
     )
     page.claim(
         "no_direct_pointer",
-        "The query does not point straight at the root's value.",
-        "with those edges cut the answer is kept surely in 90% of the pairs or more",
+        "The query does not point directly at the root's value.",
+        "direct-pointer edges cut: answer kept, 95% CI above 90%",
         page.inside({hops: surely_above(own, 0.9) for hops, (own, _) in direct.items()}, 2),
-        f"kept least, at {hops_text(least[0])}: {least[1][0]}; difference {least[1][1]}" if least else "no run",
+        f"answer kept least often, at {hops_text(least[0])}: {least[1][0]}; difference {least[1][1]}"
+        if least
+        else "no run",
         *runs,
     )
     page.write(
-        "What the model answers instead, the chain-following edges cut: of the wrong answers that are numbers of their "
-        "program, the share of each shallow heuristic, beside chance as in the trajectory. In none of these pairs is "
+        "Wrong answers with the chain-following edges cut: of those that are numbers of their program, the share that "
+        "each shallow heuristic gives, and the chance levels, as in the training trajectory. In none of these pairs is "
         "the root on line 1 or 2."
     )
     wrong = {hops: wrong_answers(_cut(page.store.load_run(cell.run_id))) for hops, cell in cells.items()}
     wrong_table(page, "hops", wrong)
     page.claim(
         "heuristic_kept",
-        "The early-line heuristic stays beneath the final mechanism, as what it falls back on.",
-        "with the chain-following edges cut, wrong answers at each number of hops are surely oftener of line 1 or 2 "
-        "than the value of a line drawn (chosen after such runs were seen; not tested: whether random cuts do so too)",
+        "The early-line heuristic remains as a fallback of the final mechanism.",
+        "chain-following edges cut: at each number of hops, wrong answers are more often on line 1 or 2 than the value "
+        "of a random line (difference, 95% CI above 0). This criterion was chosen after such runs were seen; random "
+        "cuts are not tested",
         page.inside({hops: surely_above(by.get(EARLY), 0) for hops, by in wrong.items()}, 2),
         "; ".join(
-            f"{hops_text(hops)}: {by['line 1 or 2']}, less line drawn {without_n(by[EARLY])}"
+            f"{hops_text(hops)}: {by['line 1 or 2']}; {EXCESS}: {without_n(by[EARLY])}"
             for hops, by in wrong.items()
             if by
         )
@@ -106,7 +108,7 @@ def report_knockout(page: Page) -> None:
 
 
 def _steps(hops: int) -> dict[str, str]:
-    """The edges of chain following one line at a time: hypothesis -> what it cuts, in words."""
+    """The edges of chain following, one line at a time: hypothesis -> description of its edges."""
     steps = {f"{QUERY_LINE}->ref_depth_{hops}_line": f"query → line {hops}"}
     for line in range(hops, 1, -1):
         steps[f"ref_depth_{line}_line->ref_depth_{line - 1}_line"] = f"line {line} → line {line - 1}"
@@ -114,12 +116,12 @@ def _steps(hops: int) -> dict[str, str]:
 
 
 def _needed(difference: Interval) -> bool | None:
-    """Whether cutting surely costs answers (True), or surely next to none (False)."""
+    """Whether cutting costs answers (95% CI below 0: True), or hardly any (95% CI above -``NOTHING``: False)."""
     return False if surely_above(difference, -NOTHING) else surely_below(difference, 0) or None
 
 
 def _cut(run: LoggedRun) -> Iterator[tuple[int | None, str]]:
-    """(answer, program) of a knockout's pairs with the chain-following edges cut."""
+    """(answer, program) of each pair of a knockout with the chain-following edges cut."""
     pairs = run.pairs
     for found in run.maps:
         [token] = found.top[..., found.target_columns["chain_following"]]

@@ -1,10 +1,10 @@
-"""The report's page: runs, tables, pictures, and the metrics that no other run holds."""
+"""The report's page: runs, tables, pictures, and the metrics that no other run has."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -21,6 +21,7 @@ from debug.counterfactual import make_pair
 from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
 from debug.paper.claims import ANSWERS, Claim, every, surely_above
+from debug.paper.reproduction import Reproduction
 from debug.plan import Plan
 from debug.programs import ProgramPair
 from debug.prompts import get_prompt
@@ -29,26 +30,7 @@ from debug.statistics import Interval
 from debug.tracking import RunWriter, Store
 
 EXPERIMENT = "reproduce_paper"
-SHOWN = 0.05  # targets that reach less success than this at every layer are not listed one by one
-
-
-@dataclass(frozen=True)
-class Reproduction:
-    """What is measured, of which model, on how many programs."""
-
-    model: str = "tiny"
-    prompt_template: str = "VARIABLE_BINDING"
-    hops: Sequence[int] = (1, 2, 3, 4)
-    seq_len: int = 17
-    """Of everything but the accuracy by length."""
-    lengths: Sequence[int] = (2, 5, 8, 11, 14, 17)
-    num_seqs: int = 500
-    """Programs in each accuracy cell."""
-    num_pairs: int = 200
-    """Pairs, shallow ones excluded, in each causal cell."""
-    seed: int = 0
-    training_run: str | None = None
-    """The run whose checkpoints are asked; None: the newest finished training run of the model, if there is one."""
+SHOWN = 0.05  # targets whose success is below this at every layer are summarized in one line
 
 
 class Page:
@@ -59,7 +41,7 @@ class Page:
         self.lines: list[str] = []
         self.claims: list[Claim] = []
         self.answered: dict[int, bool] = {}
-        """By hops: whether the model surely answers more than ``ANSWERS`` of the pairs, wrong ones among them."""
+        """By hops: whether the 95% CI of the accuracy, before wrong pairs are excluded, is above ``ANSWERS``."""
 
     def write(self, *lines: str) -> None:
         """Paragraphs."""
@@ -96,7 +78,7 @@ class Page:
         return result
 
     def patched(self, hops: Sequence[int], intervention_type: str, **plan: Any) -> dict[int, CellResult]:
-        """A causal run of each number of hops, on the same pairs; those that failed are named on the page, left out."""
+        """A causal run per number of hops, on the same pairs; runs that failed are named on the page and excluded."""
         what, cells = self.what, {}
         runner = CausalExperimentRunner(self.store.uri, dtype=self.dtype, device=self.device)
         filters = {"require_correct": True, "exclude_shallow": True, "logit_lens": False}
@@ -112,7 +94,7 @@ class Page:
                     wanted=what.num_pairs,
                     params=params | {"num_seqs": what.num_pairs},
                 )
-            except NoPairLeft as error:  # no pair of these was left to patch; the run says so too
+            except NoPairLeft as error:  # all pairs were skipped; the run says so too
                 self.write(f"{hops_text(depth)}: FAILED, {plain(str(error))}")
                 continue
             self.run.adopt(result.run_id)
@@ -121,15 +103,15 @@ class Page:
         return cells
 
     def inside(self, verdicts: Mapping[int, bool | None], fewest_hops: int = 1) -> bool | None:
-        """A claim of what goes on inside, at every number of hops: undecided where the model does not answer."""
+        """A claim about the mechanism, over all numbers of hops: undecided where the model does not answer."""
         asked = [hops for hops in self.what.hops if hops >= fewest_hops]
         return every(verdicts.get(hops) if self.answered.get(hops) else None for hops in asked)
 
     @cached_property
     def pairs(self) -> dict[int, list[ProgramPair]]:
-        """By hops: pairs whose root is on neither of the first two lines, a fifth more than wanted, for those that the
-        model does not answer. Few long chains are so, and running the model on the others only to skip them would take
-        most of the time."""
+        """By hops: pairs whose root is not on the first two lines; a fifth more than wanted, as those that the model
+        answers wrong are skipped. Few long chains are like this: running the model on all others only to skip them
+        would take most of the time."""
         what, wanted = self.what, self.what.num_pairs + (self.what.num_pairs + 4) // 5
         template, found = get_prompt(what.prompt_template)[1], {}
         for hops in tqdm(what.hops, desc="pairs", unit="hops"):
@@ -144,12 +126,12 @@ class Page:
         return found
 
     def maps(self, hops: int, cell: CellResult, said: str = "", **metrics: Metric) -> MeanCausalMap:
-        """A number of hops: its run, and its mean map, with a picture of each metric, by the stem of the file."""
+        """Write the section of a number of hops: its run, and a picture of its mean map per file stem -> metric."""
         mean = mean_of_cell(cell)
         self.write(f"### {hops_text(hops)}", f"Run `{cell.run_id}`{said}.")
         for stem, metric in metrics.items():
             picture = charts.mean_heatmap(mean, metric)
-            self.picture(f"{stem}_{hops}_hops", picture, f"{METRICS[metric]}, {hops_text(hops)}")
+            self.picture(f"{stem}_{hops}_hops", picture, f"{METRICS[metric].title}, {hops_text(hops)}")
         return mean
 
     def save(self) -> None:
@@ -161,7 +143,7 @@ class Page:
 
 
 def plain(text: str | None) -> str:
-    """Text from outside as Markdown that shows it as it is, in one line."""
+    """Text from outside, escaped for Markdown, on one line."""
     return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", " ".join((text or "").split()))
 
 
@@ -180,10 +162,10 @@ def hops_text(hops: int) -> str:
 
 
 def without_n(value: Interval | None) -> str:
-    """Without n, where that is told beside it."""
+    """The interval without n, where n stands next to it."""
     return "no value" if value is None else str(value).rpartition(" (n=")[0]
 
 
 def mean_of_cell(cell: CellResult) -> MeanCausalMap:
-    assert cell.mean is not None  # Page.patched leaves the others out
+    assert cell.mean is not None  # Page.patched excludes cells without a mean
     return cell.mean

@@ -1,4 +1,4 @@
-"""The report's chapter on the residual stream: where the value is, layer by layer."""
+"""The report's chapter on the residual stream: the position of the value, layer by layer."""
 
 from __future__ import annotations
 
@@ -8,40 +8,41 @@ from debug.causal_map import LEADS, MeanCausalMap
 from debug.paper.claims import SMALLEST, every, surely_below
 from debug.paper.page import SHOWN, Page, hops_text, without_n
 
-MOVES = 0.1  # a head moves the value where its normalized logit difference is surely above this
+MOVES = 0.1  # a head moves the value where the CI of its normalized logit difference is above this
 
 
 def report_residual_stream(page: Page) -> None:
     what = page.what
     page.write(
         "## Residual stream",
-        f"The counterfactual's residual stream at one role's tokens, going into one layer, patched into the original "
-        f"run: at every role from the root's value on and every layer, over {what.num_pairs} pairs of each number of "
-        "hops (asked for; n is beside each). Pairs with the root on line 1 or 2 are left out, so that no "
-        "heuristic of early lines could answer them. Success: the answer becomes the counterfactual's. In the figures "
-        "information flows upwards; the top row is what the final norm reads.",
+        "The counterfactual's residual stream at one role's tokens, before layer l (resid_pre of layer l), is "
+        f"patched into the original run, at every role from the root's value on and at every layer. {what.num_pairs} "
+        "pairs were requested for each number of hops; n is given with each result. Pairs with the root on line 1 or 2 "
+        "are excluded, so that no heuristic of early lines can answer them. Success: the top token becomes the "
+        "counterfactual answer; its mean is the patch success rate (interchange-intervention accuracy, IIA). In the "
+        "figures information flows upwards; the top row is what the final norm reads.",
     )
     cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")
     climbs: dict[int, bool | None] = {}
     moves: list[str] = []
     for hops, cell in cells.items():
-        said = f"; accuracy on these pairs, before wrong ones are left out, {cell.accuracy}"
+        said = f"; accuracy on these pairs, before wrong ones are excluded: {cell.accuracy}"
         mean = page.maps(hops, cell, said, success="success", normalized_logit_diff="normalized_logit_diff")
         _by_layer(page, mean, hops)
         page.write(f"Hand-overs: {'; '.join(map(str, mean.moves)).replace('->', '→') or 'none'}.")
         if hops == 1:
-            continue  # from the root to the last token: both ends hold by construction, and there is no line between
+            continue  # from root to last token: success holds by construction at both, and there is no line between
         lines = {1, *(line_of(move.after, hops) for move in mean.moves)}
         path = ", ".join(f"{move.after} at {move.layer}" for move in mean.moves) or "no hand-over"
-        quiet = [f"line {line} never leads" for line in range(2, hops + 1) if line not in lines]
+        quiet = [f"no hand-over to line {line}" for line in range(2, hops + 1) if line not in lines]
         moves.append(f"{hops_text(hops)}: {', '.join([path, *quiet])}")
         climbs[hops] = climbed(mean, hops)
     page.claim(
         "line_by_line",
         "The residual stream is an addressable memory: the value moves along the chain from line to line.",
-        "at each number of hops above 1 the value is handed over, as layers go up, from the root through every line of "
-        "the chain in order and on to the query line; it does not where it is handed over past a line at whose tokens "
-        f"success is surely below {LEADS:.0%} at every layer",
+        "at each number of hops above 1 the value is handed over, with increasing layer, from the root through every "
+        "line of the chain in order to the query line; does not hold where a hand-over skips a line at whose tokens "
+        f"success has a 95% CI below {LEADS:.0%} at every layer",
         page.inside(climbs, 2),
         "; ".join(moves) or "no run",
         *(cell.run_id for cell in cells.values()),
@@ -49,7 +50,7 @@ def report_residual_stream(page: Page) -> None:
 
 
 def climbed(mean: MeanCausalMap, hops: int) -> bool | None:
-    """Whether the value moves through every line of the chain in order; None where that is not sure, or there is no
+    """Whether the value moves through every line of the chain in order; None where that is undecided, or there is no
     line between the root's and the query's."""
     moves = [(line_of(move.before, hops), line_of(move.after, hops)) for move in mean.moves]
     if hops == 1 or not moves or min(move.n for move in mean.moves) < SMALLEST:
@@ -65,7 +66,7 @@ def climbed(mean: MeanCausalMap, hops: int) -> bool | None:
 
 
 def _by_layer(page: Page, mean: MeanCausalMap, hops: int) -> None:
-    """Success and normalized logit difference of the targets that matter, by layer; the normalized one is logged."""
+    """Success and normalized logit difference of targets with an effect, by layer; logs the normalized one."""
     best = {curve.target: max(v.estimate for v in curve.success[: mean.n_layers] if v) for curve in mean.curves}
     header = [f"{hops_text(hops)}: target", "n", *(f"layer {layer}" for layer in mean.layers[:-1]), "final norm"]
     for metric, title in (("success", "Success:"), ("normalized_logit_diff", "Normalized logit difference:")):
@@ -77,15 +78,15 @@ def _by_layer(page: Page, mean: MeanCausalMap, hops: int) -> None:
         page.table(header, [[c.target, c.n, *(without_n(value) for value in c[metric])] for c in shown])
     rest = [rate for rate in best.values() if rate < SHOWN]
     if rest:
-        page.write(f"The other {len(rest)} roles succeed in at most {max(rest):.1%} of the pairs at any layer.")
+        page.write(f"The success of the other {len(rest)} roles is at most {max(rest):.1%} at any layer.")
 
 
 def line_of(target: str, hops: int) -> int:
-    """The referential depth of a target's line; that of the query line counts as one more than the chain's last."""
+    """The referential depth of a target's line; that of the query line is one more than the chain's last."""
     depth = re.match(r"ref_depth_(\d+)_", target)
     return int(depth[1]) if depth else hops + 1
 
 
 def what_it_reads(target: str) -> bool:
-    """Whether the value gets to a target from another line: the right-hand sides but the root's, and `final`."""
+    """Whether a target gets the value from another line: right-hand sides except the root's, and `final`."""
     return target == "final" or (target.endswith("_rhs") and target != "ref_depth_1_rhs")

@@ -1,7 +1,7 @@
-"""What explains a model's answers: which of them a strategy could have given, and which chance would give.
+"""Strategies that explain a model's answers: the share that each could have given, and its chance level.
 
-A strategy is a set of answers to a program: any number of it, those of the shallow heuristics, the right one. Answers
-are numbers, None where a model gave none. Knows no model and no run.
+A strategy is a set of answers to a program: any of its numbers, those of the shallow heuristics, the right one. Answers
+are numbers, or None where the output is unparseable. Independent of models and runs.
 """
 
 from __future__ import annotations
@@ -17,12 +17,14 @@ from debug.statistics import Interval, bootstrap_mean, wilson
 SHALLOW = ("line 1 or 2", "largest chain")
 """The heuristics that a transformer in training may take for the rule."""
 EARLY = "line 1 or 2, less line drawn"
-"""Of wrong answers: how much oftener they are of line 1 or 2 than the value of a line drawn, answer by answer."""
+"""Name in the store of the paired difference, over wrong answers: share on line 1 or 2 minus that of a random line."""
+EXCESS = "line 1 or 2 − line drawn"
+"""The same on the page."""
 
 
 def explanations(program: str) -> dict[str, set[int]]:
-    """Which answers each strategy could give: any digit, any number of the program, a number of line 1 or 2, the root
-    of the largest chain, and the value that the query's chain leads to."""
+    """Strategy -> the answers that it could give: any digit, any number of the program, a number on line 1 or 2, the
+    root of the largest chain, and the value that the query's chain leads to."""
     parsed = Program.parse(program)
     numbers = {line.line: int(line.rhs) for line in parsed.assignments if line.source is None}
     return {
@@ -35,19 +37,19 @@ def explanations(program: str) -> dict[str, set[int]]:
 
 
 def misleads(program: str) -> bool:
-    """Whether the right answer is none that line 1 or 2, or the largest chain, would give."""
+    """Whether both heuristics are wrong: the right answer is not on line 1 or 2, nor the root of the largest chain."""
     by = explanations(program)
     return not by["dereferencing"] & set.union(*(by[name] for name in SHALLOW))
 
 
 def explained(answers: Sequence[tuple[int | None, str]]) -> dict[str, Interval]:
-    """The share of answers, each to its program, that each strategy could have given."""
+    """The share of (answer, program) whose answer each strategy could have given."""
     fits = [{name: answer in found for name, found in explanations(program).items()} for answer, program in answers]
     return {name: wilson(sum(fit[name] for fit in fits), len(fits)) for name in fits[0]}
 
 
 def drawn(programs: Sequence[str], pool: str) -> dict[str, Interval]:
-    """:func:`explained`, were the answers drawn at random from those of one strategy, each alike."""
+    """The chance level of :func:`explained`: answers drawn uniformly from those of one strategy, ``pool``."""
     found = [explanations(program) for program in programs]
     return {
         name: bootstrap_mean([len(by[name] & by[pool]) / len(by[pool]) for by in found], is_rate=True)
@@ -58,9 +60,9 @@ def drawn(programs: Sequence[str], pool: str) -> dict[str, Interval]:
 def wrong_answers(answers: Iterable[tuple[int | None, str]]) -> dict[str, Interval]:
     """What explains the wrong answers that are numbers of their program; empty where there are none.
 
-    For each shallow heuristic the share that it could have given, and that share by chance, twice: of a number drawn
-    from the program's, each alike, and of the value of a line drawn, which favours numbers that many lines lead to. The
-    right number is left out of all draws.
+    For each shallow heuristic: the share that it could have given, and two chance levels: of a number drawn uniformly
+    from the program's, and of the value of a line drawn uniformly, which favours numbers that many lines lead to. The
+    right number is excluded from all draws.
     """
     columns: dict[str, list[float]] = {}
     for answer, program in answers:
@@ -68,7 +70,7 @@ def wrong_answers(answers: Iterable[tuple[int | None, str]]) -> dict[str, Interv
         right, others = by["dereferencing"], by["any number"] - by["dereferencing"]
         if answer not in others:
             continue
-        values: list[int] = []  # of each line: the number that it leads to
+        values: list[int] = []  # for each line, the number that it leads to
         for line in Program.parse(program).assignments:
             values.append(int(line.rhs) if line.source is None else values[line.source])
         values = [value for value in values if value not in right]

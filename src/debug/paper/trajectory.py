@@ -1,4 +1,4 @@
-"""The report's chapter on training: what checkpoints answer."""
+"""The report's chapter on training: the answers of checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from debug.core import ExperimentConfig
 from debug.models import LoadedModel
 from debug.paper.accuracy import can_answer, wrong_table
 from debug.paper.claims import NOTHING, SOLVED, every, surely_above, surely_below
-from debug.paper.page import EXPERIMENT, Page, Reproduction, hops_text, without_n
-from debug.paper.strategies import EARLY, drawn, explained, misleads, wrong_answers
+from debug.paper.page import EXPERIMENT, Page, hops_text, without_n
+from debug.paper.reproduction import Reproduction
+from debug.paper.strategies import EARLY, EXCESS, drawn, explained, misleads, wrong_answers
 from debug.programs import Program
 from debug.runner import ExperimentResult
 from debug.statistics import Interval, wilson
@@ -45,16 +46,17 @@ def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None
     page.write("## The training trajectory")
     claim = (
         "three_phases",
-        "Training goes through three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
-        f"a checkpoint that answers with digits (surely above {SOLVED:.0%}), right surely less than {NOTHING:.0%} "
-        "oftener than numbers drawn from the program; a later one whose wrong answers are surely oftener of line 1 or "
-        "2 than the value of a line drawn; both chosen on one half of the programs and measured on the other; the last "
-        f"one surely right above {SOLVED:.0%} where the heuristics mislead. Undecided where no checkpoint shows a "
-        "phase, which may lie between two",
+        "Training has three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
+        f"(1) a checkpoint answers with digits (95% CI above {SOLVED:.0%}) and is right no more often than random "
+        f"numbers of the program (95% CI below chance + {NOTHING:.0%}); (2) a later one gives wrong answers more "
+        "often on line 1 or 2 than the value of a random line (difference, 95% CI above 0); both are selected on one "
+        "half of the programs and measured on the other; (3) the last one has an accuracy with a 95% CI above "
+        f"{SOLVED:.0%} where the heuristics are wrong. Undecided where no checkpoint shows a phase: it may lie between "
+        "two checkpoints",
     )
     folders = checkpoints(training) if training else {}
     if training is None or not folders:
-        page.write("The store holds no training run with checkpoints, so the trajectory is not in this report.")
+        page.write("The store has no training run with checkpoints, so the trajectory is not in this report.")
         page.claim(*claim, None, "no training run in the store")
         return
     config = ExperimentConfig(
@@ -74,22 +76,22 @@ def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None
     last = max(folders)
     of_last = next(row for row in result.summary["cells"] if row["model"] == folders[last].name)
     if page.store.load_run(of_last["run_id"]).tags["debug.weights_digest"] == model.weights_digest:
-        compared = "Its last checkpoint is the model that the other sections measure."
+        compared = "The last checkpoint is the model of the other sections."
     else:
         own = {program: answer for answer, program in can_answer(asked, pl.col("model") == model.id)}
         alike = [own[program] == answer for answer, program in answers[last] if program in own]
         share = wilson(sum(alike), len(alike)) if alike else None
         page.keep("last_checkpoint_answers_like_model", share)
         compared = (
-            "**Its last checkpoint is not, byte for byte, the model that the other sections measure**: this is the "
-            f"trajectory of another training. The two answer alike in {share or 'none: no program was put to both'}."
+            "**The last checkpoint is not, byte for byte, the model of the other sections**: this is the trajectory of "
+            f"another training run. Share of equal answers: {share or 'unknown, no program was evaluated on both'}."
         )
     hops = Counter(Program.parse(program).hops for _, program in misled[last])
     page.write(
-        f"Checkpoints of training run `{training.run_id}`, asked in study `{result.run_id}`. {compared}",
-        f"Which share of the answers each strategy could have given: over all programs of "
-        f"{', '.join(map(str, what.hops))} hops, as many of each; then where the heuristics are wrong (the right "
-        "answer is neither a number of line 1 or 2 nor the root of the largest chain), most of which are short chains: "
+        f"Checkpoints of training run `{training.run_id}`, evaluated in study `{result.run_id}`. {compared}",
+        "The share of answers that each strategy could have given: first over all programs, with equally many of "
+        f"{', '.join(map(str, what.hops))} hops; then where the heuristics are wrong (the right answer is neither a "
+        "number on line 1 or 2 nor the root of the largest chain). The latter are mostly short chains: "
         f"{', '.join(f'{n} of {hops_text(depth)}' for depth, n in sorted(hops.items())) or 'none'}. The last rows are "
         "answers drawn at random: any digit, or one of the program's numbers.",
     )
@@ -99,9 +101,9 @@ def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None
         return
     where_wrong, _ = _explained_table(page, "telling", "where the heuristics are wrong", misled)
     page.write(
-        "Of the wrong answers among the latter that are numbers of their program: the share that each heuristic could "
-        "have given, and what chance gives, by a number drawn (each alike) and by the value of a line drawn (oftener "
-        "numbers that many lines lead to); the right one is left out of the draws."
+        "Wrong answers among the latter that are numbers of their program: the share that each heuristic could have "
+        "given, and two chance levels: a number drawn uniformly, and the value of a line drawn uniformly (more often a "
+        "number that many lines lead to). The right number is excluded from the draws."
     )
     wrong = {step: by for step, found in misled.items() if (by := wrong_answers(found))}
     wrong_table(page, "step", wrong)
@@ -123,14 +125,14 @@ def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None
         f"random numbers at step {random} (digits at step {before}: {without_n(seen[before]['a digit'])}, at {begins}: "
         f"{without_n(seen[begins]['a digit'])}, right {without_n(seen[begins]['dereferencing'])}, drawn "
         f"{without_n(chance)}); "
-        f"line 1 or 2 less line drawn, at step {chosen}: {early or 'no wrong answer'}; right in the end {right}",
+        f"{EXCESS}, at step {chosen}: {early or 'no wrong answer'}; right in the end {right}",
         page.run.run_id,
         result.run_id,
     )
 
 
 def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: bool = True) -> bool:
-    """Whether answers are digits, and right no oftener than numbers drawn: surely, or as far as their rates say."""
+    """Whether answers are digits, and right no more often than random numbers: by 95% CIs (``sure``), or by rates."""
     if not answers:
         return False
     by = explained(answers)
@@ -143,7 +145,7 @@ def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: b
 def _explained_table(
     page: Page, of: str, caption: str, answers: dict[int, list[tuple[int | None, str]]]
 ) -> tuple[dict[int, dict[str, Interval]], dict[str, dict[str, Interval]]]:
-    """Step -> the share of answers that each strategy explains; the same of answers drawn from a pool; both logged."""
+    """Step -> the share of answers that each strategy explains; and pool -> its chance levels. Logs both."""
     shares = {step: explained(found) for step, found in answers.items() if found}
     programs = [program for _, program in answers[max(answers)]]
     draws = {pool: drawn(programs, pool) for pool in ("a digit", "any number")}

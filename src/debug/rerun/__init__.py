@@ -7,14 +7,15 @@ Everything that a repetition needs is in the run: the programs in samples.jsonl,
 config.json, model, dtype and device in params and tags. Knows no engine: runs go through the two runners.
 """
 
-from debug.rerun.causal import compare_maps
-from debug.rerun.repeat import rerun
-from debug.rerun.verdict import Rerun, RerunError, _shown
+from __future__ import annotations
 
-__all__ = [
-    "Rerun",
-    "RerunError",
-    "_shown",
-    "compare_maps",
-    "rerun",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.rerun.causal import compare_maps
+    from debug.rerun.repeat import rerun
+    from debug.rerun.verdict import Rerun, RerunError, _shown
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -1,4 +1,4 @@
-"""What a repetition found: identical, within tolerance, or different; and what was changed."""
+"""The result of a re-run: identical, within tolerance, or different; and what was changed."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ class RerunError(InputError):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a repetition gave beside the run that it repeats."""
+    """A re-run compared with the run that it repeats."""
 
     outcome: str
     """``identical`` (every bit), ``within tolerance`` (logits as close as rounding allows, same successes), or
     ``different``."""
     findings: list[str]
-    """What differs in the results; the largest difference with its cell first."""
+    """Differences in the results; the largest one, with its place, first."""
     environment: dict[str, tuple[str | None, ...]]
-    """What differs in how the two were computed: name -> then and now."""
+    """Differences in how the two were computed: name -> value then and now."""
 
     def __str__(self) -> str:
         lines = [self.outcome, *(f"  {finding}" for finding in self.findings)]
@@ -40,8 +40,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Rerun:
-    """A repetition: the cell that it repeats, its own, and the verdict; where something was changed, which is no
-    repetition, what was measured then and now instead."""
+    """A re-run: the cell that it repeats, its own cell, and the verdict; where settings were changed, instead of a
+    verdict the metrics before and after."""
 
     of: str
     run_id: str
@@ -59,13 +59,13 @@ _RATES = (
     *("patch_success_rate", "peak_patch_success_rate", "control_success_rate", "normalized_logit_diff"),
     *("answer_kept_rate", "answer_logit_drop", "rank_agreement", "pairs_used", "pairs_skipped", "num_samples"),
 )
-"""Metrics that say in a line what a run found, in this order; knockouts have theirs by hypothesis, behind a slash."""
+"""Metrics that summarize a run, in this order; those of knockouts end in a slash and the hypothesis."""
 
 
 def measured_otherwise(
     asked: Mapping[str, Any], old: LoggedRun, new: LoggedRun, pairs: Sequence[int] | None
 ) -> list[str]:
-    """What was changed, and each number before and after: of the same pairs where the repetition is limited to some."""
+    """The changed settings, and each metric before and after, on the same pairs where the re-run is limited to some."""
     lines = []
     for name, value in asked.items():
         was = old.params.get({"program_generator": "generator"}.get(name, name))
@@ -76,7 +76,7 @@ def measured_otherwise(
         now = {name: value for name, value in now.items() if name in then or name not in old.metrics}
     names = [name for rate in _RATES for name in sorted({*then, *now}) if name == rate or name.startswith(f"{rate}/")]
     names = [name for name in names if not name.endswith(("_ci_low", "_ci_high")) and "_by_layer/" not in name]
-    # By target only where there is no number over all of them: what a knockout cut.
+    # By target only where there is no metric over all targets: for knockouts.
     names = [name for name in names if "/" not in name or name.partition("/")[0] not in {*then, *now}]
     rows = [("", "before", "after"), *((name, _shown(then, name), _shown(now, name)) for name in names)]
     wide = [max(len(row[column]) for row in rows) for column in range(2)]
@@ -93,8 +93,8 @@ def _shown(metrics: Mapping[str, float], name: str) -> str:
 
 
 def _metrics_of(run: LoggedRun, numbers: Sequence[int]) -> dict[str, float]:
-    """A run's metrics, of some of its pairs alone (of its samples, in an accuracy run), numbered as :func:`rerun` has
-    it: those that can be had from what it kept of them."""
+    """A run's metrics on some of its pairs only (samples, for an accuracy run), numbered as in :func:`rerun`: those
+    that can be computed from what the run kept."""
     if run.kind == "accuracy":
         records = [record for record in run.sample_records() if record["program"] is not None]
         read = [records[n]["correct"] for n in numbers if records[n]["correct"] is not None]

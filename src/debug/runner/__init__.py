@@ -8,25 +8,17 @@ an answer (nothing in the text is one: not correct, and counted apart), or has a
 answer not read, and the sample counts in no rate. Knows no causal run.
 """
 
-from debug.runner.asking import Model, given
-from debug.runner.names import told_apart
-from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
-from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult
-from debug.runner.runner import KIND, ExperimentRunner, NothingScored, StudyDiffers
+from __future__ import annotations
 
-__all__ = [
-    "KIND",
-    "MOST_PRINTED",
-    "CellKey",
-    "Drawn",
-    "ExperimentResult",
-    "ExperimentRunner",
-    "Model",
-    "NotGenerated",
-    "NothingScored",
-    "StudyDiffers",
-    "TooFewPrograms",
-    "draw_programs",
-    "given",
-    "told_apart",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.runner.asking import Model, given
+    from debug.runner.names import told_apart
+    from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
+    from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult
+    from debug.runner.runner import KIND, ExperimentRunner, NothingScored, StudyDiffers
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

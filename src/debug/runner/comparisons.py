@@ -1,4 +1,4 @@
-"""Models compared program by program: paired tests by cell and over cells, and what cells share."""
+"""Models compared on the same programs: paired tests per cell and over cells, and the seeds that cells share."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from debug.statistics import Comparison, holm, mcnemar
 
 
 def compare_series(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Every two series, but two rules, on every cell that both have, and on all these cells of a task together: paired
-    by program, and over cells clustered by seed, as cells share programs; Holm's correction over all of each kind."""
+    """Paired tests of every two series (but not of two heuristics): per cell, paired by program; and over all cells of
+    a task, clustered by seed, as cells share programs. Holm's correction over all tests of each kind."""
     cells: dict[tuple[str, int | None, int], dict[str, dict[str, bool]]] = {}
-    seeds: dict[str, int] = {}  # of a program; one that several seeds give is the first one's
+    seeds: dict[str, int] = {}  # program -> seed, the first one where several seeds give it
     for sample in samples:
         if sample["correct"] is not None:
             cell = cells.setdefault((sample["generator"], sample["cell_hops"], sample["seq_len"]), {})
@@ -28,7 +28,7 @@ def compare_series(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]],
     for place, series in cells.items():
         for first, second in combinations(series, 2):
             if first.startswith(heuristics.PREFIX) and second.startswith(heuristics.PREFIX):
-                continue  # two rules are no question, and each comparison costs the others power
+                continue  # of no interest, and each comparison costs the others power
             both = sorted(series[first].keys() & series[second].keys())
             if both:
                 places.append((*place, first, second))
@@ -56,7 +56,7 @@ def _comparison_records(
 
 
 def what_is_shared(samples: list[dict[str, Any]]) -> str | None:
-    """What a reader must know who compares the cells: how many seeds two of them have in common, at most."""
+    """A note where cells share seeds, with the largest number of seeds that two of them have in common; else None."""
     seeds: dict[tuple[str, int | None, int], set[int]] = defaultdict(set)
     for sample in samples:
         if sample["seed"] is not None:
@@ -71,7 +71,7 @@ def what_is_shared(samples: list[dict[str, Any]]) -> str | None:
         f"{hops_text(hops)} {'hop' if hops == 1 else 'hops'} on {lines}" for _, hops, lines in (one, other)
     )
     text = shared_programs([(one[0], *one[1:], 0), (other[0], *other[1:], 0)])
-    return f"{text} Most, {most} of {len(seeds[one])}: {named} lines."
+    return f"{text} Most shared seeds: {most} of {len(seeds[one])}, by {named} lines."
 
 
 def _comparison_record(comparison: Comparison) -> dict[str, Any]:

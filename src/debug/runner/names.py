@@ -1,4 +1,4 @@
-"""What a study, its models and their settings are called in tables and charts."""
+"""Names of a study, its models and their settings in tables and charts."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from debug.core import ExperimentConfig
 
 
 def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> list[str]:
-    """What the model of each cell is called: its label, or name, and where cells of other weights have the same one (of
-    two folders of one name, in runs of before) the beginning of the weights' digest."""
+    """The name of each cell's model: its label or name; with the beginning of the weights' digest where other weights
+    have the same name (two folders of one name, in older runs)."""
     names = [cell.params.get(param, cell.params["model"]) for cell in cells]
     digests = [cell.tags.get("debug.weights_digest") for cell in cells]
     weights: dict[str, set[str]] = {}
@@ -24,7 +24,7 @@ def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> lis
 
 
 def shortened(value: str | None) -> str:
-    """A digest or a commit by its beginning, as it is told apart by eye."""
+    """The beginning of a digest or commit."""
     return "not known" if value is None else value[:12] if len(value) >= 40 else value
 
 
@@ -38,19 +38,19 @@ def title_of(configs: Sequence[ExperimentConfig], model_names: Mapping[str, str]
 
 
 def labels_of(configs: Sequence[ExperimentConfig], names: Mapping[str, str]) -> dict[tuple[int, str], str]:
-    """What each config's model is called in tables and charts: its name, and how it is asked where that differs.
+    """The label of each config's model in tables and charts: its name, and its prompt settings where these differ.
 
-    Two that are asked alike, and have a cell in common, are told apart by what else differs.
+    Where two labels are equal and the configs have a cell in common, other settings that differ are added.
     """
     prompts: dict[tuple[str, str], set[str]] = {}
     for config in configs:
         for model_id in config.models:
-            prompts.setdefault((config.generator[0], model_id), set()).add(_asked(config))
+            prompts.setdefault((config.generator[0], model_id), set()).add(_prompting(config))
     labels = {}
     for c, config in enumerate(configs):
         for model_id in config.models:
             several = len(prompts[config.generator[0], model_id]) > 1
-            labels[c, model_id] = names[model_id] + (f", {_asked(config)}" if several else "")
+            labels[c, model_id] = names[model_id] + (f", {_prompting(config)}" if several else "")
     alike: dict[tuple[str, str], list[tuple[int, str]]] = {}
     for (c, model_id), label in labels.items():
         alike.setdefault((configs[c].generator[0], label), []).append((c, model_id))
@@ -59,7 +59,7 @@ def labels_of(configs: Sequence[ExperimentConfig], names: Mapping[str, str]) -> 
         if len(set(cells)) == len(cells):
             continue
         records = [configs[c].to_record() for c, _ in places]
-        differ = [name for name in _TOLD_APART if len({str(record[name]) for record in records}) > 1]
+        differ = [name for name in _ALSO_NAMED if len({str(record[name]) for record in records}) > 1]
         said = [", ".join(f"{name} {str(record[name])[:40]!r}" for name in differ) for record in records]
         for (c, model_id), words in zip(places, said, strict=True):
             own = words if words and said.count(words) == 1 else f"experiment {c + 1}"
@@ -67,17 +67,17 @@ def labels_of(configs: Sequence[ExperimentConfig], names: Mapping[str, str]) -> 
     return labels
 
 
-_TOLD_APART = ("answer_parser", "max_new_tokens", "seed", "num_seqs")
+_ALSO_NAMED = ("answer_parser", "max_new_tokens", "seed", "num_seqs")
 
 
-def _asked(config: ExperimentConfig) -> str:
-    """The way a config asks, in words."""
-    parts = [config.prompt[0], f"{config.few_shot} solved" if config.few_shot else "", "chat" if config.chat else ""]
+def _prompting(config: ExperimentConfig) -> str:
+    """The prompt settings of a config, in words."""
+    parts = [config.prompt[0], f"{config.few_shot}-shot" if config.few_shot else "", "chat" if config.chat else ""]
     return " ".join([part for part in parts if part] + (["logits"] if config.scoring == "logits" else []))
 
 
 def params_of(configs: Sequence[ExperimentConfig]) -> dict[str, Any]:
-    """Params that the whole study shares."""
+    """Params that all configs of the study have in common."""
     each = [
         {
             "generator": config.generator[0],

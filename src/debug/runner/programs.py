@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from debug.core import ExperimentConfig
 from debug.errors import InputError
-from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, HopsNotAvailable, generate
+from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, attempts
 from debug.runner.results import hops_text
 
 
@@ -42,21 +42,15 @@ def draw_programs(config: ExperimentConfig, hops: int | None, seq_len: int) -> D
     template = config.prompt_text(seq_len)
     programs, failed, start = [], [], config.first_seed(hops, seq_len)
     with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
-        for seed in range(start, start + MAX_SEEDS):
-            try:
-                candidate = generate(config.generator[1], seq_len, seed, hops)
-            except HopsNotAvailable:
-                continue
-            except GeneratorError as error:
-                failed.append(NotGenerated(seed, str(error)))
+        for found in attempts(config.generator[1], seq_len, start, hops, template):
+            if isinstance(found, GeneratorError):
+                failed.append(NotGenerated(found.seed, str(found)))
             else:
-                if candidate.program in template:
-                    continue
-                programs.append(candidate)
+                programs.append(found)
             bar.update()
             done = len(programs) + len(failed)
             if done == config.num_seqs:
-                return Drawn(programs, failed, template, seed - start + 1 - done)
+                return Drawn(programs, failed, template, found.seed - start + 1 - done)
     raise TooFewPrograms(
         f"found {len(programs)} of {config.num_seqs} programs with {hops_text(hops)} hops on {seq_len} lines in "
         f"{MAX_SEEDS} seeds from {start} on; ask for fewer, or for longer programs"

@@ -1,4 +1,4 @@
-"""What an accuracy study found, and how it is printed."""
+"""Results of an accuracy study, and their printed form."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ CellKey = tuple[str, int | None, int]
 """Model id, hops (None: any) and seq_len."""
 
 MOST_PRINTED = 40
-"""Comparisons that are printed one by one."""
+"""At most this many comparisons are printed one by one."""
 
 
 @dataclass(frozen=True)
 class ExperimentResult:
-    """What a run gave: one row a sample, the summary as in summary.json, and the MLflow run ids.
+    """Results of a run: one row per sample, the summary as in summary.json, and the MLflow run ids.
 
-    ``str()`` is a table of the cells with their intervals, and of the paired tests where models were compared; where
-    cells share programs it says so.
+    ``str()`` is a table of the cells with 95% CIs, and of the paired tests where models were compared; it says where
+    cells share programs.
     ``cell_run_ids`` are by (model id, hops, seq_len); of a study with several prompts or tasks, the last's.
     """
 
@@ -36,7 +36,16 @@ class ExperimentResult:
     def __str__(self) -> str:
         cells = self.summary["cells"]
         several = len({cell["generator"] for cell in cells}) > 1
-        head = ("model", *(["generator"] if several else []), "hops", "lines", "accuracy", "no answer", "errors", "run")
+        head = (
+            "model",
+            *(["generator"] if several else []),
+            "hops",
+            "lines",
+            "accuracy",
+            "unparseable",
+            "errors",
+            "run",
+        )
         rows: list[tuple[Any, ...]] = [head]
         for cell in cells:
             accuracy, warning = "none", None
@@ -60,21 +69,21 @@ class ExperimentResult:
         errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
         lines += [f"{count} errors: {message}" for message, count in errors.most_common(5)]
         unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
-        lines += [f"{count} without an answer: {message}" for message, count in unanswered.most_common(5)]
-        lines += [f"finished cells were made otherwise: {line}" for line in self.summary.get("mixed", ())]
+        lines += [f"{count} unparseable: {message}" for message, count in unanswered.most_common(5)]
+        lines += [f"finished cells used other settings: {line}" for line in self.summary.get("mixed", ())]
         for backend, reason in dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells):
             lines.append(f"backend {backend}: {reason}")
         comparisons = self.summary["comparisons"]
         told_apart = sum(c["p_adjusted"] < 0.05 for c in comparisons)
         if len(comparisons) > MOST_PRINTED:
-            lines += ["", f"the same programs, paired: in {told_apart} of {len(comparisons)} comparisons exact McNemar"]
-            lines[-1] += " tests give p < 0.05 after Holm's correction; each is in summary.json and comparisons.png"
+            lines += ["", f"paired comparisons on the same programs: {told_apart} of {len(comparisons)} exact McNemar"]
+            lines[-1] += " tests have p < 0.05 after Holm's correction; all are in summary.json and comparisons.png"
         elif comparisons:
             lines += [
                 "",
-                "the same programs, paired (difference of accuracies; correct by one alone; exact McNemar; the",
+                "paired comparisons A - B on the same programs (difference in accuracy with uncorrected 95% CI;",
             ]
-            lines[-1] += " interval is that of the p of each comparison alone)"
+            lines[-1] += " correct only in A : only in B; exact McNemar test)"
             lines += _table(
                 [
                     (
@@ -89,7 +98,10 @@ class ExperimentResult:
             )
         over_cells = self.summary["comparisons_over_cells"]
         if over_cells:
-            lines += ["", "all cells together, paired, clustered by seed (n: seeds; exact sign-flip test over seeds)"]
+            lines += [
+                "",
+                "paired comparisons over all cells, clustered by seed (n: seeds; exact sign-flip test over seeds)",
+            ]
             lines += _table([(f"{c['first']} - {c['second']}", c["generator"], c["text"]) for c in over_cells])
         if self.summary["shared_programs"]:
             lines += ["", self.summary["shared_programs"]]

@@ -14,7 +14,7 @@ from debug.errors import InputError
 
 CONFIDENCE = 0.95
 LEVEL = 1 - CONFIDENCE
-"""What a p value must be below; the intervals are of the same level."""
+"""Significance level of p values; the intervals have the same level."""
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,19 @@ class Interval:
 
     @property
     def warning(self) -> str | None:
-        """What a reader must know before concluding from a rate: that its interval is wider than 20 points."""
+        """A warning where the interval of a rate is wider than 20 percentage points, else None."""
         if not self.is_rate or self.low is None or self.high is None or self.high - self.low <= 0.2:
             return None
-        return f"n = {self.n} leaves {100 * (self.high - self.low):.0f} points open"
+        return f"n = {self.n}: the CI is {100 * (self.high - self.low):.0f} points wide"
 
     def metrics(self, name: str) -> dict[str, float | None]:
-        """The estimate and its ends under the names that the tracking contract has for them."""
+        """The estimate and its ends, under their names in the tracking store."""
         return {name: self.estimate, f"{name}_ci_low": self.low, f"{name}_ci_high": self.high}
 
     def __str__(self) -> str:
         """``97.0% [94.1, 98.5] (n=200)`` for a rate, ``0.813 [0.790, 0.836] (n=50)`` for a mean.
 
-        An end that is not 0 is not printed as 0: whether the interval holds it can be read.
+        An end that is not 0 is never printed as 0, so that a reader can see whether the interval contains 0.
         """
         factor, digits = (100, 1) if self.is_rate else (1, 3)
 
@@ -54,13 +54,13 @@ class Interval:
         def show_end(value: float) -> str:
             return show(value) if value == 0 or float(show(value)) else f"{factor * value:.1g}"
 
-        ends = "no interval"
+        ends = "no CI"
         if self.low is not None and self.high is not None:
             ends = f"[{show_end(self.low)}, {show_end(self.high)}]"
         return f"{show(self.estimate)}{'%' if self.is_rate else ''} {ends} (n={self.n})"
 
 
-@lru_cache(maxsize=4096)  # a map over many layers asks for the same few again and again
+@lru_cache(maxsize=4096)  # a map over many layers needs the same few many times
 def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """A rate with its Wilson score interval.
 
@@ -112,8 +112,8 @@ def bootstrap_mean(
     """A mean with its interval: :func:`bootstrap_means` of one column.
 
     Args:
-        values: shape [n], one value for each thing that was drawn independently (a pair, never an intervention: those
-            of one pair are not independent).
+        values: shape [n], one value per independent unit (a pair, never an intervention: interventions on one pair
+            are not independent).
 
     Raises:
         InputError: as :func:`bootstrap_means`.
@@ -133,7 +133,7 @@ def bootstrap_means(
     weights: ArrayLike | None = None,
     bounds: tuple[float, float] | None = None,
 ) -> list[Interval]:
-    """The mean of each column, with its interval; no resampling, the names are older.
+    """The mean of each column, with its interval. No resampling, despite the name (kept from an older version).
 
     Shares (and other values with ``bounds``): Wilson's interval of as many yes-or-no trials as would leave the mean as
     uncertain as the values do (the effective sample size of survey statistics), with Student's t; of values that are
@@ -144,14 +144,14 @@ def bootstrap_means(
     Other means: Student's t with Hall's correction for skewness (1992, JRSS B 54:221). Constant values have no
     interval: without bounds nothing is known of the values that were not seen.
 
-    A percentile bootstrap, which this was, holds the truth in 40 to 90% of samples where n is small or shares are rare;
-    BCa is no better there.
+    The percentile bootstrap that was used before has a coverage of 40 to 90% where n is small or shares are rare; BCa
+    is no better there.
 
     Args:
-        values: shape [n, column]; a row for each thing that was drawn independently.
+        values: shape [n, column]; one row per independent unit.
         is_rate: the values are shares, from 0 to 1, and their mean is printed in percent.
         weights: shape [n], how much each row counts (how many interventions it is the mean of); None: all alike.
-        bounds: which values are possible; None: from 0 to 1 for a rate, else any. Differences of shares: (-1, 1).
+        bounds: the possible values; None: from 0 to 1 for a rate, else any. Differences of shares: (-1, 1).
 
     Returns:
         A single row gives no interval (both ends None).

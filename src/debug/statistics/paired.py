@@ -1,4 +1,4 @@
-"""Two series on the same things: exact McNemar tests, clustered by seed where asked, with Tango's intervals."""
+"""Paired comparison of two series: exact McNemar tests with Tango's intervals; tests clustered by seed."""
 
 from __future__ import annotations
 
@@ -18,34 +18,33 @@ from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, of_shares
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same programs: ``difference`` of their accuracies, the first's less the second's.
+    """Two models on the same programs: ``difference`` is the accuracy of the first minus that of the second.
 
-    ``p_value`` is that of this comparison alone, and the interval of ``difference`` is its: it leaves 0 out exactly
-    where ``p_value`` is below 0.05. ``p_adjusted`` is after Holm's correction for ``compared`` comparisons, which no
-    interval belongs to.
+    ``p_value`` is uncorrected and matches the interval of ``difference``, which excludes 0 exactly where ``p_value``
+    is below 0.05. ``p_adjusted`` is after Holm's correction for ``compared`` comparisons; it has no matching interval.
     """
 
     difference: Interval
     only_first: int
-    """Programs that only the first answers correctly."""
+    """Programs that only the first model answers correctly."""
     only_second: int
     p_value: float
     p_adjusted: float | None = None
     warning: str | None = None
     compared: int = 1
     seeds_apart: int | None = None
-    """Of programs that are clustered by seed: the seeds whose programs tell the two apart."""
+    """Where programs are clustered by seed: the number of discordant seeds, whose difference is not 0."""
 
     @property
     def told_apart(self) -> int:
-        """Of the things that are independent (programs, or seeds), those that tell the two apart."""
+        """The number of discordant units (programs, or seeds): those on which the two models differ."""
         return self.only_first + self.only_second if self.seeds_apart is None else self.seeds_apart
 
     def __str__(self) -> str:
         adjusted = (
             ""
             if self.p_adjusted is None
-            else f" alone, {_shown(self.p_adjusted)} after Holm's correction for {self.compared}"
+            else f" uncorrected, {_shown(self.p_adjusted)} after Holm's correction for {self.compared} comparisons"
         )
         remark = f"; {self.warning}" if self.warning else ""
         return (
@@ -54,25 +53,24 @@ class Comparison:
 
 
 def _shown(p: float) -> str:
-    """Two digits, and more where these cannot tell it from the level that it is compared with."""
+    """Two digits; more where two would round it to the significance level."""
     digits = next((digits for digits in range(2, 17) if float(f"{p:.{digits}g}") != LEVEL), 17)
     return f"{p:.{digits}g}"
 
 
 def mcnemar(first: ArrayLike, second: ArrayLike, *, seeds: ArrayLike | None = None) -> Comparison:
-    """Two models that were asked the same programs: the exact McNemar test, and the difference with its interval.
+    """Two models on the same programs: the exact McNemar test, and the difference with its interval.
 
-    The interval is Tango's (1998): the differences that the score test of paired rates does not reject. 0 is tested by
-    the exact test instead, which is the stricter one, so that the interval leaves 0 out exactly where p is below 0.05.
+    The interval is Tango's (1998): the differences that the score test of paired rates does not reject. For 0 the
+    exact test is used instead, which is stricter, so that the interval excludes 0 exactly where p is below 0.05.
 
-    Programs of several cells are no independent draws: those of one seed begin alike, or are the same. With ``seeds``
-    the signs of whole seeds are flipped instead of those of programs: p is that of the exact sign-flip (randomization)
-    test over seeds, or that of the interval where it is the larger one; the interval is :func:`bootstrap_mean`'s over
-    seeds, reaching to 0 where p is 0.05 or more.
+    Programs of several cells are not independent: those of one seed have the same first lines, or are equal. With
+    ``seeds``, p is that of the exact sign-flip (randomization) test over seeds, or that of the interval where it is
+    larger; the interval is :func:`bootstrap_mean`'s over seeds, extended to 0 where p is 0.05 or more.
 
     Args:
         first, second: shape [n], whether each program was answered correctly, the same programs in the same order.
-        seeds: shape [n], which programs were drawn together; None where each was drawn alone.
+        seeds: shape [n], the cluster of each program; None where programs are independent.
 
     Returns:
         A single program, or seed, gives no interval (both ends None).
@@ -131,14 +129,14 @@ def _paired_by_seed(by_seed: Float[np.ndarray, " seed"], size: Float[np.ndarray,
     """The difference of answers that are clustered by seed, and p.
 
     Args:
-        by_seed: of each seed, the programs that only the first answered less those that only the second did.
-        size: of each seed, how many programs.
+        by_seed: per seed, the number of programs that only the first answers correctly minus only the second.
+        size: per seed, the number of programs.
     """
     if len(size) == 1:
         return Interval(float(by_seed[0] / size[0]), None, None, 1, is_rate=True), 1.0
     share = (by_seed / size + 1) / 2
     found = of_shares(share[:, None], size)
-    middle = 0.5  # where neither is better
+    middle = 0.5  # no difference
     if found.constant[0]:
         apart = max(found.mean[0], 1 - found.mean[0])
         of_interval = min(1.0, 2 * (middle / apart) ** found.size[0])
@@ -155,7 +153,7 @@ def _paired_by_seed(by_seed: Float[np.ndarray, " seed"], size: Float[np.ndarray,
 
 
 def _sign_flip(by_seed: Float[np.ndarray, " seed"]) -> float:
-    """Exact p of the sum, were the sign of each seed's difference a coin's; of differences of 1 it is McNemar's."""
+    """Exact two-sided p of the sum under random signs of the seeds' differences; McNemar's p where all are 1."""
     distances, counts = np.unique(np.abs(by_seed[by_seed != 0]).astype(int), return_counts=True)
     probabilities = np.ones(1)  # of sums from -(len - 1) / 2 on
     for distance, count in zip(distances.tolist(), counts.tolist(), strict=True):
@@ -169,8 +167,8 @@ def _sign_flip(by_seed: Float[np.ndarray, " seed"]) -> float:
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The comparisons with p values adjusted for their number (Holm 1979); the order stays.
 
-    The i-th smallest of m is multiplied by m - i + 1, and none may fall below a smaller one's. scipy has no such
-    function; a test checks this one against the closed test that it abbreviates.
+    The i-th smallest of m is multiplied by m - i + 1, and adjusted values are made monotone. scipy has no such
+    function; a test checks this one against the closed testing procedure.
     """
     p_values = np.array([comparison.p_value for comparison in comparisons])
     adjusted = _holm(p_values)
@@ -189,8 +187,8 @@ def _holm(p_values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
 
 
 def _remarked(comparison: Comparison, index: int = 0, p_values: Float[np.ndarray, " m"] | None = None) -> Comparison:
-    """With the remark that no outcome could have told the two apart, where that is so: too few programs tell them
-    apart for the smallest p that these can give to be below 0.05, corrected beside the other comparisons' p."""
+    """Adds a warning where no outcome could be significant: with so few discordant units even the smallest possible p,
+    corrected together with the other comparisons' p, is not below 0.05."""
     others = np.zeros(1) if p_values is None else p_values.copy()
 
     def smallest(apart: int) -> float:
@@ -204,10 +202,10 @@ def _remarked(comparison: Comparison, index: int = 0, p_values: Float[np.ndarray
     what = "programs" if comparison.seeds_apart is None else "seeds"
     return replace(
         comparison,
-        warning=f"{apart} of {comparison.difference.n} {what} tell them apart, too few for p < {LEVEL:.2g} "
+        warning=f"{apart} of {comparison.difference.n} {what} discordant, too few for p < {LEVEL:.2g} "
         + (
-            f"({needed} are needed)"
+            f"({needed} needed)"
             if compared == 1
-            else f"after the correction ({needed} are needed among {compared} comparisons)"
+            else f"after Holm's correction ({needed} needed among {compared} comparisons)"
         ),
     )

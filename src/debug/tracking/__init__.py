@@ -9,7 +9,12 @@ artifacts. Knows no model, no engine and no picture; imports no torch. Nothing t
     load_run(study.run_id).children[0].metrics["accuracy"]
 """
 
+from __future__ import annotations
+
 import os
+from typing import TYPE_CHECKING
+
+from debug import lazy
 
 # MLflow reads these when it is imported or asked. Its usage statistics would leave the machine, and its seven retries
 # keep a mistyped server address waiting for four minutes. Whoever has set them otherwise is left alone.
@@ -18,32 +23,23 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # of a server it 
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
-from debug.tracking.connection import Connection
-from debug.tracking.contract import ENDED, KINDS, LATEST, MIXED, PLACE, SCHEMA, SUPERSEDED, StillRunning, TrackingError
-from debug.tracking.places import store_uri
-from debug.tracking.reading import LoggedRun
-from debug.tracking.store import Store, find_runs, load_programs, load_run
-from debug.tracking.table import RunTable, own_n
-from debug.tracking.writing import RunWriter
+if TYPE_CHECKING:
+    from debug.tracking.connection import Connection
+    from debug.tracking.contract import (
+        ENDED,
+        KINDS,
+        LATEST,
+        MIXED,
+        PLACE,
+        SCHEMA,
+        SUPERSEDED,
+        StillRunning,
+        TrackingError,
+    )
+    from debug.tracking.places import store_uri
+    from debug.tracking.reading import LoggedRun
+    from debug.tracking.store import Store, find_runs, load_programs, load_run
+    from debug.tracking.table import RunTable, own_n
+    from debug.tracking.writing import RunWriter
 
-__all__ = [
-    "ENDED",
-    "KINDS",
-    "LATEST",
-    "MIXED",
-    "PLACE",
-    "SCHEMA",
-    "SUPERSEDED",
-    "Connection",
-    "LoggedRun",
-    "RunTable",
-    "RunWriter",
-    "StillRunning",
-    "Store",
-    "TrackingError",
-    "find_runs",
-    "load_programs",
-    "load_run",
-    "own_n",
-    "store_uri",
-]
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

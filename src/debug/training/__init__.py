@@ -13,62 +13,39 @@ Plain training stays at "any number of this program" for thousands of steps; wit
 - copies of the size of an embedding, and names in directions of their own, again :func:`new_model`.
 """
 
-from debug.training.batches import pack
-from debug.training.evaluation import answered, cell_name, evaluate, markdown_table
-from debug.training.loop import (
-    CURRICULUM,
-    INITIALIZATIONS,
-    Settings,
-    State,
-    checkpoint_folder,
-    draw_batch,
-    history,
-    learning_rate,
-    train,
-)
-from debug.training.model import load_weights, name_rotation, new_model
-from debug.training.programs import (
-    BEYOND,
-    HELD_OUT,
-    LENGTHS,
-    Programs,
-    Shape,
-    first_pairs,
-    published_pairs,
-    reserved_texts,
-    sample_programs,
-    sample_queries,
-)
-from debug.training.vocabulary import VOCABULARY, make_tokenizer
+from __future__ import annotations
 
-__all__ = [
-    "BEYOND",
-    "CURRICULUM",
-    "HELD_OUT",
-    "INITIALIZATIONS",
-    "LENGTHS",
-    "VOCABULARY",
-    "Programs",
-    "Settings",
-    "Shape",
-    "State",
-    "answered",
-    "cell_name",
-    "checkpoint_folder",
-    "draw_batch",
-    "evaluate",
-    "first_pairs",
-    "history",
-    "learning_rate",
-    "load_weights",
-    "make_tokenizer",
-    "markdown_table",
-    "name_rotation",
-    "new_model",
-    "pack",
-    "published_pairs",
-    "reserved_texts",
-    "sample_programs",
-    "sample_queries",
-    "train",
-]
+from typing import TYPE_CHECKING
+
+from debug import lazy
+
+if TYPE_CHECKING:
+    from debug.training.batches import pack
+    from debug.training.evaluation import answered, cell_name, evaluate, markdown_table
+    from debug.training.loop import (
+        CURRICULUM,
+        INITIALIZATIONS,
+        Settings,
+        State,
+        checkpoint_folder,
+        draw_batch,
+        history,
+        learning_rate,
+        train,
+    )
+    from debug.training.model import load_weights, name_rotation, new_model
+    from debug.training.programs import (
+        BEYOND,
+        HELD_OUT,
+        LENGTHS,
+        Programs,
+        Shape,
+        first_pairs,
+        published_pairs,
+        reserved_texts,
+        sample_programs,
+        sample_queries,
+    )
+    from debug.training.vocabulary import VOCABULARY, make_tokenizer
+
+__getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -1,84 +1,28 @@
-"""Robust seeds: the first RNG seeds whose program, and its counterfactual, every model answers correctly.
-
-    found = find_robust_seeds(RobustSearch(models=["tiny"], hops=[3], seq_lens=[5], count=10))
-    found[0].seeds
-
-Causal runs over robust seeds compare models on the same programs, each of which all of them can do. Each model is
-loaded once. Seeds go through in batches, one model after another, and one that a model fails is not shown to the next.
-With ``all_incorrect`` it is the opposite: programs and counterfactuals that every model answers, and answers wrong.
-"""
+"""The search: each model after the other, batch by batch, every program that was tried in the log."""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from debug import models, tracking
-from debug.core import ExperimentConfig, parse_answer
+from debug import generators, models, tracking
+from debug.core import parse_answer
 from debug.counterfactual import make_pair
-from debug.errors import InputError
-from debug.generators import MAX_SEEDS, HopsNotAvailable, generate
 from debug.models import heuristics
 from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
 from debug.prompts.answers import DIGITS, suited
+from debug.robust_seeds.search_config import KIND, RobustSearch
 from debug.runner import ExperimentRunner, Model, NothingScored, given
 from debug.statistics import Interval, rate_until
 
-KIND = "robust_seeds"
-
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RobustSearch:
-    """Which seeds are looked for.
-
-    Attributes:
-        count: seeds to find in each cell (hops, seq_len).
-        max_tried: programs to try in each cell before it gives up.
-        few_shot: solved programs before each program, as :class:`debug.core.ExperimentConfig` has it.
-        all_incorrect: seeds that every model answers wrong instead; a text that holds no answer is not a wrong one.
-
-    Raises:
-        InputError: names the field, what it was, and what was expected.
-    """
-
-    models: Sequence[str]
-    hops: Sequence[int | None] = (3,)
-    seq_lens: Sequence[int] = (5,)
-    count: int = 1
-    seed: int = 0
-    max_tried: int = 1000
-    prompt_template: str = "VARIABLE_BINDING"
-    few_shot: int = 0
-    all_incorrect: bool = False
-    max_new_tokens: int = 8
-    name: str = "robust_seeds"
-    programs: ExperimentConfig = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if isinstance(self.max_tried, bool) or not isinstance(self.max_tried, int) or self.max_tried < 1:
-            raise InputError(f"max_tried is {self.max_tried!r}; expected an integer, 1 or more")
-        config = ExperimentConfig(
-            name=self.name,
-            prompt_template=self.prompt_template,
-            program_generator="variable_binding",
-            models=self.models,
-            num_seqs=self.count,
-            seq_lens=self.seq_lens,
-            hops=self.hops,
-            seed=self.seed,
-            few_shot=self.few_shot,
-            max_new_tokens=self.max_new_tokens,
-        )
-        object.__setattr__(self, "programs", config)
 
 
 @dataclass(frozen=True)
@@ -139,8 +83,8 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
         shared = {
             "models": [model.id for model in loaded],
             "model": names,
-            "generator": search.programs.generator[0],
-            "prompt_template": search.programs.prompt[0],
+            "generator": search.generator[0],
+            "prompt_template": search.prompt[0],
             "few_shot": search.few_shot,
             "seed": search.seed,
             "num_seqs": search.count,
@@ -151,8 +95,8 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             "device": ", ".join(dict.fromkeys(model.device for model in loaded)),
         }
         study.log_params(shared)
-        study.log_json("config.json", search.programs.to_record() | {"all_incorrect": search.all_incorrect})
-        for hops, seq_len in search.programs.cells:
+        study.log_json("config.json", search.to_record())
+        for hops, seq_len in search.cells:
             named = "any" if hops is None else hops
             with study.cell(
                 f"{names} · {named} hops · {seq_len} lines", shared | {"hops": named, "seq_len": seq_len}
@@ -177,7 +121,7 @@ def _search_cell(
     batch_size: int,
     cell: tracking.RunWriter,
 ) -> RobustSeeds:
-    template = search.programs.prompt_text(seq_len)
+    template = search.prompt_text(seq_len)
     seeds: list[int] = []
     tried, counted, errors = 0, 0, Counter()
     candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
@@ -208,13 +152,8 @@ def _search_cell(
 
 
 def _pairs(search: RobustSearch, hops: int | None, seq_len: int, template: str) -> Iterator[ProgramPair]:
-    for seed in range(search.seed, search.seed + MAX_SEEDS):
-        try:
-            program = generate(search.programs.generator[1], seq_len, seed, hops).program
-        except HopsNotAvailable:
-            continue
-        if program not in template:
-            yield make_pair(program, seed)
+    for each in generators.search(search.generator[1], seq_len, search.seed, hops, template):
+        yield make_pair(each.program, each.seed)
 
 
 def _ask(
@@ -251,7 +190,7 @@ def _ask(
             both = completions[2 * place], completions[2 * place + 1]
             record = records[n]
             error = both[0].error or both[1].error
-            parsed = [None if one.error else parse_answer(search.programs.parser[1], one.text) for one in both]
+            parsed = [None if one.error else parse_answer(search.parser[1], one.text) for one in both]
             expected = record["expected"], record["expected_counterfactual"]
             correct = [given_answer == answer for given_answer, answer in zip(parsed, expected, strict=True)]
             record["answers"][model.id] = parsed

@@ -9,7 +9,7 @@ from debug.causal_visualization.style import Picture
 
 
 def pictures(first: CausalMap, mean: MeanCausalMap | None) -> dict[str, Picture]:
-    """The charts that a causal run keeps, by the names of their files: of its first pair, and of the mean over all."""
+    """The charts that a causal run logs, by file name: of its first pair, and of the mean over all pairs."""
     charts: dict[str, Picture] = {}
     how = f"{ESTIMATED}_" if first.estimated else ""
     if first.positions and not first.heads:

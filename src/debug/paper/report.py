@@ -1,4 +1,4 @@
-"""The report as a whole: its chapters one after the other, and the claims that they decide."""
+"""The whole report: its chapters, and the table of claims."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from debug.paper.accuracy import report_accuracy
 from debug.paper.claims import ANSWERS, SMALLEST
 from debug.paper.heads import report_heads
 from debug.paper.knockout import report_knockout
-from debug.paper.page import EXPERIMENT, Page, Reproduction, plain
+from debug.paper.page import EXPERIMENT, Page, plain
+from debug.paper.reproduction import Reproduction
 from debug.paper.residual_stream import report_residual_stream
 from debug.paper.trajectory import report_trajectory, training_run
 from debug.prompts import get_prompt
@@ -52,42 +53,41 @@ def reproduce(
 def _head(page: Page, model: LoadedModel) -> None:
     what, config = page.what, model.config
     parameters = sum(parameter.numel() for parameter in model.hf.parameters())
-    positions = "rotary positions" if getattr(config, "rope_parameters", None) else "positions as its configuration has"
+    positions = "rotary positions" if getattr(config, "rope_parameters", None) else "positions as configured"
     page.write(
         f"# How {plain(model.id)} tracks variables",
         "The findings of Wu, Geiger and Millière, *How Do Transformers Learn Variable Binding in Symbolic Programs?* "
-        f"(ICML 2025, arXiv 2505.20896), measured anew on this model. Summary run `{page.run.run_id}`; every number "
-        "below is a metric of the run that is named with it, or of the summary run where none is. Rates of one yes or "
-        "no a program or pair have 95% Wilson intervals, means 95% intervals over pairs, and normalized logit "
-        "differences are ratios of means.",
+        f"(ICML 2025, arXiv 2505.20896), measured on this model. Summary run `{page.run.run_id}`. Every number "
+        "below is a metric of the run named next to it, or of the summary run where none is named. Brackets are 95% "
+        "CIs: Wilson's for rates of programs or pairs, over pairs for means. Normalized logit differences are ratios "
+        "of means.",
         f"**This model.** {plain(config.model_type)}: {model.n_layers} layers, {model.n_heads} heads a layer, width "
-        f"{config.hidden_size}, {parameters:,} parameters, {config.vocab_size:,} words, {positions}, "
-        f"{model.dtype}. Numbers of layers and heads below are this model's; they cannot be compared with the paper's "
-        f"one by one. Programs: {what.seq_len} lines, the published generator and format, "
+        f"{config.hidden_size}, {parameters:,} parameters, vocabulary of {config.vocab_size:,}, {positions}, "
+        f"{model.dtype}. Layer and head indices below are this model's and do not correspond to the "
+        f"paper's. Programs: {what.seq_len} lines, the published generator and format, "
         f"prompt {plain(get_prompt(what.prompt_template)[0])}, seeds from {what.seed} on.",
     )
     if model.id == "tiny":
         page.write(
             "The bundled model differs from the paper's in more than size: balanced and varied training programs, a "
-            "curriculum, an auxiliary naming loss on right-hand sides in the beginning, and initial weights that lean "
-            "towards looking up a name (its model card has the details). Without the one or the other the same "
-            "architecture mostly does not carry the value line by line (docs/ablation.md). That this one does is no "
-            "discovery; that it is found, at the layers and tokens where it is, is what this page can show."
+            "curriculum, an auxiliary naming loss on right-hand sides at the start of training, and an initialization "
+            "that favours looking up a name (see its model card). Without one of these, the same architecture mostly "
+            "does not carry the value line by line (docs/ablation.md). That this model does is therefore not a "
+            "discovery. This page shows that the method finds the value, at the layers and tokens where it is."
         )
 
 
 def _claims(page: Page) -> None:
     page.write(
         "## The paper's claims on this model",
-        "A number is *surely* above or below another where its whole interval is, and it is of "
-        f"{SMALLEST} programs or pairs or more. A claim *holds* where its criterion is surely met, *does not* where it "
-        "is surely not, and is *undecided* else: on more pairs it may be decided. Claims of what goes on inside are "
-        f"decided where the model surely answers more than {ANSWERS:.0%} of the pairs: the right answers of another "
-        "are luck, and what moves them is no mechanism. Whatever is chosen (heads, checkpoints, hand-overs) is chosen "
-        "on one half of the pairs or programs and measured on the other.",
+        f"A claim *holds* where its criterion is met by the 95% CI, with n of {SMALLEST} or more. It *does not* hold "
+        "where the 95% CI contradicts it, and is *undecided* otherwise: more pairs may decide it. Claims about the "
+        f"mechanism are decided only where the accuracy on the pairs has a 95% CI above {ANSWERS:.0%}: below that, "
+        "right answers may be luck. Heads, checkpoints and hand-overs are selected on one half of the pairs or "
+        "programs and measured on the other.",
     )
     page.table(
-        ["claim", "what counts as holding", "on this model it", "its number", "runs"],
+        ["claim", "criterion", "verdict", "result", "runs"],
         [
             [c.text, c.criterion, f"**{c.verdict}**", c.number, " ".join(f"`{run[:8]}`" for run in c.runs)]
             for c in page.claims
