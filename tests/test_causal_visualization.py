@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from debug.causal_map import LEGACY, CausalMap, mean_over_pairs
+from debug.causal_map.names import Place
 from debug.causal_visualization import (
     accuracy_chart,
     causal_heatmap,
@@ -89,8 +90,8 @@ def test_the_cells_of_a_target_name_it():
 def test_signed_scales_are_symmetric_around_zero():
     causal_map = make_map()
     assert scale(causal_heatmap(causal_map))["domain"] == [-1, 1]
-    largest = float(np.abs(causal_map.logit_diff).max())
-    assert scale(causal_heatmap(causal_map, "logit_diff"))["domain"] == [-largest, largest]
+    largest = float(np.abs(causal_map.logit_change).max())
+    assert scale(causal_heatmap(causal_map, "logit_change"))["domain"] == [-largest, largest]
     assert scale(causal_heatmap(causal_map, "success"))["domain"] == [0, 1]
 
 
@@ -180,7 +181,7 @@ def test_of_more_targets_than_colours_those_that_matter_are_drawn():
     mean = mean_over_pairs([make_map()])
     nothing: list[Interval | None] = [Interval(0.0, 0.0, 0.1, 1, is_rate=True)] * len(mean.layers)
     flat = replace(mean.curves[0], values=mean.curves[0].values | {"success": nothing})
-    crowd = [replace(flat, target=f"position_{number}") for number in range(9)]
+    crowd = [replace(flat, place=Place(f"position_{number}")) for number in range(9)]
     chart = curves_by_layer(replace(mean, curves=[*crowd, *mean.curves])).to_dict()
     domain = next(layer for layer in chart["layer"] if "color" in layer["encoding"])["encoding"]["color"]["scale"][
         "domain"
@@ -349,7 +350,7 @@ def test_pictures_and_tables_of_an_attribution_say_estimated(heads):
         spec = head_heatmap(estimate, "final").to_dict()
         assert spec["layer"][0]["encoding"]["color"]["title"] == "estimated normalized logit difference"
     for table in (cells(estimate), every_cell(estimate)):
-        assert {"estimated_normalized_logit_diff", "estimated_logit_diff"} <= set(table.columns)
+        assert {"estimated_normalized_logit_diff", "estimated_logit_change"} <= set(table.columns)
         assert "normalized_logit_diff" not in table.columns
     assert not any("estimated" in f"{stem} {chart.to_json()}" for stem, chart in pictures(exact, None).items())
     assert "estimated" not in " ".join(cells(exact).columns)

@@ -144,7 +144,7 @@ def test_causal_cells_are_drawn_from_the_same_seeds_as_accuracy_cells(uri, monke
     config = CausalConfig(**fields)
     CausalExperimentRunner(uri).run(config)
     for (hops, lines), (first, seeds) in cells.items():
-        assert first == config.programs().first_seed(hops, lines)
+        assert first == config.first_seed(hops, lines)
         expected = experiment(**{name: fields[name] for name in ("hops", "seq_lens", "independent_cells")})
         assert seeds == [p.seed for p in draw_programs(expected, hops, lines).programs[:5]]
     assert len(cells) == 4

@@ -307,7 +307,7 @@ def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
     numbers, behind = adding.behind("ref_depth_2_rhs", 3)
     assert behind["normalized_logit_diff"].mean() > 20
     share = adding.result()["ref_depth_2_rhs"]["normalized_logit_diff"][3]
-    assert share.estimate == pytest.approx(behind["logit_diff"].sum() / behind["whole_effect"].sum(), abs=1e-6)
+    assert share.estimate == pytest.approx(behind["logit_change"].sum() / behind["whole_effect"].sum(), abs=1e-6)
     assert share.estimate < 0.7
     assert numbers == list(range(20))
 

@@ -48,6 +48,11 @@ def test_it_reads_as_it_did(tmp_path: Path) -> None:
     found = reading(f"sqlite:///{tmp_path}/old/mlflow.db")
     assert found.keys() == expected.keys()
     for run_id, own in expected.items():
+        for of_map, known in zip(found[run_id].get("maps", ()), own.get("maps", ()), strict=True):
+            of_map.pop("logit_diff", None)  # the usual difference, which maps did not say then: their own is now called
+            if "logit_diff" in known:
+                known["logit_change"] = known.pop("logit_diff")
         mean, now = own.pop("mean", {}), found[run_id].pop("mean", {})
         assert found[run_id] == own
+        now = {name: value for name, value in now.items() if not name.startswith("logit_diff")}
         assert now == pytest.approx(mean, abs=2e-6)

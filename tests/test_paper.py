@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from debug import models, training
+from debug import causal_tracing, models, training
 from debug.causal_map import CausalMap, mean_over_pairs
-from debug.causal_tracing import run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.engine.attention_patterns import attention_pattern, attention_shares
 from debug.models import CHECKPOINTS
@@ -25,6 +25,10 @@ from reference import pairs
 from synthetic import make_map
 from test_mean_map import GAP, STAIRS, drawn, maps_of, rates
 from test_training import SMALL
+
+# Models with random weights answer nothing: their pairs are used all the same.
+run_causal_tracing_experiment = partial(causal_tracing.run_causal_tracing_experiment, require_correct=False)
+
 
 PROGRAM = "l = 1\nc = l\ny = 5\np = 6\nm = 8\nq = p\nf = m\na = c\nj = 9\n#a: "
 SHORT = re.compile(r"(?<![\d.-])(-?\d+\.\d+%? (?:\[-?\d+\.\d+, -?\d+\.\d+\]|no CI))")

@@ -82,14 +82,17 @@ def add_flags(
         text = docs.get(each.name, "")
         if default is not None and not as_logged:
             text += f" (default: {_shown(default)})"
-        names = FLAGS.get(each.name, ("--" + each.name.replace("_", "-"),))
         parser.add_argument(
-            *names,
+            *flags_of(each.name),
             dest=each.name,
             default=argparse.SUPPRESS if own is None else own,
             help=text.replace("%", "%%"),
-            **_read_as(hints[each.name]),
+            **read_as(hints[each.name]),
         )
+
+
+def flags_of(field: str) -> Sequence[str]:
+    return FLAGS.get(field, ("--" + field.replace("_", "-"),))
 
 
 def given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
@@ -108,7 +111,7 @@ def _shown(default: Any) -> str:
     return " ".join("any" if value is None else str(value) for value in values)
 
 
-def _read_as(hint: Any) -> dict[str, Any]:
+def read_as(hint: Any) -> dict[str, Any]:
     """How argparse reads a type: choices, yes or no, one value, or several."""
     if options := choices(hint):
         return {"choices": options}

@@ -120,9 +120,9 @@ class Plan:
         """Sets of heads, or "together"."""
         if self.intervention_type not in ("attention_heads", KNOCKOUT):
             raise InputError(f"heads is given, but {self.intervention_type} has none; attention_heads has")
-        if self.heads in ("together", ["together"]) and not self.knockout:
+        given = [] if isinstance(self.heads, str) or self.heads is None else list(self.heads)
+        if (self.heads if isinstance(self.heads, str) else given) in ("together", ["together"]) and not self.knockout:
             return "together"
-        given = [] if isinstance(self.heads, str) or self.heads is None else self.heads
         try:
             sets = [
                 [int(head) for head in (str(heads).split("+") if isinstance(heads, int | str) else heads)]

@@ -16,9 +16,10 @@ from debug import lazy
 
 if TYPE_CHECKING:
     from debug.runner.asking import Model, given
-    from debug.runner.names import told_apart
+    from debug.runner.labels import told_apart
     from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
     from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult
-    from debug.runner.runner import KIND, ExperimentRunner, NothingScored, StudyDiffers
+    from debug.runner.runner import ExperimentRunner, NothingScored
+    from debug.runner.study import KIND, StudyDiffers
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)
