@@ -578,8 +578,8 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "of several layers only the first is patched",
         "engine/forward.py",
-        "elif tail is None or site.layer != layer:",
-        "elif site.layer == intervention.layer and (tail is None or site.layer != layer):",
+        "if tail is None or site.layer != layer:",
+        "if site.layer == intervention.layer and (tail is None or site.layer != layer):",
     ),
 )
 MUTANTS: Sequence[Mutant] = (
