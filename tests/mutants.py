@@ -343,8 +343,8 @@ SOURCES: Sequence[Mutant] = (
     Mutant(
         "each number of a map is the next cell's",
         "causal_tracing/patching.py",
-        "interventions.append(intervention)\n            where.append((number, False, at))",
-        "where.append((number, False, at))\n            interventions.insert(-1, intervention)",
+        "interventions.append(intervention)\n                where.append((number, False, at))",
+        "where.append((number, False, at))\n                interventions.insert(-1, intervention)",
         "tests/test_causal_tracing.py::test_each_pair_is_patched_from_its_own_counterfactual",
     ),
     Mutant(
