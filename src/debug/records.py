@@ -15,7 +15,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, core_schema
 
-from debug.errors import InputError
+from debug.errors import DebugError, InputError
 
 _MOST_ENTRIES = 2**17  # of a record with keys of anybody's making: pydantic keeps an error for each
 _K = TypeVar("_K")
@@ -62,7 +62,7 @@ def _adapter(kind: Any) -> TypeAdapter:
 
 
 def validated(
-    kind: Any, record: dict[str, Any], raising: Callable[[str], InputError] = InputError, within: str = ""
+    kind: Any, record: dict[str, Any], raising: Callable[[str], DebugError] = InputError, within: str = ""
 ) -> dict[str, Any]:
     """The fields of a record that a TypedDict of these types names.
 
