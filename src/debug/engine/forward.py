@@ -200,7 +200,7 @@ def _hits(packed: Packed, layer: int, tail: Tail | None) -> dict[tuple[str, int]
             if isinstance(site, Cut):
                 continue
             if intervention.source is None:
-                raise InputError(f"{site} is patched, but its cell has no source")
+                raise InputError(f"{site} is patched, but the intervention has no source")
             if tail is None or site.layer != layer:
                 hits[site.component, site.layer].extend(
                     Hit(*packed.token(index, p), intervention.source, p, site.heads) for p in site.positions

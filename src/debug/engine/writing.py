@@ -76,7 +76,7 @@ class Tail:
     def add(self, packed: Packed, index: int, site: Site) -> None:
         intervention = packed.interventions[index]
         if intervention.source is None:
-            raise InputError(f"{site} is patched, but its cell has no source")
+            raise InputError(f"{site} is patched, but the intervention has no source")
         for position in site.positions:
             at = packed.token(index, position)
             if at not in self._index:
