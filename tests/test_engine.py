@@ -361,7 +361,7 @@ def test_a_query_left_without_keys_is_refused(qwen: LoadedModel) -> None:
 
 def test_a_patch_without_a_source_is_refused(qwen: LoadedModel) -> None:
     passes = passes_of(qwen, strongest(qwen, 1))
-    with pytest.raises(ValueError, match=r"Site\(component='mlp'.* is patched, but its cell has no source"):
+    with pytest.raises(ValueError, match=r"Site\(component='mlp'.* is patched, but the intervention has no source"):
         fast(qwen, passes, [Intervention(0, (Site("mlp", 1, (3,)),))])
 
 
