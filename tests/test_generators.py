@@ -22,6 +22,7 @@ from debug.generators import (
     make_variable_binding_program,
     search,
 )
+from debug.generators.base import Answer
 from debug.programs import Program
 from test_programs import evaluate
 
@@ -265,7 +266,7 @@ def test_a_seed_names_its_program(seed: int) -> None:
         (("text", "a", {"note": "mine"}), "a", {"note": "mine"}),
     ],
 )
-def test_both_forms_of_generator_are_accepted(made: tuple, answer: object, metadata: dict) -> None:
+def test_both_forms_of_generator_are_accepted(made: tuple, answer: Answer, metadata: dict) -> None:
     got = generate(lambda seq_len, rng: made, 3, 9)
     assert got == GeneratedProgram(9, 3, "text", answer, metadata)
     assert type(got.answer) is type(answer)

@@ -292,7 +292,7 @@ def test_a_run_comes_back_as_it_was_logged(store: Store, request):
                 "x": None,
             }
             with study.cell(f"tiny · {hops} hops", params) as cell:
-                cell.log_metrics({"accuracy": np.float32(0.5), "n": 3, "nothing": None})
+                cell.log_metrics({"accuracy": float(np.float32(0.5)), "n": 3, "nothing": None})
                 for layer in (2, 0, 1):
                     cell.log_metrics({"patch_success_rate_by_layer/query_var": layer / 4}, step=layer)
                 cell.append_jsonl("samples.jsonl", [SAMPLE])
@@ -660,7 +660,7 @@ def again(run: LoggedRun, name: str, content: bytes) -> LoggedRun:
     path = run._root / name  # type: ignore[operator]
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    return run.store.load_run(run.run_id)
+    return Store(run.store.uri).load_run(run.run_id)
 
 
 @pytest.mark.parametrize(

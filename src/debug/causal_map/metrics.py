@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -178,6 +178,7 @@ def as_metric(metric: str | Metric | Values) -> Metric:
     return METRICS[metric]
 
 
+@runtime_checkable
 class MayBeEstimated(Protocol):
     """A map, or a mean of maps."""
 
