@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" VIRTUAL_ENV=.venv $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard mlflow benchmark lint format clean smollm2 vllm-cpu requirements
+.PHONY: help demo test dashboard mlflow benchmark lint format docs clean smollm2 vllm-cpu requirements
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -40,6 +40,9 @@ format: .venv/installed  ## let ruff format everything
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: .venv/installed  ## the documentation, into site/; warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 benchmark: smollm2  ## patching against the original way, TransformerLens and the arithmetic's limit; half an hour, idle
 	$(BIN)/python benchmarks/patching.py
 
@@ -56,5 +59,5 @@ requirements: .venv/installed  ## compile requirements.txt from pyproject.toml; 
 	rm requirements.all
 
 clean:  ## remove the environment and caches; mlruns/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis build dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

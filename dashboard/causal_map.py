@@ -44,19 +44,15 @@ from debug.causal_visualization import (
 )
 from debug.causal_visualization.interactive import clickable, outlined, quick
 from debug.causal_visualization.side_by_side import no_difference, side_by_side, top_tokens
+from debug.models.hook_points import COMPONENTS
+from debug.plan import KNOCKOUT
 from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP = "mean", "none", "top_token"
 MOST_BESIDE = 24  # tokens of a map that leaves room for text on its right
 MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
 CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
-COMPONENTS = {
-    "residual_stream": "residual stream",
-    "attention_heads": "attention heads",
-    "attention": "attention",
-    "mlp": "MLP",
-    "attention_knockout": "attention knockout",
-}
+TITLES = {name: each.title for name, each in COMPONENTS.items()} | {KNOCKOUT: "attention knockout"}
 
 
 def page() -> None:
@@ -96,7 +92,7 @@ def component(of: dict[str, str], shown: str, estimated: bool) -> None:
     st.selectbox(
         "Component",
         list(of),
-        format_func=lambda name: COMPONENTS.get(name, visible(name or "not recorded")) + how,
+        format_func=lambda name: TITLES.get(name, visible(name or "not recorded")) + how,
         key="component",
         on_change=lambda: put_now(run=of[st.session_state["component"]]),
     )

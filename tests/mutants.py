@@ -343,8 +343,8 @@ SOURCES: Sequence[Mutant] = (
     Mutant(
         "each number of a map is the next cell's",
         "causal_tracing/patching.py",
-        "interventions.append(intervention)\n            where.append((number, False, at))",
-        "where.append((number, False, at))\n            interventions.insert(-1, intervention)",
+        "interventions.append(intervention)\n                where.append((number, False, at))",
+        "where.append((number, False, at))\n                interventions.insert(-1, intervention)",
         "tests/test_causal_tracing.py::test_each_pair_is_patched_from_its_own_counterfactual",
     ),
     Mutant(
@@ -578,8 +578,8 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "of several layers only the first is patched",
         "engine/forward.py",
-        "elif tail is None or site.layer != layer:",
-        "elif site.layer == intervention.layer and (tail is None or site.layer != layer):",
+        "if tail is None or site.layer != layer:",
+        "if site.layer == intervention.layer and (tail is None or site.layer != layer):",
     ),
 )
 MUTANTS: Sequence[Mutant] = (

@@ -7,8 +7,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import families
 from debug import models, prompts
 from debug.models.cpu import batch_attention
+from debug.models.cpu.packed_linear import PackedLinear
 
-TAKEN = {"qwen2", "qwen3", "llama", "gpt2", "gpt_neox", "opt", "phi3"}  # no sliding windows, no soft caps
+TAKEN = {"qwen2", "qwen3", "qwen3_moe", "mixtral", "llama", "gpt2", "gpt_neox", "opt", "phi3"}  # no sliding windows, no soft caps
 DIGITS = [str(digit) for digit in range(10)]
 EXAMPLES = prompts.few_shot("variable_binding", 5, 2)
 
@@ -83,3 +84,12 @@ def test_the_models_own_attention_is_put_back():
     with batch_attention.batch_cache(model.hf, None, 1):
         assert model.config._attn_implementation == batch_attention.NAME
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_it_can_be_switched_off(monkeypatch):
+    model = families.family("llama")
+    assert batch_attention.suits(model.hf)
+    assert PackedLinear(model.hf).weights or not torch.backends.mkl.is_available()
+    monkeypatch.setenv("DEBUG_PLAIN_CPU", "1")
+    assert not batch_attention.suits(model.hf)
+    assert not PackedLinear(model.hf).weights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -124,10 +124,8 @@ class Plan:
         if (self.heads if isinstance(self.heads, str) else given) in ("together", ["together"]) and not self.knockout:
             return "together"
         try:
-            sets = [
-                [int(head) for head in (str(heads).split("+") if isinstance(heads, int | str) else heads)]
-                for heads in given
-            ]
+            words = [heads.split("+") if isinstance(heads, str) else heads for heads in given]
+            sets = [[int(head) for head in (of if isinstance(of, Iterable) else [of])] for of in words]
         except (TypeError, ValueError) as error:
             raise InputError(f"heads is {self.heads!r:.80}; expected numbers of heads, or sets of them: 3+5") from error
         if isinstance(self.heads, str):

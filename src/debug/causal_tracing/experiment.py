@@ -64,39 +64,14 @@ def trace_pairs(
     finite = overflowed = False
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
-        done: dict[int, PairResult] = {}
-        prepared: list[PreparedPair] = []
-        by_length: dict[int, list[PreparedPair]] = defaultdict(list)
-        for index, given in window:
-            pair = None
-            try:
-                pair = as_pair(given)
-                ready = prepare(model, index, pair, plan, stored)
-                if reference is not None:
-                    ready = ready._replace(partner=reference.partner(ready, plan))
-            except (ProgramError, PairError, VocabularyError, PromptTooLong) as error:
-                done[index] = PairResult(index, pair, skipped=str(error))
-            else:
-                prepared.append(ready)
-        for ready in where_written(model, plan, prepared):
-            if isinstance(ready, PairResult):
-                done[ready.index] = ready
-            else:
-                by_length[len(ready.tokenized.original.token_ids)].append(ready)
+        done, by_length = _prepared(model, window, plan, stored, reference)
         pending = [index for index, _ in window]
-        for length, group in by_length.items():
-            work = (
-                len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2
-            )  # tokens that a pair's cells run
-            if COMPONENTS.get(plan.intervention_type, COMPONENTS["mlp"]).per_head:
-                work *= len(plan.heads_of(model))
-            # As many pairs as share forward passes well, and as few as one would mind to lose when interrupted.
-            size = max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, work)))
 
-            def traced(part: Sequence[PreparedPair]) -> list[PairResult]:
-                return list(results_of(Group(model, part, plan, reference, batch_tokens)))
+        def traced(part: Sequence[PreparedPair]) -> list[PairResult]:
+            return list(results_of(Group(model, part, plan, reference, batch_tokens)))
 
-            for results in in_parts(group, size, traced):
+        for group in by_length:
+            for results in in_parts(group, _together(model, group, plan, batch_tokens), traced):
                 finite |= any(result.skipped != model.not_finite for result in results)
                 overflowed |= any(result.skipped == model.not_finite for result in results)
                 done |= {result.index: result for result in results}
@@ -109,6 +84,46 @@ def trace_pairs(
             yield done.pop(index)
     if overflowed and not finite:
         raise SelfCheckError(model.not_finite)
+
+
+def _prepared(
+    model: LoadedModel,
+    window: Sequence[tuple[int, ProgramPair | dict[str, Any] | str]],
+    plan: Plan,
+    stored: StoredRuns | None,
+    reference: Reference | None,
+) -> tuple[dict[int, PairResult], list[list[PreparedPair]]]:
+    """Of numbered pairs those that cannot be used, with their reasons, by number; the others by the prompts' length."""
+    done: dict[int, PairResult] = {}
+    prepared: list[PreparedPair] = []
+    by_length: dict[int, list[PreparedPair]] = defaultdict(list)
+    for index, given in window:
+        pair = None
+        try:
+            pair = as_pair(given)
+            ready = prepare(model, index, pair, plan, stored)
+            if reference is not None:
+                ready = ready._replace(partner=reference.partner(ready, plan))
+        except (ProgramError, PairError, VocabularyError, PromptTooLong) as error:
+            done[index] = PairResult(index, pair, skipped=str(error))
+        else:
+            prepared.append(ready)
+    for ready in where_written(model, plan, prepared):
+        if isinstance(ready, PairResult):
+            done[ready.index] = ready
+        else:
+            by_length[len(ready.tokenized.original.token_ids)].append(ready)
+    return done, list(by_length.values())
+
+
+def _together(model: LoadedModel, group: Sequence[PreparedPair], plan: Plan, batch_tokens: int) -> int:
+    """How many pairs of one length are run together: as many as share forward passes well, and as few as one would mind
+    to lose when interrupted."""
+    length = len(group[0].tokenized.original.token_ids)
+    tokens = len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2  # that a pair's squares run
+    if not plan.knockout and COMPONENTS[plan.intervention_type].per_head:
+        tokens *= len(plan.heads_of(model))
+    return max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, tokens)))
 
 
 def run_causal_tracing_experiment(

@@ -28,19 +28,19 @@ def results_of(group: Group) -> Iterator[PairResult]:
         return
     checks = _checks(group, used)
     fill = estimate if group.plan.method == "attribution" else patch
-    maps, measurements, ran, agreement = fill(group, used, checks)
+    filled = fill(group, used, checks)
     for number in used:
         one = group.given[number]
         yield PairResult(
             one.index,
             one.pair,
             **group.said(number),
-            causal_map=maps[number],
-            checks=measurements,
+            causal_map=filled.maps[number],
+            checks=filled.checks,
             activations=_kept_activations(group, number),
-            interventions=ran[number],
-            rank_agreement=agreement[number][0] if number in agreement else None,
-            agreement=agreement[number][1] if number in agreement else None,
+            interventions=filled.ran[number],
+            rank_agreement=filled.agreement[number][0] if number in filled.agreement else None,
+            agreement=filled.agreement[number][1] if number in filled.agreement else None,
         )
 
 

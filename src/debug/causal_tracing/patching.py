@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -17,75 +22,113 @@ from debug.engine.read_back import ReadBack
 from debug.engine.self_checks import Asked, Check, SelfChecks, measured, telling
 
 
-def patch(
-    group: Group, used: list[int], checks: list[Check]
-) -> tuple[dict[int, CausalMap], SelfChecks, dict[int, int], dict[int, tuple[float | None, Agreement | None]]]:
-    """Run every cell: of the grids, of the controls at the targets, of the checks, all packed together."""
-    passes = group.passes
-    interventions: list[Intervention] = []
-    where: list[tuple[int, bool, tuple[int, ...]]] = []  # of each cell of a map: pair, is it the control's, grid index
-    z_patched, tops, controls = {}, {}, {}
-    for number in used:
-        one, shape = group.given[number], group.shape(number)
-        answers = list(one.tokenized.answer_tokens)
-        z_patched[number] = passes.logits[number, answers].cpu().expand(*shape, 2).clone()
-        tops[number] = torch.full(shape, group.tops[number])
-        at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
-        if number in group.control_row:
-            controls[number] = torch.full((*shape[:-1], len(at_target)), group.tops[number])
-        for at, intervention in group.interventions(number):
-            interventions.append(intervention)
-            where.append((number, False, at))
-        if one.control is None:
-            continue
-        both = zip(one.tokenized.original.token_ids, one.control.token_ids, strict=True)
-        first = next(position for position, (own, other) in enumerate(both) if own != other)
-        for at, intervention in group.interventions(number, group.control_row[number], first):
-            if at[-1] in at_target:
+@dataclass
+class Grids:
+    """The maps of a group while their interventions come back: of which square each is, and the numbers so far."""
+
+    group: Group
+    interventions: list[Intervention]
+    where: list[tuple[int, bool, tuple[int, ...]]]
+    """Of each: pair, whether it is the control's, its square in the grid."""
+    z_patched: dict[int, Float[Tensor, "*grid 2"]]
+    tops: dict[int, Int[Tensor, "*grid"]]
+    controls: dict[int, Int[Tensor, "*grid"]]
+
+    @classmethod
+    def of(cls, group: Group, used: Sequence[int]) -> Grids:
+        """Every square of the pairs' grids, and of their controls at the targets; what is not run has no effect."""
+        passes, interventions, where = group.passes, [], []
+        z_patched, tops, controls = {}, {}, {}
+        for number in used:
+            one, shape = group.given[number], group.shape(number)
+            answers = list(one.tokenized.answer_tokens)
+            z_patched[number] = passes.logits[number, answers].cpu().expand(*shape, 2).clone()
+            tops[number] = torch.full(shape, group.tops[number])
+            at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
+            if number in group.control_row:
+                controls[number] = torch.full((*shape[:-1], len(at_target)), group.tops[number])
+            for at, intervention in group.interventions(number):
                 interventions.append(intervention)
-                where.append((number, True, (*at[:-1], at_target[at[-1]])))
-    n_interventions = len(interventions)
-    checked = dict.fromkeys(
-        c for check in checks for c in (check.intervention, check.expected) if isinstance(c, Intervention)
-    )
-    interventions += checked
-    logits_of: dict[Intervention, Tensor] = {}
-    read_back = ReadBack(group.model, passes)
-    with tqdm(total=n_interventions, desc="cells", leave=False, disable=None) as bar:
-        for indices, logits in patched_logits(group.model, passes, interventions, group.batch_tokens, read_back):
-            of_maps = [i for i, index in enumerate(indices) if index < n_interventions]
-            logits_of |= {
-                interventions[index]: row.clone()
-                for index, row in zip(indices, logits, strict=True)
-                if index >= n_interventions
-            }
-            tokens = [group.given[where[indices[i]][0]].tokenized.answer_tokens for i in of_maps]
-            answers = logits[of_maps].gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
-            top = logits[of_maps].argmax(-1).cpu()
-            for i, answer, token in zip(of_maps, answers, top, strict=True):
-                number, is_control, at = where[indices[i]]
-                if is_control:
-                    controls[number][at] = token
-                else:
-                    z_patched[number][at] = answer
-                    tops[number][at] = token
-            bar.update(len(of_maps))
-    ran = np.bincount([number for number, *_ in where], minlength=len(group.given)).tolist()
-    maps = {
-        number: map_of(group, number, z_patched[number].numpy(), tops[number].numpy(), _numpy(controls.get(number)))
-        for number in used
-    }
-    ran_at: dict[int, dict[tuple[int, ...], Intervention]] = {number: {} for number in (used[0], used[-1])}
-    for intervention, (number, is_control, at) in zip(interventions, where, strict=False):
-        if number in ran_at and not is_control:
-            ran_at[number][at] = intervention
-    asked = {
-        (number, at): interventions_at[at]
-        for number, interventions_at in ran_at.items()
-        for at in telling(z_patched[number].numpy(), interventions_at, 3 if number == used[0] else 1)
-    }
-    tolerance, distance = localized(group, asked, {at: z_patched[at[0]][at[1]] for at in asked})
-    return maps, measured(group.model, passes, checks, logits_of, Asked(tolerance, distance, read_back)), ran, {}
+                where.append((number, False, at))
+            if one.control is None:
+                continue
+            both = zip(one.tokenized.original.token_ids, one.control.token_ids, strict=True)
+            first = next(position for position, (own, other) in enumerate(both) if own != other)
+            for at, intervention in group.interventions(number, group.control_row[number], first):
+                if at[-1] in at_target:
+                    interventions.append(intervention)
+                    where.append((number, True, (*at[:-1], at_target[at[-1]])))
+        return cls(group, interventions, where, z_patched, tops, controls)
+
+    def take(self, indices: Sequence[int], logits: Float[Tensor, "intervention vocabulary"]) -> None:
+        """The logits of some interventions, by their numbers."""
+        tokens = [self.group.given[self.where[index][0]].tokenized.answer_tokens for index in indices]
+        answers = logits.gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
+        for index, answer, token in zip(indices, answers, logits.argmax(-1).cpu(), strict=True):
+            number, is_control, at = self.where[index]
+            if is_control:
+                self.controls[number][at] = token
+            else:
+                self.z_patched[number][at] = answer
+                self.tops[number][at] = token
+
+    def map_of(self, number: int) -> CausalMap:
+        z_patched, top, control = self.z_patched[number], self.tops[number], self.controls.get(number)
+        return map_of(self.group, number, z_patched.numpy(), top.numpy(), None if control is None else control.numpy())
+
+    def ran(self) -> list[int]:
+        """Of each pair of the group, how many interventions were run, controls too."""
+        pairs = [number for number, *_ in self.where]
+        return np.bincount(pairs, minlength=len(self.group.given)).tolist()
+
+    def telling(self, used: Sequence[int]) -> dict[tuple[int, tuple[int, ...]], Intervention]:
+        """The squares of the first and the last pair at which a redirection would show most."""
+        ran_at: dict[int, dict[tuple[int, ...], Intervention]] = {number: {} for number in (used[0], used[-1])}
+        for intervention, (number, is_control, at) in zip(self.interventions, self.where, strict=True):
+            if number in ran_at and not is_control:
+                ran_at[number][at] = intervention
+        return {
+            (number, at): of_pair[at]
+            for number, of_pair in ran_at.items()
+            for at in telling(self.z_patched[number].numpy(), of_pair, 3 if number == used[0] else 1)
+        }
+
+
+def patch(group: Group, used: list[int], checks: list[Check]) -> Filled:
+    """Run every square: of the grids, of the controls at the targets, and the self-checks, all packed together."""
+    grids = Grids.of(group, used)
+    of_maps, logits_of = len(grids.interventions), {}
+    every = [*grids.interventions, *interventions_of(checks)]
+    read_back = ReadBack(group.model, group.passes)
+    with tqdm(total=of_maps, desc="interventions", leave=False, disable=None) as bar:
+        for indices, logits in patched_logits(group.model, group.passes, every, group.batch_tokens, read_back):
+            own = [i for i, index in enumerate(indices) if index < of_maps]
+            others = [i for i, index in enumerate(indices) if index >= of_maps]
+            logits_of |= {every[indices[i]]: logits[i].clone() for i in others}
+            grids.take([indices[i] for i in own], logits[own])
+            bar.update(len(own))
+    asked = grids.telling(used)
+    tolerance, distance = localized(group, asked, {at: grids.z_patched[at[0]][at[1]] for at in asked})
+    checked = measured(group.model, group.passes, checks, logits_of, Asked(tolerance, distance, read_back))
+    ran = grids.ran()
+    return Filled({n: grids.map_of(n) for n in used}, checked, {n: ran[n] for n in used}, {})
+
+
+class Filled(NamedTuple):
+    """The maps of a group's pairs, by their numbers, and what was measured beside them."""
+
+    maps: dict[int, CausalMap]
+    checks: SelfChecks
+    ran: dict[int, int]
+    """Interventions, controls too."""
+    agreement: dict[int, tuple[float | None, Agreement | None]]
+    """Of an attribution with exact patching: see :class:`PairResult`."""
+
+
+def interventions_of(checks: Sequence[Check]) -> list[Intervention]:
+    """Those that the checks run, each once."""
+    both = (each for check in checks for each in (check.intervention, check.expected))
+    return list(dict.fromkeys(each for each in both if isinstance(each, Intervention)))
 
 
 def localized(
@@ -101,7 +144,3 @@ def localized(
     tokens = torch.tensor([group.given[number].tokenized.answer_tokens for number, _ in asked])
     plain = logits.cpu().gather(1, tokens)
     return tolerance, (plain - torch.stack(list(found.values()))).abs().max().item()
-
-
-def _numpy(tensor: Tensor | None) -> np.ndarray | None:
-    return None if tensor is None else tensor.numpy()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 Value = int | bool
 
@@ -144,94 +144,143 @@ class _Run:
 
 def values_in(kind: type, text: str) -> Iterator[Found]:
     """The values of a text, int or bool, in order; equations are their results."""
-    tokens = [_Token(match.lastgroup or "", match[0], *match.span()) for match in _TOKEN.finditer(text)]
-    tokens = [token for token in tokens if token.kind != "skip"]
-    listed, counted = _list_numbers(text), set()  # where numbers begin that only count
-    run, sign = _Run(), None  # where a sign of the next number stands
-    negated, said = None, 0  # None, True or "undecided"; where that is said
-    for number, token in enumerate(tokens):
-        following = tokens[number + 1] if number + 1 < len(tokens) else _END
-        before = tokens[number - 1] if number else _END
+    return _Reader(kind, text).values()
+
+
+class _Reader:
+    """A text that is read token by token: the equation so far, and what was said of the value that comes next."""
+
+    def __init__(self, kind: type, text: str) -> None:
+        tokens = (_Token(match.lastgroup or "", match[0], *match.span()) for match in _TOKEN.finditer(text))
+        self.kind, self.text = kind, text
+        self.tokens = [token for token in tokens if token.kind != "skip"]
+        self.listed = _list_numbers(text)
+        self.counted: set[int] = set()
+        """Where numbers begin that only count."""
+        self.run = _Run()
+        self.sign: int | None = None
+        """Where a sign of the next number stands."""
+        self.negated: Literal[True, "undecided"] | None = None
+        """What is said of the next truth value."""
+        self.said = 0
+        """Where that is said."""
+
+    def values(self) -> Iterator[Found]:
+        for number, token in enumerate(self.tokens):
+            yield from self._take(number, token)
+        yield from self._ended()
+
+    def _ended(self) -> Iterator[Found]:
+        """The values of the equation so far; a new one begins."""
+        run, self.run = self.run, _Run()
+        return run.values()
+
+    def _take(self, number: int, token: _Token) -> Iterable[Found]:
+        """Read one token; the values of an equation that ends with it."""
+        kind, run = self.kind, self.run
+        following = self.tokens[number + 1] if number + 1 < len(self.tokens) else _END
+        before = self.tokens[number - 1] if number else _END
         word = token.text if token.kind == "word" else ""
+        lower = word.lower()
         if token.kind == "number" and kind is int:
-            if counts := _only_counts(tokens, number, counted):
-                counted.add(token.start)
-            if counts or negated or token.start in listed:
-                yield from run.values()
-                run, sign, negated = _Run(), None, None
-                continue
-            parts = list(_numbers(token, sign))
-            for n, found in enumerate(parts):
-                if n or not run.expects:
-                    yield from run.values()
-                    run = _Run()
-                run.operand(found, found.start)
-            sign = None
-        elif kind is bool and word in _TRUTH and text[token.start - 1 : token.start] != ".":
-            if not run.expects:
-                yield from run.values()
-                run = _Run()
-            truth = None if negated == "undecided" else _TRUTH[word] ^ (negated is True)
-            start = said if negated else token.start
-            run.operand(Found(truth, start, token.end, start), start)
-            negated = None
-        elif token.kind == "operator" and token.text in MINUS:
-            spaced = text[token.start - 1 : token.start].isspace() or token.start == 0
-            attached = text[token.end : token.end + 1].strip() != ""
-            if token.text not in "-−" and not attached:
-                yield from run.values()
-                run, sign = _Run(), None
-            elif run.expects or (spaced and attached and run.items[-1] == "name"):
-                if not run.expects:
-                    yield from run.values()
-                    run = _Run()
-                sign = token.start
-            else:
-                # 3-1 is a range as well as a difference, 3 -1 two numbers: their result tells, if there is one.
-                run.operator("op" if spaced and not attached else "hyphen")
-                sign = token.start if spaced and attached else None
-        elif word.lower() in _SIGNS and following.kind == "number" and (run.expects or word.lower() == "negative"):
-            sign = token.start
+            return self._number(number, token)
+        if kind is bool and word in _TRUTH and self.text[token.start - 1 : token.start] != ".":
+            return self._truth(token)
+        if token.kind == "operator" and token.text in MINUS:
+            return self._minus(token)
+        if lower in _SIGNS and following.kind == "number" and (run.expects or lower == "negative"):
+            self.sign = token.start
         elif token.kind == "operator" or token.text in _LATEX_OPERATORS or _joins(kind, token, before, following):
             if not run.expects:
                 run.operator("op")
-            sign = None
+            self.sign = None
         elif token.kind == "equals" or (word in _RESULTS and run.calculates):
-            if run.items[1:2] == ["augmented"]:  # x += 2 → x = 2
-                run = _Run()
-            if run.items and run.items[-1] != "eq":
-                while run.items[-1] in ("op", "hyphen"):
-                    run.items.pop()
-                run.items.append("eq")
-            sign = negated = None
+            self._equals()
         elif token.kind == "augmented":
             if not run.expects:
                 run.items.append("augmented")
-        elif word.lower() in _NOT_ALWAYS:
-            negated = negated and "undecided"
+        elif lower in _NOT_ALWAYS:
+            self.negated = self.negated and "undecided"
         elif (
-            word.lower() in _NEGATED | _UNDECIDED
+            lower in _NEGATED | _UNDECIDED
             or re.search(r"n['’]t$", word)
             or (kind is bool and token.text in _LOGICAL_NOT)
         ):
-            undecided = negated == "undecided" or word.lower() in _UNDECIDED
-            said = said if negated else token.start
-            negated = "undecided" if undecided else (None if negated else True)
-        elif (negated and word.lower() in _BETWEEN_NEGATED) or (word == "by" and _joins(kind, before, before, token)):
-            continue
-        elif word and word.lower() not in _NO_OPERAND:
-            negated, sign = None, None
-            unit = run.items and isinstance(run.items[-1], Found) and kind is int
-            if unit and (following.kind == "operator" or (run.calculates and following.kind == "equals")):
-                continue  # 2 apples + 3 apples = 5 apples
-            if not run.expects:
-                yield from run.values()
-                run = _Run()
-            run.operand("name", token.start)
+            self._negation(token, undecided=lower in _UNDECIDED)
+        elif (self.negated and lower in _BETWEEN_NEGATED) or (word == "by" and _joins(kind, before, before, token)):
+            pass
+        elif word and lower not in _NO_OPERAND:
+            return self._name(token, following)
         else:
-            yield from run.values()
-            run, sign, negated = _Run(), None, None
-    yield from run.values()
+            self.sign = self.negated = None
+            return self._ended()
+        return ()
+
+    def _number(self, number: int, token: _Token) -> Iterator[Found]:
+        """An operand; or a number that only counts, is a list's or is negated: that ends the equation before it."""
+        if counts := _only_counts(self.tokens, number, self.counted):
+            self.counted.add(token.start)
+        if counts or self.negated or token.start in self.listed:
+            yield from self._ended()
+            self.sign = self.negated = None
+            return
+        for n, found in enumerate(_numbers(token, self.sign)):
+            if n or not self.run.expects:
+                yield from self._ended()
+            self.run.operand(found, found.start)
+        self.sign = None
+
+    def _truth(self, token: _Token) -> Iterator[Found]:
+        """True or False: negated, or undecided, where that was said of it."""
+        if not self.run.expects:
+            yield from self._ended()
+        truth = None if self.negated == "undecided" else _TRUTH[token.text] ^ (self.negated is True)
+        start = self.said if self.negated else token.start
+        self.run.operand(Found(truth, start, token.end, start), start)
+        self.negated = None
+
+    def _minus(self, token: _Token) -> Iterator[Found]:
+        """An operator, a sign, or both; a dash ends the equation before it."""
+        spaced = self.text[token.start - 1 : token.start].isspace() or token.start == 0
+        attached = self.text[token.end : token.end + 1].strip() != ""
+        if token.text not in "-−" and not attached:
+            yield from self._ended()
+            self.sign = None
+        elif self.run.expects or (spaced and attached and self.run.items[-1] == "name"):
+            if not self.run.expects:
+                yield from self._ended()
+            self.sign = token.start
+        else:
+            # 3-1 is a range as well as a difference, 3 -1 two numbers: their result tells, if there is one.
+            self.run.operator("op" if spaced and not attached else "hyphen")
+            self.sign = token.start if spaced and attached else None
+
+    def _equals(self) -> None:
+        """What comes next is the result; operators that wait for an operand are dropped."""
+        if self.run.items[1:2] == ["augmented"]:  # x += 2 → x = 2
+            self.run = _Run()
+        items = self.run.items
+        if items and items[-1] != "eq":
+            while items[-1] in ("op", "hyphen"):
+                items.pop()
+            items.append("eq")
+        self.sign = self.negated = None
+
+    def _negation(self, token: _Token, *, undecided: bool) -> None:
+        """A word that negates the next value; two of them cancel each other."""
+        undecided = undecided or self.negated == "undecided"
+        self.said = self.said if self.negated else token.start
+        self.negated = "undecided" if undecided else (None if self.negated else True)
+
+    def _name(self, token: _Token, following: _Token) -> Iterator[Found]:
+        """A word that is an operand; or the unit of a number in a calculation, which says nothing."""
+        self.negated, self.sign = None, None
+        unit = self.run.items and isinstance(self.run.items[-1], Found) and self.kind is int
+        if unit and (following.kind == "operator" or (self.run.calculates and following.kind == "equals")):
+            return  # 2 apples + 3 apples = 5 apples
+        if not self.run.expects:
+            yield from self._ended()
+        self.run.operand("name", token.start)
 
 
 def _only_counts(tokens: list[_Token], number: int, counted: set[int]) -> bool:

@@ -23,13 +23,13 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psutil
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -131,47 +131,23 @@ def _run_batch(
 ) -> Float[Tensor, "cell vocabulary"]:
     """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
     device, shape, n_layers = passes.token_ids.device, packed.shape, model.n_layers
-    hits: dict[tuple[str, int], list[Hit]] = defaultdict(list)
+    hits = _hits(packed, layer, tail)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
     for index, intervention in enumerate(packed.interventions):
         for site in intervention.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((index, site))
-            elif intervention.source is None:
-                raise InputError(f"{site} is patched, but its cell has no source")
-            elif tail is None or site.layer != layer:
-                hits[site.component, site.layer].extend(
-                    Hit(*packed.token(index, p), intervention.source, p, site.heads) for p in site.positions
-                )
     positions = torch.from_numpy(packed.positions).to(device)
     row_bases = torch.tensor(packed.bases, device=device)
     lasts = tuple(
         torch.tensor([packed.token(i, packed.length - 1) for i in range(len(packed.interventions))], device=device).T
     )
-    prefix, cache = packed.prefix, None
-    if prefix:
-        cache = DynamicCache(
-            [(keys[row_bases, :, :prefix], values[row_bases, :, :prefix]) for keys, values in passes.keys_values]
-        )
+    prefix = packed.prefix
+    cache = _keys_values(passes, row_bases, prefix) if prefix else None
     entry = layer + (tail is not None)  # the first layer that runs at all tokens, going into which they are:
     hidden = passes.activations["residual_stream"][entry][row_bases[:, None], positions]
     if ("residual_stream", entry) in hits and tail is None:
         writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
-
-    def seen_by_predictions_only(part: str) -> bool:
-        """Whether the last layer may run a part for the tokens that predict: nothing inside of it is patched."""
-        architecture, patched = model.architecture, {COMPONENTS[name].part for name, at in hits if at == n_layers - 1}
-        inside = [each for each in patched if architecture.path(each) != architecture.path(part)]
-        return not any(architecture.within(each, part) for each in inside)
-
-    def for_lasts_only(module: Any) -> None:
-        """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them."""
-        value = module.input
-        module.input = value.view(*shape, -1)[lasts][None]
-        output = module.output
-        full = output.new_zeros(*shape, output.shape[-1])
-        full[lasts] = output[0]
-        module.output = full.view(*value.shape[:-1], -1)
 
     # Before the trace: modules that are called inside one count as the model's own calls.
     before = tail.hidden(passes, layer) if tail is not None else hidden
@@ -188,10 +164,7 @@ def _run_batch(
         if layer == 0:
             model.layer(0).input = before
         if tail is not None:
-            model.attention(layer).skip((attention, None))
-            for name, hits_alone in tail.hits.items():
-                if hits_alone and not model.hook_point(name).in_attention:
-                    writing.patch(model, passes, name, layer, hits_alone)
+            _patch_alone(model, passes, tail, attention)
             hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
             if ("residual_stream", entry) in hits:
                 writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
@@ -202,8 +175,8 @@ def _run_batch(
                     arguments, keywords = model.attention(at).inputs
                     mask = writing.without_edges(model, packed, keywords["attention_mask"], cuts.pop(at), prefix)
                     model.attention(at).inputs = (arguments, keywords | {"attention_mask": mask})
-                if at == n_layers - 1 and component.made_by and seen_by_predictions_only(component.made_by):
-                    for_lasts_only(model.part(at, component.made_by))
+                if at == n_layers - 1 and component.made_by and _lasts_suffice(model, component.made_by, hits):
+                    _run_at_lasts(model.part(at, component.made_by), shape, lasts)
                 if (name, at) in hits:
                     writing.patch(model, passes, name, at, hits[name, at])
         for name in COMPONENTS:
@@ -212,3 +185,59 @@ def _run_batch(
         model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
         logits = model.logits.save()
     return logits[0].float()
+
+
+def _hits(packed: Packed, layer: int, tail: Tail | None) -> dict[tuple[str, int], list[Hit]]:
+    """(component, layer) -> what the batch's sites write there; without those of ``layer`` that the tail writes.
+
+    Raises:
+        InputError: a site has no source to be patched from.
+    """
+    hits: dict[tuple[str, int], list[Hit]] = defaultdict(list)
+    for index, intervention in enumerate(packed.interventions):
+        for site in intervention.sites:
+            if isinstance(site, Cut):
+                continue
+            if intervention.source is None:
+                raise InputError(f"{site} is patched, but its cell has no source")
+            if tail is None or site.layer != layer:
+                hits[site.component, site.layer].extend(
+                    Hit(*packed.token(index, p), intervention.source, p, site.heads) for p in site.positions
+                )
+    return hits
+
+
+def _keys_values(passes: ForwardPasses, row_bases: Int[Tensor, " row"], prefix: int) -> DynamicCache:
+    """The keys and values of each row's clean prefix."""
+    return DynamicCache(
+        [(keys[row_bases, :, :prefix], values[row_bases, :, :prefix]) for keys, values in passes.keys_values]
+    )
+
+
+def _patch_alone(model: LoadedModel, passes: ForwardPasses, tail: Tail, attention: Tensor | None) -> None:
+    """Run the tail's layer with this output of its attention, and patch its other parts. Inside a trace."""
+    model.attention(tail.layer).skip((attention, None))
+    for name, hits in tail.hits.items():
+        if hits and not model.hook_point(name).in_attention:
+            writing.patch(model, passes, name, tail.layer, hits)
+
+
+def _lasts_suffice(model: LoadedModel, part: str, hits: Collection[tuple[str, int]]) -> bool:
+    """Whether the last layer may run a part for the tokens that predict: nothing inside of it is patched."""
+    architecture = model.architecture
+    patched = {COMPONENTS[name].part for name, at in hits if at == model.n_layers - 1}
+    inside = [each for each in patched if architecture.path(each) != architecture.path(part)]
+    return not any(architecture.within(each, part) for each in inside)
+
+
+def _run_at_lasts(module: Any, shape: tuple[int, int], lasts: tuple[Tensor, ...]) -> None:
+    """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them.
+
+    Inside a trace. ``shape`` is the batch's (row, token); ``lasts`` are the rows and tokens of those that predict.
+    """
+    value = module.input
+    module.input = value.view(*shape, -1)[lasts][None]
+    output = module.output
+    full = output.new_zeros(*shape, output.shape[-1])
+    full[lasts] = output[0]
+    module.output = full.view(*value.shape[:-1], -1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -48,59 +49,70 @@ def plain_logits(
     tolerance, heard = rounding(model, passes, whole, needed)
     rows = {row: number for number, row in enumerate(whole)}
     token_ids = passes.token_ids[[intervention.base for intervention in interventions]]
-    length, n_heads = passes.length, model.n_heads
-    by_place: dict[tuple[str, int], list[tuple[int, int, Site]]] = defaultdict(list)
+    patches: dict[tuple[str, int], list[_Patch]] = defaultdict(list)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)
     for number, intervention in enumerate(interventions):
         for site in intervention.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((number, site))
-            elif intervention.source is not None:
-                by_place[site.component, site.layer].append((number, intervention.source, site))
-
-    def patched(component: str, layer: int) -> Callable[[Tensor], Tensor]:
-        def edit(value: Tensor) -> Tensor:
-            value = value.clone()
-            tokens = value.view(len(interventions), length, -1)
-            for number, source, site in by_place[component, layer]:
-                stored = passes.activations[component][layer][source]
-                given = heard[component, layer][rows[source]] if source in rows else stored.to(value.dtype)
-                width = tokens.shape[-1] // n_heads
-                for position in site.positions:
-                    if site.heads is None:
-                        tokens[number, position] = given[position]
-                    for head in site.heads or ():
-                        channels = slice(head * width, (head + 1) * width)
-                        tokens[number, position, channels] = given[position, channels]
-            return value
-
-        return edit
-
-    def cut(layer: int) -> Callable[..., Any]:
-        def edit(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-            mask = keywords["attention_mask"].expand(len(interventions), n_heads, -1, -1).clone()
-            for number, site in cuts[layer]:
-                for query, key in site.edges:
-                    for head in range(n_heads) if site.heads is None else site.heads:
-                        mask[number, head, query, key] = torch.finfo(mask.dtype).min
-            return arguments, keywords | {"attention_mask": mask}
-
-        return edit
-
+            elif (source := intervention.source) is not None:
+                at = site.component, site.layer
+                stored = passes.activations[site.component][site.layer]
+                given = heard[at][rows[source]] if source in rows else stored[source]
+                patches[at].append(_Patch(number, site, given))
     forward: dict[str, Any] = {}
     with model.evaluating(), ExitStack() as hooks:
-        for component, layer in by_place:
-            hooks.enter_context(_hook(model, component, layer, patched(component, layer)))
-        for layer in cuts:
-            handle = model.attention(layer)._module.register_forward_pre_hook(cut(layer), with_kwargs=True)
+        for (component, layer), of_place in patches.items():
+            edit = partial(_patched, of_place, (len(interventions), passes.length), model.n_heads)
+            hooks.enter_context(_hook(model, component, layer, edit))
+        for layer, of_layer in cuts.items():
+            without = partial(_without_edges, of_layer, len(interventions), model.n_heads)
+            handle = model.attention(layer)._module.register_forward_pre_hook(without, with_kwargs=True)
             hooks.callback(handle.remove)
         if cuts:
-            position = torch.arange(length, device=token_ids.device)
+            position = torch.arange(passes.length, device=token_ids.device)
             distance = (position[:, None] - position[None])[None].expand(len(interventions), -1, -1)
             mask = model.attention_mask(distance >= 0, distance)
             forward = {"attention_mask": mask, "position_ids": position.expand(len(interventions), -1)}
         logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1, **forward).logits
     return logits[:, -1].float(), tolerance
+
+
+class _Patch(NamedTuple):
+    """What one intervention writes at a site."""
+
+    row: int
+    """The intervention's row of the batch."""
+    site: Site
+    given: Float[Tensor, "token width"]
+    """The source's activations at all positions."""
+
+
+def _patched(patches: Sequence[_Patch], shape: tuple[int, int], n_heads: int, value: Tensor) -> Tensor:
+    """A component's activations, of a batch of this shape (row, token), with the patches of all rows; not in place."""
+    value = value.clone()
+    tokens = value.view(*shape, -1)
+    width = tokens.shape[-1] // n_heads
+    for row, site, given in patches:
+        for position in site.positions:
+            if site.heads is None:
+                tokens[row, position] = given[position]
+            for head in site.heads or ():
+                channels = slice(head * width, (head + 1) * width)
+                tokens[row, position, channels] = given[position, channels]
+    return value
+
+
+def _without_edges(
+    cuts: Sequence[tuple[int, Cut]], n_rows: int, n_heads: int, _: Any, arguments: tuple, keywords: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
+    """An attention block's arguments, their mask less the edges that each row (an intervention) of the batch cuts."""
+    mask = keywords["attention_mask"].expand(n_rows, n_heads, -1, -1).clone()
+    for row, cut in cuts:
+        for query, key in cut.edges:
+            for head in range(n_heads) if cut.heads is None else cut.heads:
+                mask[row, head, query, key] = torch.finfo(mask.dtype).min
+    return arguments, keywords | {"attention_mask": mask}
 
 
 @torch.no_grad()

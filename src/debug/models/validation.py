@@ -102,14 +102,14 @@ def _wrong_shape(
     model, component, (rows, tokens) = point.model, point.component, token_ids.shape
     said = f"module {point.path(layer)} {'was given' if component.side == 'input' else 'gave'} {_listed(shape)}"
     width = model.config.hidden_size
-    if component.per_head and not isinstance(shape, str):
-        width = shape[-1] if shape else 0
-        if width % model.n_heads:
-            return f"{said}, which {model.n_heads} heads do not divide evenly"
+    if component.side == "input" and not isinstance(shape, str):
         module = point.module(layer)
-        reads = getattr(module, "in_features", getattr(module, "nx", width))  # GPT-2's linear layers call it nx
-        if reads != width:
-            return f"{said}, and reads {reads}"
+        width = getattr(module, "in_features", getattr(module, "nx", width))  # GPT-2's linear layers call it nx
+        own = shape[-1] if shape else 0
+        if component.per_head and own % model.n_heads:
+            return f"{said}, which {model.n_heads} heads do not divide evenly"
+        if component.per_head and own != width:
+            return f"{said}, and reads {width}"
     expected: list[tuple[int, ...]] = [(rows, tokens, width)]
     if model.architecture.unflattened:
         expected.append((rows * tokens, width))

@@ -48,21 +48,13 @@ def report_heads(page: Page, model: LoadedModel) -> None:
         shares = _attention_of(page, model, cell, {head.target for head in found.moving})
         rows = []
         for head in found.moving:
-            target, layer, number, value, success = head
-            place = f"hops_{hops}/{target}/layer_{layer}_head_{number}"
-            page.keep(f"head_normalized_logit_diff/{place}", value)
-            page.keep(f"head_success/{place}", success)
-            own = {role: by[:, layer, number] for role, by in shares[target].items()}
-            attended = {role: bootstrap_mean(share, is_rate=True) for role, share in own.items()}
-            page.keep_all(f"attention_share/{place}", attended)
-            top = sorted(attended, key=lambda role: -attended[role].estimate)[:3]
-            at = ", ".join(f"{role} {without_n(attended[role])}" for role in top)
-            rows.append([target, layer, number, without_n(success), value, at])
-            if (target, layer, number) in found.strongest:
-                before = [by for role, by in own.items() if role.startswith(f"ref_depth_{line_of(target, hops) - 1}_")]
-                share = bootstrap_mean(np.sum(before, axis=0), is_rate=True)
+            own = {role: by[:, head.layer, head.head] for role, by in shares[head.target].items()}
+            place = f"hops_{hops}/{head.target}/layer_{head.layer}_head_{head.head}"
+            rows.append(_row_of(page, place, head, own))
+            if (head.target, head.layer, head.head) in found.strongest:
+                share = _share_of_line(own, line_of(head.target, hops) - 1)
                 page.keep(f"attention_to_previous_line/{place}", share)
-                previous[f"{hops_text(hops)}, {target}, layer {layer}, head {number}"] = share
+                previous[f"{hops_text(hops)}, {head.target}, layer {head.layer}, head {head.head}"] = share
                 read[hops] = every([surely_above(share, 0.5), *([read[hops]] if hops in read else [])])
         header = ["target", "layer", "head", "success", "normalized logit difference", "attends to"]
         page.table([f"{hops_text(hops)}: {header[0]}", *header[1:]], rows)
@@ -90,6 +82,27 @@ def report_heads(page: Page, model: LoadedModel) -> None:
         page.run.run_id,
         *runs,
     )
+
+
+def _row_of(page: Page, place: str, head: Head, attention: dict[str, Float[np.ndarray, " pair"]]) -> list[object]:
+    """A head's row of the table, with the three roles that it attends to most; logs its effect and its attention.
+
+    Args:
+        attention: role -> the share of the target's attention that it gets through this head, by pair.
+    """
+    page.keep(f"head_normalized_logit_diff/{place}", head.value)
+    page.keep(f"head_success/{place}", head.success)
+    attended = {role: bootstrap_mean(share, is_rate=True) for role, share in attention.items()}
+    page.keep_all(f"attention_share/{place}", attended)
+    top = sorted(attended, key=lambda role: -attended[role].estimate)[:3]
+    at = ", ".join(f"{role} {without_n(attended[role])}" for role in top)
+    return [head.target, head.layer, head.head, without_n(head.success), head.value, at]
+
+
+def _share_of_line(attention: dict[str, Float[np.ndarray, " pair"]], line: int) -> Interval:
+    """The share of attention to all roles of a line of the chain."""
+    roles = [share for role, share in attention.items() if role.startswith(f"ref_depth_{line}_")]
+    return bootstrap_mean(np.sum(roles, axis=0), is_rate=True)
 
 
 class Head(NamedTuple):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from debug import causal_visualization as charts
 from debug.attention_knockout import HYPOTHESES
@@ -17,6 +18,16 @@ from debug.statistics import Interval
 from debug.tracking import LoggedRun
 
 
+@dataclass(frozen=True)
+class _Knockouts:
+    """The knockouts of all numbers of hops: the share of answers kept, and its difference to random edges cut."""
+
+    hypotheses: dict[str, dict[int, tuple[Interval, Interval]]]
+    """Hypothesis -> hops -> share and difference."""
+    steps: dict[int, dict[str, tuple[Interval, Interval]]]
+    """Hops -> description of one line's edges -> share and difference."""
+
+
 def report_knockout(page: Page) -> None:
     page.write(
         "## Knockout",
@@ -28,9 +39,18 @@ def report_knockout(page: Page) -> None:
     cells: dict[int, CellResult] = {}
     for hops in (hops for hops in page.what.hops if hops > 1):
         cells |= page.patched([hops], "attention_knockout", positions=[*HYPOTHESES, *_steps(hops)])
+    found = _measure(page, cells)
+    runs = [cell.run_id for cell in cells.values()]
+    _claim_chain_following(page, found.hypotheses.get("chain_following", {}), runs)
+    _claim_every_line(page, found.steps, runs)
+    _claim_no_direct_pointer(page, found.hypotheses.get("direct_pointer", {}), runs)
+    _report_wrong_answers(page, cells)
+
+
+def _measure(page: Page, cells: Mapping[int, CellResult]) -> _Knockouts:
+    """Measure each knockout; write the table of all, and a picture per number of hops."""
     rows: list[list[object]] = []
-    kept: dict[str, dict[int, tuple[Interval, Interval]]] = {}
-    single: dict[int, dict[str, tuple[Interval, Interval]]] = {}
+    found = _Knockouts({}, {})
     for hops, cell in cells.items():
         mean, steps = mean_of_cell(cell), _steps(hops)
         for name, [compared, *_] in mean.against_random.items():
@@ -39,15 +59,18 @@ def report_knockout(page: Page) -> None:
             label = steps.get(name, name.replace("_", " "))
             test = [compared.difference, f"{compared.p_value:.2g}", f"`{cell.run_id}`"]
             rows.append([hops, label, own, random, *test])
-            into = single.setdefault(hops, {}) if name in steps else kept.setdefault(name, {})
-            into[label if name in steps else hops] = (own, compared.difference)  # type: ignore[index]
+            if name in steps:
+                found.steps.setdefault(hops, {})[label] = own, compared.difference
+            else:
+                found.hypotheses.setdefault(name, {})[hops] = own, compared.difference
     page.table(["hops", "cut", "answer kept", "with random edges cut", "difference", "p", "run"], rows)
     for hops, cell in cells.items():
         page.picture(f"knockout_{hops}_hops", charts.knockout_chart(mean_of_cell(cell)), f"knockout, {hops_text(hops)}")
-    runs = [cell.run_id for cell in cells.values()]
-    lost, direct = kept.get("chain_following", {}), kept.get("direct_pointer", {})
+    return found
+
+
+def _claim_chain_following(page: Page, lost: Mapping[int, tuple[Interval, Interval]], runs: Sequence[str]) -> None:
     most = max(lost.items(), key=lambda item: item[1][0].estimate, default=None)
-    least = min(direct.items(), key=lambda item: item[1][0].estimate, default=None)
     page.claim(
         "chain_following_needed",
         "The model finds the answer by following the chain line by line.",
@@ -58,9 +81,14 @@ def report_knockout(page: Page) -> None:
         f"answer kept most often, at {hops_text(most[0])}: {most[1][0]}; difference {most[1][1]}" if most else "no run",
         *runs,
     )
+
+
+def _claim_every_line(
+    page: Page, steps: Mapping[int, dict[str, tuple[Interval, Interval]]], runs: Sequence[str]
+) -> None:
     weakest = [
         (diff.estimate, f"{hops_text(hops)}, {label}: {own}, difference {diff}")
-        for hops, by in single.items()
+        for hops, by in steps.items()
         for label, (own, diff) in by.items()
     ]
     page.claim(
@@ -68,10 +96,14 @@ def report_knockout(page: Page) -> None:
         "Each line of the chain reads the previous line (ours, not the paper's: the claim above, edge by edge).",
         "only one line's edges to the previous line cut: answer kept, difference to random edges, 95% CI below 0; does "
         f"not hold where the 95% CI is above −{NOTHING:.0%}",
-        page.inside({hops: every(_needed(diff) for _, diff in by.values()) for hops, by in single.items()}, 2),
+        page.inside({hops: every(_needed(diff) for _, diff in by.values()) for hops, by in steps.items()}, 2),
         "smallest effect: " + max(weakest)[1] if weakest else "no run",
         *runs,
     )
+
+
+def _claim_no_direct_pointer(page: Page, direct: Mapping[int, tuple[Interval, Interval]], runs: Sequence[str]) -> None:
+    least = min(direct.items(), key=lambda item: item[1][0].estimate, default=None)
     page.claim(
         "no_direct_pointer",
         "The query does not point directly at the root's value.",
@@ -82,6 +114,10 @@ def report_knockout(page: Page) -> None:
         else "no run",
         *runs,
     )
+
+
+def _report_wrong_answers(page: Page, cells: Mapping[int, CellResult]) -> None:
+    """What the model answers where it cannot follow the chain, and whether that is the early-line heuristic."""
     page.write(
         "Wrong answers with the chain-following edges cut: of those that are numbers of their program, the share that "
         "each shallow heuristic gives, and the chance levels, as in the training trajectory. In none of these pairs is "
@@ -103,7 +139,7 @@ def report_knockout(page: Page) -> None:
         )
         or "no wrong answer",
         page.run.run_id,
-        *runs,
+        *(cell.run_id for cell in cells.values()),
     )
 
 

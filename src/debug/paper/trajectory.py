@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import polars as pl
@@ -22,6 +23,21 @@ from debug.programs import Program
 from debug.runner import ExperimentResult
 from debug.statistics import Interval, wilson
 from debug.tracking import LoggedRun, Store
+
+THREE_PHASES = (
+    "three_phases",
+    "Training has three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
+    f"(1) a checkpoint answers with digits (95% CI above {SOLVED:.0%}) and is right no more often than random "
+    f"numbers of the program (95% CI below chance + {NOTHING:.0%}); (2) a later one gives wrong answers more "
+    "often on line 1 or 2 than the value of a random line (difference, 95% CI above 0); both are selected on one "
+    "half of the programs and measured on the other; (3) the last one has an accuracy with a 95% CI above "
+    f"{SOLVED:.0%} where the heuristics are wrong. Undecided where no checkpoint shows a phase: it may lie between "
+    "two checkpoints",
+)
+"""The claim: its name, text and criterion."""
+
+Answers = list[tuple[int | None, str]]
+"""(answer, program); None: unparseable."""
 
 
 def training_run(store: Store, what: Reproduction) -> LoggedRun | None:
@@ -42,23 +58,58 @@ def checkpoints(run: LoggedRun) -> dict[int, Path]:
 
 
 def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None, asked: ExperimentResult) -> None:
-    what = page.what
     page.write("## The training trajectory")
-    claim = (
-        "three_phases",
-        "Training has three phases: random numbers, a shallow heuristic of early lines, dereferencing.",
-        f"(1) a checkpoint answers with digits (95% CI above {SOLVED:.0%}) and is right no more often than random "
-        f"numbers of the program (95% CI below chance + {NOTHING:.0%}); (2) a later one gives wrong answers more "
-        "often on line 1 or 2 than the value of a random line (difference, 95% CI above 0); both are selected on one "
-        "half of the programs and measured on the other; (3) the last one has an accuracy with a 95% CI above "
-        f"{SOLVED:.0%} where the heuristics are wrong. Undecided where no checkpoint shows a phase: it may lie between "
-        "two checkpoints",
-    )
     folders = checkpoints(training) if training else {}
     if training is None or not folders:
         page.write("The store has no training run with checkpoints, so the trajectory is not in this report.")
-        page.claim(*claim, None, "no training run in the store")
+        page.claim(*THREE_PHASES, None, "no training run in the store")
         return
+    result = _evaluated(page, folders)
+    answers = {step: can_answer(result, pl.col("model") == folder.name) for step, folder in folders.items()}
+    misled = {step: [one for one in found if misleads(one[1])] for step, found in answers.items()}
+    last = max(folders)
+    of_last = next(row for row in result.summary["cells"] if row["model"] == folders[last].name)
+    if page.store.load_run(of_last["run_id"]).tags["debug.weights_digest"] == model.weights_digest:
+        compared = "The last checkpoint is the model of the other sections."
+    else:
+        compared = _another_training(page, answers[last], can_answer(asked, pl.col("model") == model.id))
+    hops = Counter(Program.parse(program).hops for _, program in misled[last])
+    page.write(
+        f"Checkpoints of training run `{training.run_id}`, evaluated in study `{result.run_id}`. {compared}",
+        "The share of answers that each strategy could have given: first over all programs, with equally many of "
+        f"{', '.join(map(str, page.what.hops))} hops; then where the heuristics are wrong (the right answer is neither "
+        "a number on line 1 or 2 nor the root of the largest chain). The latter are mostly short chains: "
+        f"{', '.join(f'{n} of {hops_text(depth)}' for depth, n in sorted(hops.items())) or 'none'}. The last rows are "
+        "answers drawn at random: any digit, or one of the program's numbers.",
+    )
+    seen, draws = _explained_table(page, "all", "all programs", answers)
+    if not misled[last]:
+        page.claim(*THREE_PHASES, None, "the heuristics are right on every program")
+        return
+    where_wrong, _ = _explained_table(page, "telling", "where the heuristics are wrong", misled)
+    page.write(
+        "Wrong answers among the latter that are numbers of their program: the share that each heuristic could have "
+        "given, and two chance levels: a number drawn uniformly, and the value of a line drawn uniformly (more often a "
+        "number that many lines lead to). The right number is excluded from the draws."
+    )
+    wrong_table(page, "step", {step: by for step, found in misled.items() if (by := wrong_answers(found))})
+    chance, right = draws["any number"]["dereferencing"], where_wrong[last]["dereferencing"]
+    phases = _EarlyPhases.of(answers, misled, chance)
+    page.keep("early_lines_on_the_other_half", phases.early)
+    solved = surely_above(right, SOLVED)
+    page.claim(
+        *THREE_PHASES,
+        False if solved is False else every([solved, phases.is_random or None, surely_above(phases.early, 0) or None]),
+        f"random numbers at step {phases.random} ({_digits(seen)}, drawn {without_n(chance)}); "
+        f"{EXCESS}, at step {phases.chosen}: {phases.early or 'no wrong answer'}; right in the end {right}",
+        page.run.run_id,
+        result.run_id,
+    )
+
+
+def _evaluated(page: Page, folders: Mapping[int, Path]) -> ExperimentResult:
+    """An accuracy study of all checkpoints, on half as many programs as the study of the model has."""
+    what = page.what
     config = ExperimentConfig(
         EXPERIMENT,
         what.prompt_template,
@@ -70,68 +121,57 @@ def report_trajectory(page: Page, model: LoadedModel, training: LoggedRun | None
         what.seed,
         max_new_tokens=2,
     )
-    result = page.accuracy([config], no_cache=True)
-    answers = {step: can_answer(result, pl.col("model") == folder.name) for step, folder in folders.items()}
-    misled = {step: [one for one in found if misleads(one[1])] for step, found in answers.items()}
-    last = max(folders)
-    of_last = next(row for row in result.summary["cells"] if row["model"] == folders[last].name)
-    if page.store.load_run(of_last["run_id"]).tags["debug.weights_digest"] == model.weights_digest:
-        compared = "The last checkpoint is the model of the other sections."
-    else:
-        own = {program: answer for answer, program in can_answer(asked, pl.col("model") == model.id)}
-        alike = [own[program] == answer for answer, program in answers[last] if program in own]
-        share = wilson(sum(alike), len(alike)) if alike else None
-        page.keep("last_checkpoint_answers_like_model", share)
-        compared = (
-            "**The last checkpoint is not, byte for byte, the model of the other sections**: this is the trajectory of "
-            f"another training run. Share of equal answers: {share or 'unknown, no program was evaluated on both'}."
-        )
-    hops = Counter(Program.parse(program).hops for _, program in misled[last])
-    page.write(
-        f"Checkpoints of training run `{training.run_id}`, evaluated in study `{result.run_id}`. {compared}",
-        "The share of answers that each strategy could have given: first over all programs, with equally many of "
-        f"{', '.join(map(str, what.hops))} hops; then where the heuristics are wrong (the right answer is neither a "
-        "number on line 1 or 2 nor the root of the largest chain). The latter are mostly short chains: "
-        f"{', '.join(f'{n} of {hops_text(depth)}' for depth, n in sorted(hops.items())) or 'none'}. The last rows are "
-        "answers drawn at random: any digit, or one of the program's numbers.",
+    return page.accuracy([config], no_cache=True)
+
+
+def _another_training(page: Page, of_last: Answers, of_model: Answers) -> str:
+    """What to say where the last checkpoint is not the model: on how many programs both give the same answer."""
+    own = {program: answer for answer, program in of_model}
+    alike = [own[program] == answer for answer, program in of_last if program in own]
+    share = wilson(sum(alike), len(alike)) if alike else None
+    page.keep("last_checkpoint_answers_like_model", share)
+    return (
+        "**The last checkpoint is not, byte for byte, the model of the other sections**: this is the trajectory of "
+        f"another training run. Share of equal answers: {share or 'unknown, no program was evaluated on both'}."
     )
-    seen, draws = _explained_table(page, "all", "all programs", answers)
-    if not misled[last]:
-        page.claim(*claim, None, "the heuristics are right on every program")
-        return
-    where_wrong, _ = _explained_table(page, "telling", "where the heuristics are wrong", misled)
-    page.write(
-        "Wrong answers among the latter that are numbers of their program: the share that each heuristic could have "
-        "given, and two chance levels: a number drawn uniformly, and the value of a line drawn uniformly (more often a "
-        "number that many lines lead to). The right number is excluded from the draws."
-    )
-    wrong = {step: by for step, found in misled.items() if (by := wrong_answers(found))}
-    wrong_table(page, "step", wrong)
-    chance = draws["any number"]["dereferencing"]
-    random = next((step for step, found in answers.items() if _random(found[::2], chance, sure=False)), None)
-    later = {step: found for step, found in misled.items() if step > (random or -1)}
-    shallow = {step: by for step, found in later.items() if (by := wrong_answers(found[::2]))}
-    chosen = max(shallow, key=lambda step: shallow[step][EARLY].low or -1.0, default=None)
-    is_random = None if random is None else _random(answers[random][1::2], chance)
-    early = None if chosen is None else wrong_answers(misled[chosen][1::2]).get(EARLY)
-    page.keep("early_lines_on_the_other_half", early)
-    begins = next((step for step, by in seen.items() if by["a digit"].estimate > 0.5), last)
+
+
+@dataclass(frozen=True)
+class _EarlyPhases:
+    """The checkpoints of the first two phases: selected on one half of the programs, measured on the other."""
+
+    random: int | None
+    """The step of random numbers: the first of digits that are right no more often than drawn ones."""
+    is_random: bool | None
+    """Whether it is that on the other half too, by 95% CIs."""
+    chosen: int | None
+    """The later step at which wrong answers are most surely on early lines."""
+    early: Interval | None
+    """How much more often than by chance they are there, on the other half."""
+
+    @classmethod
+    def of(cls, answers: Mapping[int, Answers], misled: Mapping[int, Answers], chance: Interval) -> _EarlyPhases:
+        """From the answers by step, to all programs and to those on which the heuristics are wrong."""
+        random = next((step for step, found in answers.items() if _random(found[::2], chance, sure=False)), None)
+        later = {step: found for step, found in misled.items() if step > (random or -1)}
+        shallow = {step: by for step, found in later.items() if (by := wrong_answers(found[::2]))}
+        chosen = max(shallow, key=lambda step: shallow[step][EARLY].low or -1.0, default=None)
+        is_random = None if random is None else _random(answers[random][1::2], chance)
+        early = None if chosen is None else wrong_answers(misled[chosen][1::2]).get(EARLY)
+        return cls(random, is_random, chosen, early)
+
+
+def _digits(seen: Mapping[int, Mapping[str, Interval]]) -> str:
+    """Where answers become digits: their share at the step before and at that step, and how many are right there."""
+    begins = next((step for step, by in seen.items() if by["a digit"].estimate > 0.5), max(seen))
     before = max((step for step in seen if step < begins), default=begins)
-    right = where_wrong[last]["dereferencing"]
-    solved = surely_above(right, SOLVED)
-    page.claim(
-        *claim,
-        False if solved is False else every([solved, is_random or None, surely_above(early, 0) or None]),
-        f"random numbers at step {random} (digits at step {before}: {without_n(seen[before]['a digit'])}, at {begins}: "
-        f"{without_n(seen[begins]['a digit'])}, right {without_n(seen[begins]['dereferencing'])}, drawn "
-        f"{without_n(chance)}); "
-        f"{EXCESS}, at step {chosen}: {early or 'no wrong answer'}; right in the end {right}",
-        page.run.run_id,
-        result.run_id,
+    return (
+        f"digits at step {before}: {without_n(seen[before]['a digit'])}, at {begins}: "
+        f"{without_n(seen[begins]['a digit'])}, right {without_n(seen[begins]['dereferencing'])}"
     )
 
 
-def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: bool = True) -> bool:
+def _random(answers: Answers, chance: Interval, sure: bool = True) -> bool:
     """Whether answers are digits, and right no more often than random numbers: by 95% CIs (``sure``), or by rates."""
     if not answers:
         return False
@@ -143,7 +183,7 @@ def _random(answers: Sequence[tuple[int | None, str]], chance: Interval, sure: b
 
 
 def _explained_table(
-    page: Page, of: str, caption: str, answers: dict[int, list[tuple[int | None, str]]]
+    page: Page, of: str, caption: str, answers: dict[int, Answers]
 ) -> tuple[dict[int, dict[str, Interval]], dict[str, dict[str, Interval]]]:
     """Step -> the share of answers that each strategy explains; and pool -> its chance levels. Logs both."""
     shares = {step: explained(found) for step, found in answers.items() if found}

@@ -34,70 +34,9 @@ class ExperimentResult:
     tracking_uri: str
 
     def __str__(self) -> str:
-        cells = self.summary["cells"]
-        several = len({cell["generator"] for cell in cells}) > 1
-        head = (
-            "model",
-            *(["generator"] if several else []),
-            "hops",
-            "lines",
-            "accuracy",
-            "unparseable",
-            "errors",
-            "run",
-        )
-        rows: list[tuple[Any, ...]] = [head]
-        for cell in cells:
-            accuracy, warning = "none", None
-            if cell["num_samples"]:
-                interval = wilson(cell["correct"], cell["num_samples"])
-                accuracy, warning = str(interval), interval.warning
-            rows.append(
-                (
-                    *(
-                        cell["label"],
-                        *([cell["generator"]] if several else []),
-                        hops_text(cell["hops"]),
-                        cell["seq_len"],
-                    ),
-                    *(accuracy, cell["no_answer"], cell["errors"], cell["run_id"]),
-                )
-            )
-            if warning:
-                rows[-1] += (warning,)
-        lines = _table(rows)
-        errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
-        lines += [f"{count} errors: {message}" for message, count in errors.most_common(5)]
-        unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
-        lines += [f"{count} unparseable: {message}" for message, count in unanswered.most_common(5)]
-        lines += [f"finished cells used other settings: {line}" for line in self.summary.get("mixed", ())]
-        for backend, reason in dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells):
-            lines.append(f"backend {backend}: {reason}")
-        comparisons = self.summary["comparisons"]
-        told_apart = sum(c["p_adjusted"] < 0.05 for c in comparisons)
-        if len(comparisons) > MOST_PRINTED:
-            lines += ["", f"paired comparisons on the same programs: {told_apart} of {len(comparisons)} exact McNemar"]
-            lines[-1] += " tests have p < 0.05 after Holm's correction; all are in summary.json and comparisons.png"
-        elif comparisons:
-            lines += [
-                "",
-                "paired comparisons A - B on the same programs (difference in accuracy with uncorrected 95% CI;",
-            ]
-            lines[-1] += " correct only in A : only in B; exact McNemar test)"
-            lines += _table(
-                [
-                    (
-                        f"{c['first']} - {c['second']}",
-                        c["generator"],
-                        hops_text(c["hops"]),
-                        f"{c['seq_len']} lines",
-                        c["text"],
-                    )
-                    for c in comparisons
-                ]
-            )
-        over_cells = self.summary["comparisons_over_cells"]
-        if over_cells:
+        lines = [*_cell_lines(self.summary["cells"]), *_notes(self.summary)]
+        lines += _comparison_lines(self.summary["comparisons"])
+        if over_cells := self.summary["comparisons_over_cells"]:
             lines += [
                 "",
                 "paired comparisons over all cells, clustered by seed (n: seeds; exact sign-flip test over seeds)",
@@ -106,6 +45,57 @@ class ExperimentResult:
         if self.summary["shared_programs"]:
             lines += ["", self.summary["shared_programs"]]
         return "\n".join(lines)
+
+
+def _cell_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
+    """A table with one row per cell; with the generator where there are several."""
+    several = len({cell["generator"] for cell in cells}) > 1
+    head = ("model", *(["generator"] if several else []), "hops", "lines", "accuracy", "unparseable", "errors", "run")
+    rows: list[tuple[Any, ...]] = [head]
+    for cell in cells:
+        accuracy, warning = "none", None
+        if cell["num_samples"]:
+            interval = wilson(cell["correct"], cell["num_samples"])
+            accuracy, warning = str(interval), interval.warning
+        which = (cell["label"], *([cell["generator"]] if several else []), hops_text(cell["hops"]), cell["seq_len"])
+        row = (*which, accuracy, cell["no_answer"], cell["errors"], cell["run_id"])
+        rows.append((*row, warning) if warning else row)
+    return _table(rows)
+
+
+def _notes(summary: dict[str, Any]) -> list[str]:
+    """The most frequent errors and unparseable answers, cells of other settings, and the backends with their reason."""
+    cells = summary["cells"]
+    errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
+    lines = [f"{count} errors: {message}" for message, count in errors.most_common(5)]
+    unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
+    lines += [f"{count} unparseable: {message}" for message, count in unanswered.most_common(5)]
+    lines += [f"finished cells used other settings: {line}" for line in summary.get("mixed", ())]
+    backends = dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells)
+    return lines + [f"backend {backend}: {reason}" for backend, reason in backends]
+
+
+def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
+    """The paired comparisons one by one; of more than ``MOST_PRINTED`` only how many tests are significant."""
+    if not comparisons:
+        return []
+    if len(comparisons) > MOST_PRINTED:
+        told_apart = sum(c["p_adjusted"] < 0.05 for c in comparisons)
+        return [
+            "",
+            f"paired comparisons on the same programs: {told_apart} of {len(comparisons)} exact McNemar tests have "
+            "p < 0.05 after Holm's correction; all are in summary.json and comparisons.png",
+        ]
+    rows = [
+        (f"{c['first']} - {c['second']}", c["generator"], hops_text(c["hops"]), f"{c['seq_len']} lines", c["text"])
+        for c in comparisons
+    ]
+    return [
+        "",
+        "paired comparisons A - B on the same programs (difference in accuracy with uncorrected 95% CI; correct only "
+        "in A : only in B; exact McNemar test)",
+        *_table(rows),
+    ]
 
 
 def _table(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -141,7 +141,7 @@ class ExperimentRunner:
         Raises:
             StudyDiffers: without ``mix``; before anything is written.
             debug.tracking.StillRunning: without ``take_over``; before anything is written.
-            As :meth:`run`.
+            InputError: as :meth:`run`.
         """
         for model_id in dict.fromkeys(model_id for config in configs for model_id in config.models):
             if heuristics.find(model_id) is None:

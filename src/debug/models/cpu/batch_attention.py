@@ -20,6 +20,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from debug.models.cpu import switched_on
+
 NAME = "debug_batch_attention"
 
 
@@ -52,7 +54,8 @@ class _Rows(DynamicLayer):
 def suits(model: Any) -> bool:
     """Whether a model's attention can be done so: PyTorch's own, on a CPU, plain keys and values in every layer."""
     return (
-        model.config._attn_implementation == "sdpa"
+        switched_on()
+        and model.config._attn_implementation == "sdpa"
         and model.device.type == "cpu"
         and {type(layer) for layer in DynamicCache(config=model.config).layers} == {DynamicLayer}
     )

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from debug.models.cpu import switched_on
+
 
 class PackedLinear(TorchFunctionMode):
     """While it lasts, a model's linear layers multiply by packed weights; equal to PyTorch but for rounding.
@@ -53,4 +55,4 @@ ROWS = 64
 
 def _suits(weight: Tensor) -> bool:
     mkl = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return mkl and weight.dtype == torch.float32 and weight.device.type == "cpu"
+    return switched_on() and mkl and weight.dtype == torch.float32 and weight.device.type == "cpu"
