@@ -16,8 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from array_types import ArrayTypes
 
-if not os.environ.get("NOHOOK"):
-    sys.meta_path.insert(0, ArrayTypes("debug"))
+sys.meta_path.insert(0, ArrayTypes("debug"))  # before any import of it
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 

@@ -9,7 +9,17 @@ from debug import models, prompts
 from debug.models.cpu import batch_attention
 from debug.models.cpu.packed_linear import PackedLinear
 
-TAKEN = {"qwen2", "qwen3", "qwen3_moe", "mixtral", "llama", "gpt2", "gpt_neox", "opt", "phi3"}  # no sliding windows, no soft caps
+TAKEN = {
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "mixtral",
+    "llama",
+    "gpt2",
+    "gpt_neox",
+    "opt",
+    "phi3",
+}  # no sliding windows, no soft caps
 DIGITS = [str(digit) for digit in range(10)]
 EXAMPLES = prompts.few_shot("variable_binding", 5, 2)
 

@@ -73,7 +73,7 @@ def test_what_is_no_program_has_no_pair(text: str) -> None:
 @pytest.mark.parametrize("value", [1.5, "b", True, None.__class__, 10**18])
 def test_a_root_value_that_is_no_number_of_a_program_is_refused(value: object) -> None:
     with pytest.raises(ProgramError):
-        make_pair("b = 1\nc = 5\na = b\n#a: ", root_value=value)  # type: ignore[arg-type]
+        make_pair("b = 1\nc = 5\na = b\n#a: ", root_value=value)  # type: ignore[arg-type]  (refused)
 
 
 # --- The same-answer control's source ---

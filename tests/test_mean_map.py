@@ -93,7 +93,7 @@ def test_a_staircase_is_found(n: int) -> None:
 @pytest.mark.parametrize("rate", [0.5, 0.95])
 def test_where_all_targets_succeed_alike_nothing_is_handed_over(rate: float) -> None:
     rng = np.random.default_rng(0)
-    found = [moves(drawn(rng, rates(rate, n_layers=13), 20)) for _ in range(60)]
+    found = [moves(drawn(rng, rates(rate, 13), 20)) for _ in range(60)]
     assert np.mean([bool(of) for of in found]) <= 0.05
 
 
@@ -168,8 +168,9 @@ def test_the_interval_of_a_peak_covers_its_truth(n: int, single: bool) -> None:
         truth[1, 9] = 0.8 if single else 0.3
         success = {t: (rng.random((n, 30)) < truth[k]).astype(float) for k, t in enumerate(TARGETS[1:4])}
         best = max(peaks(success, range(30), below_top).values(), key=lambda peak: present(peak.chosen.low))
-        assert best.rate.n == n // 2
-        covered.append(best.rate.low <= truth[TARGETS.index(best.target) - 1, best.layer] <= best.rate.high)
+        rate = present(best.rate)
+        assert rate.n == n // 2
+        covered.append(present(rate.low) <= truth[TARGETS.index(best.target) - 1, best.layer] <= present(rate.high))
         highest = max(rows.mean(axis=0).max() for rows in success.values())
         naive.append(highest - 1.96 * np.sqrt(highest * (1 - highest) / n) <= 0.3)
     assert np.mean(covered) >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / 300)

@@ -303,7 +303,7 @@ def test_a_parser_that_fails_is_an_error_that_shows_the_text():
     with pytest.raises(ValueError, match=r"parser failed on 'four': ValueError"):
         parse_answer(int, "four")
     with pytest.raises(ValueError, match="parser returned"):
-        parse_answer(list, "four")  # type: ignore[arg-type]
+        parse_answer(list, "four")  # type: ignore[arg-type]  (refused)
 
 
 # Configuration

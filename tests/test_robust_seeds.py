@@ -192,11 +192,10 @@ def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkey
     assert present(found.rate).estimate == 0
 
 
-class Cell(RunWriter):
+class Cell:
     """In the place of a run: keeps the metrics."""
 
-    def __init__(self) -> None:
-        self.name, self.run_id = "cell", "0"
+    name, run_id = "cell", "0"
 
     def append_jsonl(self, name, records): ...
 
@@ -216,7 +215,7 @@ def searched(monkeypatch, robust, count, batch_size, max_tried, errors=()):
 
     monkeypatch.setattr(searching, "_pairs", lambda *_: iter(range(len(robust))))
     monkeypatch.setattr(searching, "_ask", ask)
-    cell = Cell()
+    cell: Any = Cell()
     search = RobustSearch(models=["heuristic:any-number"], hops=[3], seq_lens=[5], count=count, max_tried=max_tried)
     found = searching._search_cell(search, [], 3, 5, batch_size, cell)
     assert found.seeds == np.flatnonzero(robust)[: len(found.seeds)].tolist()
