@@ -7,31 +7,28 @@ with the patched tokens marked, and the clean, counterfactual and patched predic
 from __future__ import annotations
 
 import altair as alt
-import numpy as np
 import polars as pl
 import streamlit as st
+from behind import behind_cell, mean_table, pairs_behind
 from store import load, mean_of
+from two_maps import beside
 from view import (
-    again,
     all_runs,
     choice,
     chosen_runs,
     draw,
     in_url,
-    literally,
     number,
     one_in_url,
     one_run,
     part,
-    problem,
-    put,
     put_now,
     run_label,
     said_of,
     yes,
 )
 
-from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, MeanOverPairs, column_of, mean_over_pairs, title_of
+from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs, title_of
 from debug.causal_visualization import (
     causal_heatmap,
     cells,
@@ -43,7 +40,7 @@ from debug.causal_visualization import (
     visible,
 )
 from debug.causal_visualization.interactive import clickable, outlined, quick
-from debug.causal_visualization.side_by_side import no_difference, side_by_side, top_tokens
+from debug.causal_visualization.side_by_side import top_tokens
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
 from debug.tracking import LoggedRun
@@ -181,75 +178,6 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         part(pairs_behind, run, mean, behind, target, layer, metric)
 
 
-def mean_table(mean: MeanCausalMap) -> pl.DataFrame:
-    rows = [
-        {
-            "target": curve.target,
-            "layer": layer,
-            "metric": column_of(metric, mean),
-            "mean": value.estimate,
-            "ci_low": value.low,
-            "ci_high": value.high,
-            "n": value.n,
-        }
-        for curve in mean.curves
-        for metric in mean.metrics
-        for layer, value in zip(mean.layers, curve[metric], strict=True)
-        if value is not None
-    ]
-    return pl.DataFrame(rows, infer_schema_length=None)
-
-
-def pairs_behind(
-    run: LoggedRun,
-    mean: MeanCausalMap,
-    behind: MeanOverPairs,
-    target: str,
-    layer: int,
-    metric: str,
-    beside: str | None = None,
-) -> None:
-    """A table with one row per pair; a click opens that pair, compared with the run ``beside`` where that is given."""
-    numbers, values = behind.behind(target, layer)
-    curve = mean[target]
-    st.subheader("Pairs behind this mean")
-    literally(
-        f"{target} at layer {layer}: {title_of(metric, mean)} {curve[metric][mean.layers.index(layer)] or 'no value'}"
-    )
-    pairs = run.pairs
-    texts = [pairs[n].original.text.replace("\n", " ⏎ ") if n < len(pairs) else None for n in numbers]
-    counterfactual = [str(pairs[n].expected_counterfactual) if n < len(pairs) else None for n in numbers]
-    table = pl.DataFrame(
-        {
-            "pair": numbers,
-            metric: values[metric],
-            "program": texts,
-            "counterfactual answer": counterfactual,
-            **{name: values[name] for name in mean.metrics if name != metric},
-        }
-    ).fill_nan(None)
-    lowest_first = table.sort(metric, "pair", nulls_last=True)
-    event = st.dataframe(
-        lowest_first,
-        hide_index=True,
-        height=250,
-        on_select="rerun",
-        selection_mode="single-row",
-        key=f"behind {run.run_id} {target} {layer} {metric}",
-        column_config={
-            name: st.column_config.NumberColumn(title_of(name, mean), format="%.3f") for name in mean.metrics
-        },
-    )
-    for chosen in event["selection"]["rows"]:
-        pair = int(lowest_first["pair"][chosen])
-        causal_map = run.maps[pair]
-        column = causal_map.target_columns.get(curve.place.target)
-        token = causal_map.columns[column][0] if column is not None else None
-        put(run=run.run_id, **{"with": beside}, pair=pair, layer=layer, token=token)
-        again()
-    st.caption("Select a row to open that pair at this layer and target.")
-
-
 # --- a pair ----------------------------------------------------------------------------------------------------------
 
 
@@ -313,171 +241,6 @@ def without_what_is_the_same(causal_map: CausalMap, token: int | None) -> Causal
         return causal_map
     label = f"Show the first {left_out} tokens too (the same in both programs: patching them changes nothing)"
     return causal_map if yes("whole", label) else causal_map.beginning_at(start)
-
-
-def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
-    """The programs with the patched tokens marked, and the predictions of the clean, counterfactual and patched run."""
-    marked: set[int] = set()
-    if where is None:
-        st.caption("Click the heatmap to see the metrics and predictions of one intervention.")
-    else:
-        marked = set(causal_map.columns[where[-1]])
-        st.subheader("Selected intervention")
-        measured(causal_map, where)
-    left, right = st.columns(2)
-    with left:
-        what = "ends of cut edges" if causal_map.source == "knockout" else "patched tokens"
-        st.caption("Prompt" + (f", {what} in ⟦…⟧" if marked else ""))
-        literally("".join(mark(token) if at in marked else token for at, token in enumerate(causal_map.tokens)))
-    if causal_map.pair < 0:
-        st.info("The programs of this map were not recorded.")
-        return
-    if causal_map.pair >= len(run.pairs):
-        problem("The program of this map is not among the programs of the run.", f"pair {causal_map.pair}")
-        return
-    pair = run.pairs[causal_map.pair]
-    with right:
-        st.caption("Original and counterfactual program, with answers")
-        side, other = st.columns(2)
-        side.code(f"{pair.original.text}{pair.original.answer}", language=None)
-        other.code(f"{pair.counterfactual.text}{pair.counterfactual.answer}", language=None)
-        st.page_link(
-            "rerun.py",
-            label="Re-run this pair with other settings",
-            icon=":material/replay:",
-            query_params={"run": run.run_id, "pair": str(causal_map.pair)},
-        )
-
-
-def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
-    """The metrics of one intervention, and the top tokens and logits of the three runs."""
-    values = {title_of(metric, causal_map): causal_map.values(metric)[where] for metric in causal_map.metrics}
-    literally(
-        "\n".join(f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items())
-    )
-    table = predictions(causal_map, where)
-    logits = {name: st.column_config.NumberColumn(name, format="%.3f") for name in table.columns[2:]}
-    st.dataframe(table, hide_index=True, placeholder="", column_config=logits)
-
-
-def mark(token: str) -> str:
-    return f"⟦{visible(token)}⟧" + ("\n" if "\n" in token else "")
-
-
-def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
-    def text(token: int) -> str | None:
-        return None if token < 0 else visible(causal_map.vocabulary.get(token, f"token {token}"))
-
-    z = [causal_map.z_clean, causal_map.z_counterfactual, causal_map.z_patched[place]]
-    tops = [*causal_map.top_tokens, int(causal_map.top[place])]
-    c, o = (text(token) or "not recorded" for token in causal_map.answer_tokens)
-    return pl.DataFrame(
-        {
-            "run": ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"],
-            "top token": [text(token) for token in tops],
-            f"logit of {c} (counterfactual)": [float(logits[0]) for logits in z],
-            f"logit of {o} (original)": [float(logits[1]) for logits in z],
-        }
-    ).fill_nan(None)
-
-
-# --- two runs --------------------------------------------------------------------------------------------------------
-
-
-def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric: str) -> None:
-    other = load(second)
-    if not len(other.maps):
-        st.info("The run to compare with has no causal maps.")
-        return
-    if isinstance(shown, MeanCausalMap):
-        with_it: CausalMap | MeanCausalMap | None = mean_of(other)[0]
-    else:
-        with_it = same_pair(run, shown, other)
-    if with_it is None:
-        st.info("The run to compare with has no map of this pair. The means over pairs can be compared.")
-        return
-    if metric not in with_it.metrics:
-        st.info(f"The run to compare with has no {title_of(metric, with_it)}.")
-        return
-    titles = [name_of(each) for each in (run, other)]
-    if titles[0] == titles[1]:
-        titles = [f"{title} · {each.run_id[:8]}" for title, each in zip(titles, (run, other), strict=True)]
-    place = place_in(shown, with_it)
-    tables = [
-        map_table(each).with_columns(run=pl.lit(title)) for each, title in zip((shown, with_it), titles, strict=True)
-    ]
-    why = no_difference(shown, with_it, (run.params.get("hops"), other.params.get("hops")))
-    chart = side_by_side(shown, with_it, metric, (titles[0], titles[1]), place, difference=why is None)
-
-    def open_cell(cell: dict) -> None:
-        if isinstance(shown, MeanCausalMap) and isinstance(with_it, MeanCausalMap):
-            curves = [*shown.curves, *with_it.curves]
-            names = {visible(curve.target): curve.target for curve in curves}
-            put_now(layer=cell.get("layer"), target=names.get(str(cell.get("target"))))
-        else:
-            put_now(layer=cell.get("layer"), token=cell.get("position"))
-
-    draw(
-        clickable(chart, "target", "position", "layer"),
-        "side-by-side",
-        pl.concat(tables, how="diagonal_relaxed"),
-        open_cell,
-    )
-    if why is not None:
-        st.info(why)
-    third = "" if why else "; A − B has its own scale, centred on zero"
-    st.caption(f"A and B share one colour scale{third}. Click a heatmap to see both runs at one place.")
-    if place is None:
-        return
-    both = ((run, shown, titles[0], other), (other, with_it, titles[1], run))
-    for box, (each, of, title, against) in zip(st.columns(2), both, strict=True):
-        with box:
-            literally(title)
-            part(behind_one, each, of, *place, metric, against)
-
-
-def place_in(*maps: CausalMap | MeanCausalMap) -> tuple[str | int, int] | None:
-    """The target or token position, and the layer, that the URL names, where one of the maps has it."""
-    layer, at = number("layer"), number("token")
-    if all(isinstance(each, MeanCausalMap) for each in maps):
-        at = one_in_url("target")
-    for each in maps:
-        places = [c.target for c in each.curves] if isinstance(each, MeanCausalMap) else each.positions
-        if at is not None and layer is not None and at in places and layer in each.layers:
-            return at, layer
-    return None
-
-
-def map_table(of: CausalMap | MeanCausalMap) -> pl.DataFrame:
-    return mean_table(of) if isinstance(of, MeanCausalMap) else cells(of)
-
-
-def behind_one(
-    run: LoggedRun, shown: CausalMap | MeanCausalMap, at: str | int, layer: int, metric: str, other: LoggedRun
-) -> None:
-    """One of two runs at the place that was clicked: the pairs behind a mean, or the intervention of a pair."""
-    if isinstance(shown, MeanCausalMap):
-        if place_in(shown) is not None:
-            pairs_behind(run, *mean_of(run), str(at), layer, metric, other.run_id)
-            return
-    elif place_in(shown) is not None:
-        behind_cell(run, shown, (shown.layers.index(layer), shown.positions.index(int(at))))
-        return
-    st.info("This run has no value at this place.")
-
-
-def name_of(run: LoggedRun) -> str:
-    return run.name if run.name else run.run_id[:8]
-
-
-def same_pair(run: LoggedRun, causal_map: CausalMap, other: LoggedRun) -> CausalMap | None:
-    """The other run's map of the same two programs."""
-    if not 0 <= causal_map.pair < len(run.pairs):
-        return None
-    wanted = run.pairs[causal_map.pair]
-    both = wanted.original, wanted.counterfactual
-    numbers = {n for n, pair in enumerate(other.pairs) if (pair.original, pair.counterfactual) == both}
-    return next((each for each in other.maps if each.pair in numbers), None) if numbers else None
 
 
 page()

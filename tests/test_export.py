@@ -150,7 +150,7 @@ def rewritten(folder: Path, change) -> None:
         (lambda c: c.update(schema=2), "field 'schema' is 2; this version of the project reads up to 1"),
         (lambda c: c.update(schema="1"), "field 'schema' is '1'"),
         (lambda c: c.update(run=[]), "field 'run' is"),
-        (lambda c: c["run"].pop("params"), "field 'run.params' it is missing"),
+        (lambda c: c["run"].pop("params"), "field 'run.params' is missing"),
         (lambda c: c["run"].update(run_id="../x"), "field 'run.run_id' is '../x'; expected the id of a run"),
         (lambda c: c["run"].update(name=""), "field 'run.name'"),
         (lambda c: c["run"].update(status="RUNNING"), "field 'run.status'"),

@@ -233,7 +233,7 @@ def test_rows_that_make_no_sense_are_reported_and_the_rest_is_imported(store_of_
         "row 42: field 'layer_idx' is None",
         "row 43: field 'target_token_pos' is 13; expected one of 13 tokens",
         "row 45: field 'success_rate' is 2; expected a share between 0 and 1",
-        "row 46: field 'success_rate' is nan; expected a finite number",
+        "row 46: field 'success_rate' is nan; expected a share between 0 and 1",
         "row 49: field 'original_top_token' is 3; it was 23",
         "row 50: says something else of the cell that row 0 is of",
         "row 51: field 'layer_idx' is missing",

@@ -1,19 +1,17 @@
-"""What a value that was read from a file must be. Files of a store or of an older result folder are untrusted.
+"""JSON files, which are untrusted, and what programs and answers of a caller's own functions must be.
 
-A check takes a value and raises InputError with what was expected; whoever calls it names the file and the field.
+A check takes a value and raises InputError with what was expected; whoever calls it names the field. Of records that
+are read from files see :mod:`debug.records`.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from debug.errors import InputError
 
-Check = Callable[[Any], None]
 LARGEST_JSON = 2**26  # bytes of a file that is parsed as a whole: a parsed value takes some twenty times as much memory
 LONGEST_LINE = 2**24
 
@@ -54,11 +52,6 @@ def integer(value: Any) -> None:
         raise InputError("expected an integer of at most 64 bits")
 
 
-def number(value: Any) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
-        raise InputError("expected a finite number")
-
-
 def text(value: Any) -> None:
     if not isinstance(value, str):
         raise InputError("expected a text")
@@ -66,11 +59,6 @@ def text(value: Any) -> None:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise InputError(f"expected a text, and a lone surrogate is none: {error.reason}") from error
-
-
-def boolean(value: Any) -> None:
-    if not isinstance(value, bool):
-        raise InputError("expected true or false")
 
 
 def answer(value: Any) -> None:

@@ -10,8 +10,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from debug.causal_map.grid import CausalMap, CausalMapError
-from debug.causal_map.header import ARRAYS
+from debug.causal_map.grid import ARRAYS, CausalMap, CausalMapError
 from debug.causal_map.metrics import LEGACY
 
 LONGEST_HEADER = 2**24  # characters that say what the maps of one file are of

@@ -11,12 +11,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from debug.causal_map.header import ARRAYS, DEFAULTS, HEADER
 from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
 from debug.errors import InputError
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 ROOT, FINAL = "ref_depth_1_rhs", "final"
+ARRAYS = {
+    "z_clean": np.float32,
+    "z_counterfactual": np.float32,
+    "z_patched": np.float32,
+    "top": np.int64,
+    "control_top": np.int64,
+    "lens_logits": np.float32,
+    "lens_ranks": np.int64,
+    **dict.fromkeys(LEGACY, np.float32),
+}
+"""The arrays of a map, in a file of maps too."""
 
 
 class CausalMapError(InputError):
@@ -212,7 +222,9 @@ class CausalMap:
     @classmethod
     def from_tensors(cls, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> CausalMap:
         """Raises CausalMapError for whatever is missing or of the wrong type."""
-        values: dict[str, Any] = {}
+        from debug.causal_map.header import Header  # here: pydantic
+        from debug.records import validated
+
         header = dict(header)
         if "target_columns" not in header:  # the first maps had each target on a column of its own positions
             with suppress(KeyError, ValueError, TypeError, AttributeError):  # what is wrong with these is told below
@@ -220,16 +232,7 @@ class CausalMap:
                 header["target_columns"] = {t: columns.index(sorted(at)) for t, at in header["targets"].items()}
         if "heads" not in header and getattr(arrays.get("top"), "ndim", 0) == 3:
             header["heads"] = [[head] for head in range(arrays["top"].shape[1])]
-        for name, check in HEADER.items():
-            if name not in header and name in DEFAULTS:
-                continue
-            if name not in header:
-                raise CausalMapError(f"field {name!r} is missing")
-            try:
-                values[name] = check(header[name])
-            except (TypeError, ValueError, AttributeError) as error:
-                raise CausalMapError(f"field {name!r} is {header[name]!r:.80}: {error}") from error
-        values.update(arrays)
+        values: dict[str, Any] = {**validated(Header, header, CausalMapError), **arrays}
         return cls(**values)
 
 

@@ -1,86 +1,36 @@
-"""What a causal map says of itself: the fields of its header and its arrays, each with its check."""
+"""What a causal map says of itself beside its arrays. Imports pydantic: for whoever reads a file of maps."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, NotRequired
 
-import numpy as np
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from debug.causal_map.metrics import LEGACY
 from debug.causal_map.sources import DIRECTIONS, SOURCES
+from debug.records import Entries, Expected, Int32, List, Text, one_of
+
+_Two = Annotated[tuple[Int32, Int32], Expected("two integers of 32 bits")]
+_Token = Annotated[int, Field(ge=-(2**31), lt=2**31), Expected("an integer of 32 bits")]  # JSON's keys are texts
 
 
-def _int(value: Any) -> int:
-    if type(value) is int and -(2**31) <= value < 2**31:  # no bool
-        return value
-    raise TypeError("expected an integer of 32 bits")
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < 2**31:
-        raise TypeError("expected a number, 0 or more")
-    return float(value)
-
-
-def _str(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError("expected a text")
-    value.encode("utf-8")  # a lone surrogate is no text, and a ValueError
-    return value
-
-
-def _list(check: Any) -> Any:
-    def read(value: Any) -> list:
-        if not isinstance(value, list | tuple):
-            raise TypeError("expected a list")
-        return [check(item) for item in value]
-
-    return read
-
-
-def _two(value: Any) -> tuple[int, int]:
-    first, second = _list(_int)(value)
-    return first, second
-
-
-def _one_of(*options: str) -> Any:
-    def read(value: Any) -> str:
-        if value not in options:
-            raise ValueError(f"expected one of {', '.join(options)}")
-        return value
-
-    return read
-
-
-ARRAYS = {
-    "z_clean": np.float32,
-    "z_counterfactual": np.float32,
-    "z_patched": np.float32,
-    "top": np.int64,
-    "control_top": np.int64,
-    "lens_logits": np.float32,
-    "lens_ranks": np.int64,
-    **dict.fromkeys(LEGACY, np.float32),
-}
-HEADER: dict[str, Any] = {
-    "intervention_type": _str,
-    "pair": _int,
-    "tokens": _list(_str),
-    "layers": _list(_int),
-    "positions": _list(_int),
-    "columns": _list(_list(_int)),
-    "targets": lambda value: {_str(name): _list(_int)(positions) for name, positions in value.items()},
-    "n_layers": _int,
-    "first_difference": _int,
-    "answer_tokens": _two,
-    "top_tokens": _two,
-    "min_effect": _number,
-    "vocabulary": lambda value: {_int(int(token)): _str(text) for token, text in value.items()},
-    "target_columns": lambda value: {_str(name): _int(column) for name, column in value.items()},
-    "layer_window": _int,
-    "heads": _list(_list(_int)),
-    "source": _one_of(*SOURCES, "knockout"),
-    "direction": _one_of(*DIRECTIONS),
-    "method": _one_of("patching", "attribution", "imported"),
-}
-DEFAULTS = ("layer_window", "heads", "source", "direction", "method")  # what the first maps did not say
+class Header(TypedDict):
+    intervention_type: Text
+    pair: Int32
+    tokens: List[Text]
+    layers: List[Int32]
+    positions: List[Int32]
+    columns: List[List[Int32]]
+    targets: Entries[Text, List[Int32]]
+    n_layers: Int32
+    first_difference: Int32
+    answer_tokens: _Two
+    top_tokens: _Two
+    min_effect: Annotated[float, Field(strict=True, ge=0, lt=2**31), Expected("a number, 0 or more")]
+    vocabulary: Entries[_Token, Text]
+    target_columns: Entries[Text, Int32]
+    layer_window: NotRequired[Int32]  # what the first maps did not say, from here on
+    heads: NotRequired[List[List[Int32]]]
+    source: NotRequired[Annotated[str, one_of(*SOURCES, "knockout")]]
+    direction: NotRequired[Annotated[str, one_of(*DIRECTIONS)]]
+    method: NotRequired[Annotated[str, one_of("patching", "attribution", "imported")]]

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from debug.causal_map.sources import PAIR_SOURCES
 from debug.errors import InputError
 
-if TYPE_CHECKING:
-    from debug.causal_map.grid import CausalMap
 
-Values = Callable[["CausalMap"], Float[np.ndarray, "layer *head column"]]
+class Logits(Protocol):
+    """What metrics read of a :class:`debug.causal_map.CausalMap`."""
+
+    z_clean: Float[np.ndarray, "2"]
+    z_counterfactual: Float[np.ndarray, "2"]
+    z_patched: Float[np.ndarray, "layer *head column 2"]
+    top: Int[np.ndarray, "layer *head column"]
+    control_top: Int[np.ndarray, "layer *head target"] | None
+    answer_tokens: tuple[int, int]
+    min_effect: float
+    source: str
+    method: str
+
+    @property
+    def estimated(self) -> bool: ...
+
+
+Values = Callable[..., Float[np.ndarray, "layer *head column"]]
+"""Of a map: its values."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +44,7 @@ class Metric:
     """On screen."""
     of: Values
     """Its values over all columns; NaN where there is none. Of a metric of the control: over its targets."""
-    has: Callable[[CausalMap], bool]
+    has: Callable[..., bool]
     """Which maps have it."""
     scale: Literal["rate", "share", "logit"] = "logit"
     """"rate": yes or no, 0 to 1. "share": of the whole effect, 0 none, 1 all. "logit": an amount of logits."""
@@ -55,7 +71,7 @@ class Metric:
 def _top_is(which: int) -> Values:
     """Whether the patched run's top token is c (0) or o (1); NaN where it, or the answer, is not known."""
 
-    def of(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+    def of(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
         answer = causal_map.answer_tokens[which]
         return np.where((causal_map.top < 0) | (answer < 0), np.nan, causal_map.top == answer)
 
@@ -63,43 +79,43 @@ def _top_is(which: int) -> Values:
 
 
 def _control_top_is(which: int) -> Values:
-    def of(causal_map: CausalMap) -> Float[np.ndarray, "layer *head target"]:
+    def of(causal_map: Logits) -> Float[np.ndarray, "layer *head target"]:
         assert causal_map.control_top is not None
         return (causal_map.control_top == causal_map.answer_tokens[which]).astype(float)
 
     return of
 
 
-def _change(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+def _change(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
     return (causal_map.z_patched[..., 0] - causal_map.z_clean[0]).astype(float)
 
 
-def _share(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+def _share(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
     whole = float(causal_map.z_counterfactual[0] - causal_map.z_clean[0])
     return _change(causal_map) / (whole if abs(whole) >= causal_map.min_effect else np.nan)
 
 
-def _difference(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+def _difference(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
     return (causal_map.z_patched[..., 0] - causal_map.z_patched[..., 1]).astype(float)
 
 
-def _drop(causal_map: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+def _drop(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
     return (causal_map.z_clean[1] - causal_map.z_patched[..., 1]).astype(float)
 
 
-def _legacy(name: str) -> tuple[Values, Callable[[CausalMap], bool]]:
+def _legacy(name: str) -> tuple[Values, Callable[..., bool]]:
     return lambda m: getattr(m, name).astype(float), lambda m: m.method == "imported" and getattr(m, name) is not None
 
 
-def _patched(causal_map: CausalMap) -> bool:
+def _patched(causal_map: Logits) -> bool:
     return causal_map.source in PAIR_SOURCES and causal_map.method != "imported"
 
 
-def _ablated(causal_map: CausalMap) -> bool:
+def _ablated(causal_map: Logits) -> bool:
     return causal_map.source not in PAIR_SOURCES
 
 
-def _controlled(causal_map: CausalMap) -> bool:
+def _controlled(causal_map: Logits) -> bool:
     return causal_map.control_top is not None
 
 
@@ -178,7 +194,6 @@ def as_metric(metric: str | Metric | Values) -> Metric:
     return METRICS[metric]
 
 
-@runtime_checkable
 class MayBeEstimated(Protocol):
     """A map, or a mean of maps."""
 
@@ -197,7 +212,7 @@ def metric_of(column: str) -> Metric:
     return METRICS.get(name) or Metric(name, name.replace("_", " "), _unknown, lambda _: False)
 
 
-def _unknown(_: CausalMap) -> Float[np.ndarray, "layer *head column"]:
+def _unknown(_: Logits) -> Float[np.ndarray, "layer *head column"]:
     raise InputError("this metric is known by its name alone; give it as a function")
 
 

@@ -1,8 +1,8 @@
-"""The experiment: pairs -> causal maps. Which cells a plan makes of a pair, and what became of each.
+"""The experiment: pairs -> causal maps. Which interventions a plan makes of a pair, and what became of each.
 
-A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every cell of it is data
-for the engine's one primitive, and so are the same-answer control at the targets and the self-checks, which run packed
-among them. Knows no MLflow, no Streamlit, no file.
+A map is rows of layers (or windows of them) x columns of token positions (x sets of heads); every square of it is an
+intervention, data for the engine's one primitive. So are the same-answer control at the targets and the self-checks,
+which run packed among them. Knows no MLflow, no Streamlit, no file.
 The method is that of Wu, Geiger and Millière (ICML 2025, arXiv 2505.20896); attribution patching is Nanda's (2023).
 """
 

@@ -11,41 +11,41 @@ from jaxtyping import Bool, Float
 from debug.causal_map import CausalMap, ratio_of_means
 from debug.statistics import Interval, bootstrap_mean
 
-MATTERS = 0.1  # share of the counterfactual's whole effect from which on a cell does
+MATTERS = 0.1  # share of the counterfactual's whole effect from which on a square does
 
 
 class Agreement(NamedTuple):
-    """An attribution beside exact patching, at cells of one pair.
+    """An attribution beside exact patching, at squares of one pair's map.
 
-    The cells are ``AGREEMENT_CELLS`` drawn from all that were estimated, each alike, and the ``LARGEST_CELLS`` with the
-    largest estimates. One of the latter stands for itself, one of the others for as many as were not drawn.
+    The squares are ``AGREEMENT_CELLS`` drawn from all that were estimated, each alike, and the ``LARGEST_CELLS`` with
+    the largest estimates. One of the latter stands for itself, one of the others for as many as were not drawn.
     """
 
-    exact: Float[np.ndarray, " cell"]
+    exact: Float[np.ndarray, " square"]
     """Effects on the logit of c as shares of the counterfactual's whole effect."""
-    estimated: Float[np.ndarray, " cell"]
-    weights: Float[np.ndarray, " cell"]
-    """For how many cells each stands."""
+    estimated: Float[np.ndarray, " square"]
+    weights: Float[np.ndarray, " square"]
+    """For how many squares each stands."""
 
     @property
-    def matters(self) -> Bool[np.ndarray, " cell"]:
+    def matters(self) -> Bool[np.ndarray, " square"]:
         """Whether the exact effect is at least the share ``MATTERS`` of the whole one."""
         return np.abs(self.exact) >= MATTERS
 
     @property
     def rank(self) -> float | None:
-        """Spearman's correlation among the cells that matter; None of fewer than 3, or where all are equal."""
+        """Spearman's correlation among the squares that matter; None of fewer than 3, or where all are equal."""
         return _spearman(self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters], 3)
 
     @property
     def slope(self) -> tuple[float, float]:
-        """Of the estimate on the exact effect, through zero, among the cells that matter: numerator and denominator."""
+        """Of the estimate on the exact effect, through zero, among squares that matter: numerator and denominator."""
         exact, estimated, weights = self.exact[self.matters], self.estimated[self.matters], self.weights[self.matters]
         return float((weights * exact * estimated).sum()), float((weights * exact**2).sum())
 
     @property
     def missed(self) -> tuple[float, float]:
-        """How many cells matter that the estimate says do not, or turn the other way; how many matter."""
+        """How many squares matter that the estimate says do not, or turn the other way; how many matter."""
         seen = self.estimated * np.sign(self.exact) >= MATTERS
         return float(self.weights[self.matters & ~seen].sum()), float(self.weights[self.matters].sum())
 
@@ -65,8 +65,8 @@ def agreement_of(
 
 
 def agreement_metrics(pairs: Sequence[Agreement]) -> dict[str, Interval]:
-    """Attribution beside exact patching, over pairs: of the cells that matter the mean rank agreement, the slope of the
-    estimate on the exact effect, and the share that the estimate misses. What no pair has is left out."""
+    """Attribution beside exact patching, over pairs: of the squares that matter the mean rank agreement, the slope
+    of the estimate on the exact effect, and the share that the estimate misses. What no pair has is left out."""
     found: dict[str, Interval | None] = {}
     if ranks := [pair.rank for pair in pairs if pair.rank is not None]:
         found["rank_agreement_where_it_matters"] = bootstrap_mean(ranks)
@@ -84,12 +84,12 @@ def agreement_metrics(pairs: Sequence[Agreement]) -> dict[str, Interval]:
 
 
 def _spearman(
-    exact: Float[np.ndarray, " cell"],
-    estimated: Float[np.ndarray, " cell"],
-    weights: Float[np.ndarray, " cell"],
+    exact: Float[np.ndarray, " square"],
+    estimated: Float[np.ndarray, " square"],
+    weights: Float[np.ndarray, " square"],
     fewest: int = 2,
 ) -> float | None:
-    """Spearman's correlation, each cell counted as often as its weight says; scipy's has none."""
+    """Spearman's correlation, each square counted as often as its weight says; scipy's has none."""
     if len(exact) < fewest or (exact == exact[0]).all() or (estimated == estimated[0]).all():
         return None
     ranks = []

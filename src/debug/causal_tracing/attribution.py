@@ -1,4 +1,4 @@
-"""Attribution patching: every cell of a group estimated by its gradient, and some patched exactly to compare with.
+"""Attribution patching: every square of a group's maps estimated by its gradient; some patched exactly, to compare.
 
 The method is Nanda's (2023).
 """
@@ -23,7 +23,7 @@ from debug.engine import Intervention, Site, gradients, patched_logits
 from debug.engine.read_back import ReadBack
 from debug.engine.self_checks import Asked, Check, measured
 
-LOCALIZED_CELLS = 4  # of an attribution's exact sample, run once more the plain way
+LOCALIZED_CELLS = 4  # of an attribution's exact sample, patched once more the plain way
 AGREEMENT_CELLS = 64  # of a pair, drawn to be patched exactly, to compare an attribution with
 LARGEST_CELLS = 32  # and those beside them that the attribution calls the largest: few of those drawn matter
 
@@ -81,7 +81,7 @@ def estimate(group: Group, used: list[int], checks: list[Check]) -> Filled:
 def _estimated(
     group: Group, number: int, slopes: Sequence[Float[Tensor, "token width"]]
 ) -> Float[Tensor, "layer *head column 2"]:
-    """The logits of a pair's patched runs as the gradients of its clean run have them; of c alone."""
+    """The logits of a pair's patched forward passes as the gradients of its clean one have them; of c alone."""
     model, plan, passes = group.model, group.plan, group.passes
     clean, counterfactual = group.rows_of(number)
     z_patched = passes.logits[number, list(group.given[number].tokenized.answer_tokens)].cpu()

@@ -44,13 +44,13 @@ def trace_pairs(
     """Run a plan on pair after pair and yield what became of each, in order. Pairs of one length share forward passes.
 
     A pair that cannot be used is yielded with its reason, and the rest go on. Memory does not grow with their number.
-    ``stored`` gives the counterfactuals' runs of a plan whose source they are, ``reference`` the programs that means
-    are over and partners are drawn from; without it these are the first usable ones of the pairs.
+    ``stored`` gives the counterfactuals' activations to a plan whose source they are, ``reference`` the programs that
+    means are over and partners are drawn from; without it these are the first usable ones of the pairs.
 
     Raises:
         InputError: the plan does not fit the model.
-        SelfCheckError: logits of a patched run, or of all pairs, are not finite; or the self-checks of the pairs that
-            were yielded last failed.
+        SelfCheckError: logits of a patched forward pass, or of all pairs, are not finite; or the self-checks of the
+            pairs that were yielded last failed.
     """
     plan.layers_of(model)  # raises, before anything runs
     plan.heads_of(model)
@@ -139,7 +139,7 @@ def run_causal_tracing_experiment(
     batch_tokens: int | None = None,
     **plan: Any,
 ) -> CausalTracingResult:
-    """Patch every pair's counterfactual activations into its original run, cell by cell, and keep the maps in memory.
+    """Patch each pair's counterfactual activations into its clean forward pass, square by square; maps stay in memory.
 
     Nothing is logged; :class:`debug.causal_experiment_runner.CausalExperimentRunner` does the same as an MLflow run.
 

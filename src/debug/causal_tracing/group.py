@@ -1,4 +1,4 @@
-"""Pairs whose prompts have one length: the unpatched runs that their numbers come from, and the cells of their maps."""
+"""Pairs whose prompts have one length: the unpatched forward passes of their programs, and their interventions."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from debug.plan import Plan
 
 
 class Group:
-    """The unpatched runs of all pairs: programs, counterfactuals, controls, partners, and what is patched from."""
+    """The unpatched forward passes of all pairs: originals, counterfactuals, controls, partners, sources."""
 
     def __init__(
         self,
@@ -33,7 +33,8 @@ class Group:
     ) -> None:
         self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
         programs = [g.tokenized.original for g in given]
-        # Where the counterfactuals' runs are stored, one is run all the same: the self-checks compare with a whole run.
+        # Where the counterfactuals' activations are stored, the first pair's forward pass is made all the same: the
+        # self-checks compare with a whole one.
         programs += [g.tokenized.counterfactual for g in (given[:1] if plan.source == "stored" else given)]
         self.source_row: dict[int, int] = {}
         self.control_row: dict[int, int] = {}
@@ -63,7 +64,7 @@ class Group:
         self.tops = self.passes.logits.argmax(-1).tolist()
 
     def _add_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> None:
-        """Patch every pair from these, which are no run's: a source for each, or one for all."""
+        """Patch every pair from these, which are of no forward pass here: a source for each, or one for all."""
         count = len(next(iter(activations.values()))[0])
         self.source_row = {number: len(self.passes) + number % count for number in range(len(self.given))}
         dtype = self.passes.activations["residual_stream"][0].dtype
@@ -76,7 +77,7 @@ class Group:
         return {name: [at[row] for at in layers] for name, layers in self.passes.activations.items()}
 
     def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
-        """The stored runs in the places of runs; what is not stored is NaN, which no logits survive."""
+        """Stored activations in the places of forward passes; what is not stored is NaN, which no logits survive."""
         found = {}
         for name, layers in self.passes.activations.items():
             found[name] = [torch.full((len(self.given), *at.shape[1:]), torch.nan, dtype=at.dtype) for at in layers]
@@ -95,7 +96,7 @@ class Group:
         return found
 
     def counterfactual(self, number: int) -> tuple[Float[Tensor, "2"], int]:
-        """Of the counterfactual's run: the logits of both answers, and the top token."""
+        """Of the counterfactual forward pass: the logits of both answers, and the top token."""
         answers = list(self.given[number].tokenized.answer_tokens)
         if (stored := self.given[number].stored) is not None:
             return torch.tensor([stored.logits[token] for token in answers]), stored.top_token
@@ -103,18 +104,18 @@ class Group:
         return self.passes.logits[row, answers].cpu(), self.tops[row]
 
     def rows_of(self, number: int) -> tuple[int, int]:
-        """Of the run that is patched, and of its counterfactual's."""
+        """Of the clean forward pass, which is patched, and of the counterfactual one."""
         return number, len(self.given) + number
 
     def top_tokens(self, number: int) -> tuple[int, int]:
-        """Of the run that is patched, and of its counterfactual's."""
+        """Of the clean forward pass, which is patched, and of the counterfactual one."""
         return self.tops[number], self.counterfactual(number)[1]
 
     def is_finite(self, number: int) -> bool:
-        """Whether the logits of all runs that a pair's numbers come from are finite."""
+        """Whether the logits of all forward passes that a pair's numbers come from are finite."""
         rows = [number, self.source_row.get(number, number), self.control_row.get(number, number)]
         rows += [] if self.given[number].stored else [len(self.given) + number]
-        return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no run
+        return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no forward pass
 
     def said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
@@ -126,15 +127,15 @@ class Group:
         return {"correct": is_correct(one, self.plan, tops), "answers": answers, "prompt": prompts[0]}
 
     def first_difference(self, number: int) -> int:
-        """The first position at which the patched run and its source can differ."""
+        """The first position at which the clean forward pass and the source can differ."""
         return self.given[number].tokenized.first_difference if self.plan.patches_pairs else 0
 
     def interventions(
         self, number: int, source: int | None = None, first: int | None = None
     ) -> Iterator[tuple[tuple[int, ...], Intervention]]:
-        """(where it stands in the grid: row, (heads,) column; the cell), of all that can have an effect.
+        """(its square in the grid: row, (heads,) column; the intervention), of all that can have an effect.
 
-        Patched from the plan's source, or from another row of ``runs`` that differs from position ``first`` on.
+        Patched from the plan's source, or from another row of ``passes`` that differs from position ``first`` on.
         """
         source = self.source_row.get(number) if source is None else source
         first = self.first_difference(number) if first is None else first
@@ -167,7 +168,8 @@ def _can_matter(
 ) -> bool:
     """Whether patching these positions can change the answer at all.
 
-    Before the first differing token both runs are the same; above the last attention only the last token is read.
+    Before the first differing token both forward passes are the same; above the last attention only the last token is
+    read.
     """
     last_attention = n_layers if plan.intervention_type == "residual_stream" else n_layers - 1
     return max(column) >= first_difference and (layer < last_attention or length - 1 in column)

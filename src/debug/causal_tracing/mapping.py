@@ -1,4 +1,4 @@
-"""A pair's causal map from the numbers of its cells, with the logit lens of its clean run."""
+"""A pair's causal map from the numbers of its squares, with the logit lens of its clean forward pass."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, co
 
 
 def lens(group: Group, number: int) -> tuple[Float[np.ndarray, "row position 2"], Int[np.ndarray, "row position 2"]]:
-    """Logits and ranks of both answers, read off the clean run's residual stream (nostalgebraist 2020)."""
+    """Logits and ranks of both answers, read off the clean forward pass's residual stream (nostalgebraist 2020)."""
     positions, answers = group.given[number].columns.positions, list(group.given[number].tokenized.answer_tokens)
     hidden = torch.stack([layer[number, positions] for layer in group.passes.activations["residual_stream"]])
     logits, ranks = [], []

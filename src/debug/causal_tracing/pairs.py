@@ -23,7 +23,7 @@ PROBED = 8  # programs whose answers tell whether the model writes white space b
 
 
 class StoredRun(NamedTuple):
-    """A program's run as a log kept it: what patching from it needs, so that it is not run again."""
+    """A program's forward pass as a logged run kept it: what patching from it needs, so that it is not made again."""
 
     positions: list[int]
     activations: Mapping[str, Float[np.ndarray, "layer position width"]]
@@ -34,7 +34,7 @@ class StoredRun(NamedTuple):
 
 
 StoredRuns = Callable[[Sequence[int]], StoredRun]
-"""Token ids of a prompt -> its run; raises PairError where there is none."""
+"""Token ids of a prompt -> its stored forward pass; raises PairError where there is none."""
 
 
 class PreparedPair(NamedTuple):
@@ -47,9 +47,9 @@ class PreparedPair(NamedTuple):
     columns: Columns
     control: TokenizedProgram | None
     partner: TokenizedProgram | None = None
-    """The program of the reference set whose run is the source, where the plan resamples."""
+    """The program of the reference set whose forward pass is the source, where the plan resamples."""
     stored: StoredRun | None = None
-    """The counterfactual's run, where it is the source as stored."""
+    """The counterfactual forward pass, where it is the source as stored."""
 
 
 def prepare(
@@ -130,7 +130,7 @@ def where_written(model: LoadedModel, plan: Plan, given: Sequence[PreparedPair])
 
 
 def _stored_source(tokenized: TokenizedPair, columns: Columns, plan: Plan, stored: StoredRuns) -> StoredRun:
-    """The counterfactual's run; raises PairError where not all that the plan patches from it is stored."""
+    """The counterfactual forward pass; raises PairError where not all that the plan patches from it is stored."""
     run = stored(tokenized.counterfactual.token_ids)
     if plan.intervention_type not in run.activations:
         raise PairError(
@@ -170,7 +170,7 @@ def own_program(one: PreparedPair, plan: Plan) -> TokenizedProgram:
 
 
 def reason_to_skip(one: PreparedPair, plan: Plan, tops: tuple[int, int]) -> str | None:
-    """What the plan's filters say, given the top tokens of the patched program's run and of its counterfactual's."""
+    """What the plan's filters say, given the top tokens of the clean and of the counterfactual forward pass."""
     root_line = one.pair.variable_chain.root.line
     if plan.exclude_shallow and root_line < 2:
         return f"shallow: the root value is assigned on line {root_line + 1}"

@@ -1,4 +1,4 @@
-"""Exact patching: every cell of the grids of a group, the control's at the targets, and the self-checks, all packed."""
+"""Exact patching: every square of a group's grids, the control's at the targets, and the self-checks, all packed."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def localized(
     asked: dict[tuple[int, tuple[int, ...]], Intervention],
     found: dict[tuple[int, tuple[int, ...]], Tensor],
 ) -> tuple[float, float | None]:
-    """What rounding may do, and how far cells of the maps are from the same cells run the plain way: the largest
-    difference of an answer's logit."""
+    """What rounding may do, and how far squares of the maps are from the same interventions done the plain way: the
+    largest difference of an answer's logit."""
     if not asked:
         return rounding(group.model, group.passes, [0])[0], None
     logits, tolerance = plain_logits(group.model, group.passes, list(asked.values()))

@@ -34,7 +34,7 @@ def recorded(plan: Plan) -> tuple[str, ...]:
 
 
 class Reference:
-    """The programs that means are over and partners are drawn from: one fixed set for all pairs of a cell.
+    """The programs that means are over and partners are drawn from: one fixed set for all pairs of a causal run.
 
     A pair's own program is in neither: its mean is over the others of its length (leave-one-out), its partner another
     one, whose answer is that of neither of its two programs.
@@ -136,7 +136,7 @@ class Reference:
         }
 
     def _sum(self, programs: Sequence[TokenizedProgram]) -> dict[str, list[Float[Tensor, "token width"]]]:
-        """Over the runs of programs of one length; memory holds some runs at a time."""
+        """Over the forward passes of programs of one length; memory holds some of them at a time."""
         sums: dict[str, list[Tensor]] = {}
 
         def run(part: Sequence[TokenizedProgram]) -> ForwardPasses:

@@ -30,12 +30,12 @@ class PairResult:
     causal_map: CausalMap | None = None
     checks: SelfChecks | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
-    """``<clean|counterfactual>/<component>`` -> [layer, position, width], "positions", and both runs' "token_ids"."""
+    """``<clean|counterfactual>/<component>`` -> [layer, position, width], "positions", both programs' "token_ids"."""
     interventions: int = 0
-    """Cells that were run, controls too; those whose effect is zero because nothing differs there are not."""
+    """Those that were made, controls too; not those whose effect is zero because nothing differs there."""
     rank_agreement: float | None = None
-    """Of an attribution: Spearman's correlation with exact patching over cells drawn alike from all, most of which do
-    nothing; None where all are equal."""
+    """Of an attribution: Spearman's correlation with exact patching over squares drawn alike from all, most of which
+    do nothing; None where all are equal."""
     agreement: Agreement | None = None
     """Of an attribution: where it matters; None where the pair's whole effect is too small for a share of it."""
 
@@ -69,7 +69,7 @@ class CausalTracingResult:
 
     @property
     def rank_agreement(self) -> list[float]:
-        """Of an attribution: Spearman's correlation with exact patching, pair by pair, over cells most of which do
+        """Of an attribution: Spearman's correlation with exact patching, pair by pair, over squares most of which do
         nothing; see :attr:`agreement`."""
         return [result.rank_agreement for result in self.results if result.rank_agreement is not None]
 

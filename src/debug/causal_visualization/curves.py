@@ -33,23 +33,10 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     below a hundredth of the largest; the subtitle says so.
     """
     metric = metric or shown_first(mean)
-    nothing = metric_of(metric).no_effect
-    effect = {
-        curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
-    }
-    drawn = list(effect)
-    if len(drawn) > len(CATEGORIES):
-        seen = [target for target in effect if effect[target] > 0.01 * max(effect.values())]
-        drawn = sorted(seen, key=lambda target: -effect[target])[: len(CATEGORIES)] or drawn
+    effect, drawn = _drawn(mean, metric)
     shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
-    frame, rows = curve_rows(shown, metric), Rows.of(mean)
-    step = min(60, max(14, 560 // len(mean.layers)))
-    last, count = mean.layers[-1], len(mean.layers)
-    room = 36 if last == rows.top else rows.room  # a greedy axis would drop the last label, which is the widest
-    some = range(0, count, math.ceil(rows.room / step))
-    named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
-    axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
-    x = alt.X("layer:O", axis=axis).title("layer")
+    frame, step = curve_rows(shown, metric), min(60, max(14, 560 // len(mean.layers)))
+    x = _by_layer(mean, step)
     name = (metric_of(metric).stored or title_of(metric, mean)).replace("_", " ")
     y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
     if not metric_of(metric).signed:
@@ -66,13 +53,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     )
     base = alt.Chart(frame).encode(x=x, color=colour.title(None), tooltip=tooltip_of(frame))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
-    moves = pl.DataFrame(
-        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()]
-        if metric == "success"
-        else [],
-        schema={"layer": pl.Int64, "hand_over": pl.Utf8},
-    )
-    moves = moves.group_by("layer", maintain_order=True).agg(pl.col("hand_over").str.join(", "))
+    moves = _hand_overs(mean, metric)
     layers = [
         alt.Chart(moves)
         .mark_rule(color=GREY, strokeDash=[4, 3])
@@ -93,6 +74,40 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         notes.append("n = 1: the 95% CIs are too wide to draw; see the tooltip")
     title.subtitle = notes or alt.Undefined
     return alt.layer(*layers).properties(width=alt.Step(step), height=260, title=title)
+
+
+def _drawn(mean: MeanCausalMap, metric: Metric) -> tuple[dict[str, float], list[str]]:
+    """Target -> its largest effect at any layer; and the targets that are drawn."""
+    nothing = metric_of(metric).no_effect
+    effect = {
+        curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
+    }
+    if len(effect) <= len(CATEGORIES):
+        return effect, list(effect)
+    seen = [target for target in effect if effect[target] > 0.01 * max(effect.values())]
+    return effect, sorted(seen, key=lambda target: -effect[target])[: len(CATEGORIES)] or list(effect)
+
+
+def _by_layer(mean: MeanCausalMap, step: int) -> alt.X:
+    """The X axis, ``step`` pixels per layer: as many labels as fit, and the last layer's."""
+    rows = Rows.of(mean)
+    last, count = mean.layers[-1], len(mean.layers)
+    room = 36 if last == rows.top else rows.room  # a greedy axis would drop the last label, which is the widest
+    some = range(0, count, math.ceil(rows.room / step))
+    named = [mean.layers[row] for row in some if (count - 1 - row) * step >= room]
+    axis = alt.Axis(labelAngle=0, labelExpr=rows.label, labelOverlap=False, values=[*named, last])
+    return alt.X("layer:O", axis=axis).title("layer")
+
+
+def _hand_overs(mean: MeanCausalMap, metric: Metric) -> pl.DataFrame:
+    """Columns layer and hand_over (which targets); of success only, as a hand-over is a comparison of rates."""
+    moves = pl.DataFrame(
+        [{"layer": layer, "hand_over": f"{visible(a)} → {visible(b)}"} for a, b, layer in mean.hand_overs()]
+        if metric == "success"
+        else [],
+        schema={"layer": pl.Int64, "hand_over": pl.Utf8},
+    )
+    return moves.group_by("layer", maintain_order=True).agg(pl.col("hand_over").str.join(", "))
 
 
 def knockout_chart(mean: MeanCausalMap) -> Picture:

@@ -1,4 +1,4 @@
-"""The engine: interventions as data -> logits of the patched runs, with the checks that it makes of itself.
+"""The engine: interventions as data -> logits of the patched forward passes, with the checks that it makes of itself.
 
 Every patch goes through nnsight. Knows no program, no pair, no map and no file.
 """

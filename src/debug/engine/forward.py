@@ -1,17 +1,18 @@
-"""The engine's one primitive: cells of patched activations and cut attention edges -> logits of the patched runs.
+"""The engine's one primitive: interventions -> logits of the patched forward passes.
 
-A *cell* is data: what is changed together in one run (sites: component, layer, positions, heads; or cut edges), and the
-run that patched activations come from. :func:`patched_logits` runs any number of them; every intervention of the method
-is composed of that. What makes it fast:
+An *intervention* is data: what is changed together in one forward pass (sites: component, layer, positions, heads; or
+cut edges), and the forward pass that patched activations come from. :func:`patched_logits` takes any number of them;
+all that the method does to a model is composed of that. What makes it fast:
 
-- **Restart.** A cell whose first site is in layer l starts there, from the run's own hidden states; nnsight skips the
-  layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l itself runs at the patched
-  positions alone, without its attention: nothing else of it changes. From layer l + 1 on it is as with any other cell.
-- **Few cells.** Where few enter at a layer, those of the next layers enter there too, and run it as their run does.
-- **Clean prefix.** Positions before a cell's first position are the run's own, so its tokens are those from there on;
-  they read the prefix from the run's key-value cache.
-- **Packing.** The token sequences of many cells lie behind one another in one row of the batch, each with its own
-  positions, each seeing the clean prefix and itself only. No cell pays for the length of another; rows are short,
+- **Restart.** An intervention whose first site is in layer l starts there, from the hidden states of the unpatched
+  forward pass; nnsight skips the layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l
+  itself runs at the patched positions alone, without its attention: nothing else of it changes. From layer l + 1 on it
+  is as with any other intervention.
+- **Few interventions.** Where few enter at a layer, those of the next layers enter there too, and run it unchanged.
+- **Clean prefix.** Before its first position an intervention changes nothing, so its tokens are those from there on;
+  they read the prefix from the key-value cache of the unpatched forward pass.
+- **Packing.** The token sequences of many interventions lie behind one another in one row of the batch, each with its
+  own positions, each seeing the clean prefix and itself only. None pays for the length of another; rows are short,
   because attention costs tokens times the length of the row.
 - **The last layer** runs its output projection and its MLP for the tokens that predict only.
 
@@ -53,12 +54,12 @@ def patched_logits(
     interventions: Sequence[Intervention],
     batch_tokens: int | None = None,
     listen: Listen = lambda *_: nullcontext(),
-) -> Iterator[tuple[list[int], Float[Tensor, "cell vocabulary"]]]:
-    """Run every cell's run with its sites replaced by its source's activations; the logits that predict the answer.
+) -> Iterator[tuple[list[int], Float[Tensor, "intervention vocabulary"]]]:
+    """The logits that predict the answer in each patched forward pass: sites have the source's activations.
 
-    Cells come back in batches, in an order of the engine's own: (indices into ``cells``, their logits at the last
-    position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. Each runs within what
-    ``listen`` makes of it, which may hear what the model is given (see ``self_checks.ReadBack``).
+    Interventions come back in batches, in an order of the engine's own: (indices into ``interventions``, their logits
+    at the last position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. Each runs
+    within what ``listen`` makes of it, which may hear what the model is given (see ``self_checks.ReadBack``).
 
     Raises:
         SelfCheckError: logits are not finite.
@@ -90,15 +91,15 @@ def patched_logits(
 def _together(
     model: LoadedModel, interventions: Sequence[Intervention], length: int, batch_tokens: int
 ) -> list[tuple[tuple[int, bool], list[int]]]:
-    """The layer at which cells enter, whether only parts of it run, and the numbers of these cells.
+    """The layer at which interventions enter, whether only parts of it run, and the numbers of these interventions.
 
-    Where few cells enter at a layer, those of the next layers enter there too: they run some layers more, as the run
-    itself does, for the sake of fewer and larger forward passes.
+    Where few enter at a layer, those of the next layers enter there too: they run some layers more, unchanged, for the
+    sake of fewer and larger forward passes.
     """
     by_layer: dict[tuple[bool, int], list[int]] = defaultdict(list)
     for index, intervention in enumerate(interventions):
         by_layer[intervention.patches_parts_first, intervention.layer].append(index)
-    groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, cells, their tokens
+    groups: list[tuple[tuple[int, bool], list[int], int]] = []  # entry, interventions, their tokens
     for (parts_first, layer), indices in sorted(by_layer.items()):
         tokens = sum(length - interventions[index].start for index in indices)
         if groups:
@@ -123,13 +124,13 @@ def default_batch_tokens(model: LoadedModel) -> int:
 
 
 Listen = Callable[[Packed, "Tail | None"], AbstractContextManager[None]]
-"""What a batch is run within: given its cells as they are packed, and those positions that run alone at first."""
+"""What a batch is run within: given its interventions, packed, and those positions that run alone at first."""
 
 
 def _run_batch(
     model: LoadedModel, passes: ForwardPasses, packed: Packed, layer: int, tail: Tail | None
-) -> Float[Tensor, "cell vocabulary"]:
-    """One forward pass over packed cells whose first site is in ``layer``; see this file's docstring for its parts."""
+) -> Float[Tensor, "intervention vocabulary"]:
+    """One forward pass over packed interventions that enter at ``layer``; see this file's docstring for its parts."""
     device, shape, n_layers = passes.token_ids.device, packed.shape, model.n_layers
     hits = _hits(packed, layer, tail)
     cuts: dict[int, list[tuple[int, Cut]]] = defaultdict(list)

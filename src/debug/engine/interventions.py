@@ -1,4 +1,4 @@
-"""An intervention as data: sites whose activations are patched, edges that are cut, the runs that they are of."""
+"""An intervention as data: sites that are patched, edges that are cut; in which forward pass, and from which."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Cut:
 
 @dataclass(frozen=True)
 class Intervention:
-    """One intervention: what is changed together in a run. ``run`` and ``source`` are rows of :class:`Runs`."""
+    """What is changed together in one forward pass, that of row ``base`` of :class:`ForwardPasses`."""
 
     base: int
     sites: tuple[Site | Cut, ...]
     source: int | None = None
-    """Where patched activations come from; None where edges are only cut."""
+    """The row that patched activations come from; None where edges are only cut."""
 
     @cached_property
     def layer(self) -> int:

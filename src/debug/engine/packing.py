@@ -15,12 +15,12 @@ from debug.engine.interventions import Intervention
 from debug.engine.unpatched import ForwardPasses
 from debug.models import LoadedModel
 
-ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed cells are short
-MOST_LOGITS = 2**26  # numbers that a batch of cells may have as logits
+ROW_TOKENS = 64  # attention costs tokens x row length, so rows of packed interventions are short
+MOST_LOGITS = 2**26  # numbers that a batch of interventions may have as logits
 
 
 def pack(interventions: Sequence[Intervention], indices: Iterable[int], length: int) -> list[list[int]]:
-    """Cells into rows; a row belongs to one run. The longest rows first."""
+    """Interventions into rows; a row belongs to one unpatched forward pass. The longest rows first."""
     by_base: dict[int, list[int]] = defaultdict(list)
     for index in sorted(indices, key=lambda index: interventions[index].start):
         by_base[interventions[index].base].append(index)
@@ -60,7 +60,7 @@ def row_length(row: Sequence[int], interventions: Sequence[Intervention], length
 def next_batch(
     rows: list[list[int]], interventions: Sequence[Intervention], passes: ForwardPasses, batch_tokens: int
 ) -> list[list[int]]:
-    """The first rows, as many as a batch may have tokens, and cells whose logits are kept."""
+    """The first rows, as many as a batch may have tokens, and interventions whose logits are kept."""
     most = max(1, batch_tokens // row_length(rows[0], interventions, passes.length))
     logits = np.cumsum([len(row) for row in rows[:most]]) * passes.logits.shape[1]
     return rows[: max(1, int((logits <= MOST_LOGITS).sum()))]
@@ -68,20 +68,20 @@ def next_batch(
 
 @dataclass(frozen=True)
 class Packed:
-    """Cells packed into the rows of a batch: where the tokens of each lie, and what they may see."""
+    """Interventions packed into the rows of a batch: where the tokens of each lie, and what they may see."""
 
     interventions: list[Intervention]
     numbers: list[int]
-    """Of each cell: what ``segments`` call it."""
+    """Of each intervention: what ``segments`` call it."""
     offsets: list[tuple[int, int]]
-    """Of each cell: its row, and the token of the row at which it begins."""
+    """Of each intervention: its row, and the token of the row at which it begins."""
     length: int
     positions: Int[np.ndarray, "row token"]
     starts: Int[np.ndarray, "row token"]
     segments: Int[np.ndarray, "row token"]
-    """Which cell a token belongs to; -1 is padding, which sees padding only."""
+    """Which intervention a token belongs to; -1 is padding, which sees padding only."""
     bases: list[int]
-    """Of each row: the run whose cells it has."""
+    """Of each row: the unpatched forward pass that its interventions change."""
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int]], interventions: Sequence[Intervention], passes: ForwardPasses) -> Packed:
@@ -113,7 +113,7 @@ class Packed:
         )
 
     def token(self, intervention: int, position: int) -> tuple[int, int]:
-        """Row and token at which a cell has a position of its run."""
+        """Row and token at which an intervention has a position of its prompt."""
         row, offset = self.offsets[intervention]
         return row, offset + position - self.interventions[intervention].start
 

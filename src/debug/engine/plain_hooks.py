@@ -19,18 +19,19 @@ from debug.models import DTYPES, LoadedModel
 from debug.models.hook_points import COMPONENTS
 
 SAFETY = 16  # the packed forward pass sums in another order than the two that rounding is measured on
-SAFETY_OF_NOISE = 5  # of eleven families' cells none was farther from the plain way than 0.9 times what noise does
+SAFETY_OF_NOISE = 5  # in eleven families nothing was farther from the plain way than 0.9 times what noise does
 NOISE_DRAWS = 2  # of each of two programs
 
 
 @torch.no_grad()
 def plain_logits(
     model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention]
-) -> tuple[Float[Tensor, "cell vocabulary"], float]:
-    """The cells' logits without nnsight, cache, packing or restart; and the tolerance that :func:`rounding` measures.
+) -> tuple[Float[Tensor, "intervention vocabulary"], float]:
+    """The patched logits without nnsight, cache, packing or restart; and the tolerance of :func:`rounding`.
 
-    Activations to patch from are recorded by hooks too, where their source is a run; a mean, zeros or a stored run are
-    taken as they are. Costs a forward pass of a whole prompt for each cell and each run.
+    Activations to patch from are recorded by hooks too, where their source is a forward pass of these; a mean, zeros or
+    stored activations are taken as they are. Costs a forward pass of a whole prompt for each intervention, base and
+    source.
     """
     whole = sorted(
         {
@@ -119,10 +120,10 @@ def _without_edges(
 def rounding(
     model: LoadedModel, passes: ForwardPasses, rows: Sequence[int], needed: Iterable[tuple[str, int]] = ()
 ) -> tuple[float, dict[tuple[str, int], Float[Tensor, "row token width"]]]:
-    """The largest change of a logit that rounding may cause in this model; and activations of runs, by plain hooks.
+    """The largest change of a logit that rounding may cause in this model; and these rows' activations, by plain hooks.
 
     Measured: the logits of the same programs from forward passes that are equal but for the order of their sums: the
-    recorded one (all runs in a batch, into a cache), a plain one, and one in two pieces; times SAFETY. Where the
+    recorded one (all programs in a batch, into a cache), a plain one, and one in two pieces; times SAFETY. Where the
     kernels of a machine sum alike in all three, that is next to nothing: no less than SAFETY_OF_NOISE times what noise
     of one last place does (:func:`_noise`), nor than one last place of the largest logit for each of the 2 x layers
     additions to the residual stream, as a random walk.

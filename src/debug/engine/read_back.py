@@ -1,4 +1,4 @@
-"""Read-back: what the modules of the model were really given in the batches of a run."""
+"""Read-back: what the modules of the model were really given in the batches of interventions."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ READ_BACK = {"float32": 3e-5, "bfloat16": 0.125, "float16": 0.016}
 
 
 class ReadBack:
-    """What the modules of a model were given in batches of cells, where some of the cells wrote and beside it.
+    """What the modules of a model were given in batches of interventions, where some of these wrote and beside it.
 
-    Heard by torch hooks of its own, at the first place that a cell writes to, where all else must be the run's own: the
-    input of a layer as its first module gets it, the output of an output projection (against a projection of what its
-    heads should be), of an attention block, of an MLP, of the final norm. ``worst`` is the largest difference, as a
-    share of the largest number of its token's activation; None where nothing was written.
+    Heard by torch hooks of its own, at the first place that an intervention writes to, where all else must be as in the
+    unpatched forward pass: the input of a layer as its first module gets it, the output of an output projection
+    (against a projection of what its heads should be), of an attention block, of an MLP, of the final norm. ``worst``
+    is the largest difference, as a share of the largest number of its token's activation; None where nothing was
+    written.
     """
 
     CELLS = 2  # of a batch
@@ -81,7 +82,7 @@ class ReadBack:
         return [module.register_forward_hook(output)]
 
     def _compare(self, packed: Packed, number: int, place: tuple[str, int], which: Tokens, value: Tensor) -> None:
-        """What was heard at these tokens of a cell against what its place should have, there and nowhere else."""
+        """What was heard at these tokens of an intervention against what its place should have."""
         (component, layer), (shape, tokens, positions) = place, which
         model, intervention = self.model, packed.interventions[number]
         if shape == packed.shape and layer == model.n_layers - 1 and self._for_predictions_only(component):
@@ -120,7 +121,7 @@ Tokens = tuple[tuple[int, int], Int[np.ndarray, "2 token"], Int[np.ndarray, " to
 
 
 def _at(packed: Packed, tail: Tail | None, number: int) -> Tokens:
-    """The tokens of a cell; of those that run alone at first, where there are such. As the mask has them."""
+    """The tokens of an intervention; of those that run alone at first, where there are such. As the mask has them."""
     own = packed.segments == packed.numbers[number]
     if tail is None:
         return packed.shape, np.argwhere(own).T, packed.positions[own]
@@ -130,7 +131,7 @@ def _at(packed: Packed, tail: Tail | None, number: int) -> Tokens:
 
 
 def _beside(packed: Packed, tail: Tail, number: int) -> Tokens:
-    """The tokens of a cell that do not run alone at first, behind which nothing may have changed."""
+    """The tokens of an intervention that do not run alone at first, behind which nothing may have changed."""
     own = packed.segments == packed.numbers[number]
     own[tail.rows, tail.tokens] = False
     return packed.shape, np.argwhere(own).T, packed.positions[own]

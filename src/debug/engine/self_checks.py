@@ -1,16 +1,17 @@
 """The engine's checks of itself: a patch that silently does nothing, or does it elsewhere, is this field's classic bug.
 
-Four measurements, on every run, through the code path of the run's component:
+Four measurements, on every causal run, through the code path of its component:
 
-- *identity*: a run patched with its own activations must not change.
-- *full patch*: a run of which nothing of its own is left must be its source; without the patch it must not be.
-- *localized*: the cells of the map at which a redirection would show most, run again by :func:`plain_logits`: plain
-  torch hooks on the plain model, whole prompts, no nnsight, no cache, no packing. A patch that lands one layer, head,
+- *identity*: a forward pass patched with its own activations must not change.
+- *full patch*: a forward pass of which nothing of its own is left must be its source; without the patch it must not be.
+- *localized*: the squares of the map at which a redirection would show most, again by :func:`plain_logits`: plain torch
+  hooks on the plain model, whole prompts, no nnsight, no cache, no packing. A patch that lands one layer, head,
   position or row beside its place differs from them.
-- *read-back* (:class:`ReadBack`): what the modules of the model were really given in the batches of the run, at the
-  places that some of their cells wrote to and beside them.
+- *read-back* (:class:`ReadBack`): what the modules of the model were really given in the batches, at the places that
+  some of their interventions wrote to and beside them.
 
-How much rounding may do is measured on the model itself, see :func:`rounding`. Knows cells and runs; no pair, no map.
+How much rounding may do is measured on the model itself, see :func:`rounding`. Knows interventions and forward passes;
+no pair, no map.
 """
 
 from __future__ import annotations
@@ -39,22 +40,22 @@ CHECK_STRIDE = 4  # a pair is checked at every so many layers, the next pair at 
 class SelfChecks:
     """What the engine measured of itself, as largest differences of a logit, through the code path of the component.
 
-    The last two are None where no cell was run that they could be asked of.
+    The last two are None where there was no intervention that they could be asked of.
     """
 
     identity_max_abs: float
-    """A run patched with its own activations, layer by layer, against the same run unpatched."""
+    """A forward pass patched with its own activations, layer by layer, against the same one unpatched."""
     full_patch_max_abs: float
-    """A run patched with so much that nothing of its own is left, against the counterfactual's."""
+    """A forward pass patched with so much that nothing of its own is left, against the counterfactual's."""
     full_patch_without: float
     """The same comparison with the patch left out: it must exceed the tolerance twice, or the second proves nothing."""
     tolerance: float
     """What rounding may do, measured on this model: see :func:`rounding`."""
     localized_max_abs: float | None = None
-    """Cells of the map against the same cells run with plain torch hooks on the plain model."""
+    """Squares of the map against the same interventions with plain torch hooks on the plain model."""
     read_back_max_rel: float | None = None
-    """What modules were given at the places that cells wrote to, and beside them, against what they should have been
-    given; as a share of the largest number of the token's activation."""
+    """What modules were given at the places that interventions wrote to, and beside them, against what they
+    should have been given; as a share of the largest number of the token's activation."""
     read_back_tolerance: float = 0.0
 
     def __or__(self, other: SelfChecks) -> SelfChecks:
@@ -115,7 +116,8 @@ class SelfChecks:
 
 @dataclass(frozen=True)
 class Check:
-    """A cell whose logits must be those of a run, of another cell, or these; and its field of SelfChecks."""
+    """An intervention whose logits must be those of an unpatched forward pass, of another intervention, or these; and
+    its field of SelfChecks."""
 
     field: str
     intervention: Intervention
@@ -129,17 +131,17 @@ def checks_of(
     pairs: Sequence[tuple[int, int]],
     changed: Sequence[tuple[int, ...]],
 ) -> list[Check]:
-    """The cells that check the engine on these runs: at every CHECK_STRIDE-th layer, the first and the last.
+    """The interventions that check the engine on these pairs: at every CHECK_STRIDE-th layer, the first and the last.
 
-    A full patch of the residual stream is all positions from the first difference on (before it both runs are the same)
-    at one layer. One of the other components is, at the last token, whatever layers l and up add to the residual stream
-    there: from layer 0 on that gives the counterfactual's logits, from a later one those of the run's own stream going
-    into l plus what the counterfactual's gains from there on. The first pair is patched fully at all these layers, the
-    others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed tokens cut
-    in all layers the two programs must give the same logits.
+    A full patch of the residual stream is all positions from the first difference on (before it both forward passes are
+    the same) at one layer. One of the other components is, at the last token, whatever layers l and up add to the
+    residual stream there: from layer 0 on that gives the counterfactual's logits, from a later one those of the clean
+    stream going into l plus what the counterfactual's gains from there on. The first pair is patched fully at all these
+    layers, the others at one each. For ``attention_knockout`` identity cuts no edge, and with all edges to the changed
+    tokens cut in all layers the two programs must give the same logits.
 
     Args:
-        pairs: rows of a program's run and of its counterfactual's.
+        pairs: rows of the clean and of the counterfactual forward pass.
         changed: for each pair the positions of the tokens that differ.
     """
     layers, last = range(model.n_layers), passes.length - 1
@@ -194,7 +196,7 @@ def measured(
     logits: dict[Intervention, Float[Tensor, "vocabulary"]],
     asked: Asked,
 ) -> SelfChecks:
-    """What the checks say, given the logits of their cells and what was asked of the map's."""
+    """What the checks say, given the logits of their interventions and what was asked of the map's."""
     worst: dict[str, float] = dict.fromkeys(("identity_max_abs", "full_patch_max_abs", "full_patch_without"), 0.0)
     for check in checks:
         expected = check.expected
@@ -212,7 +214,7 @@ def measured(
 
 
 def self_checks(model: LoadedModel, passes: ForwardPasses, checks: Sequence[Check]) -> SelfChecks:
-    """Run the cells of the checks and measure them."""
+    """Run the interventions of the checks and measure them."""
     interventions = list(
         dict.fromkeys(
             intervention
@@ -231,7 +233,7 @@ def self_checks(model: LoadedModel, passes: ForwardPasses, checks: Sequence[Chec
 
 @dataclass(frozen=True)
 class Asked:
-    """What was asked of the cells of the maps themselves."""
+    """What was asked of the interventions of the maps themselves."""
 
     tolerance: float
     localized: float | None
@@ -241,7 +243,7 @@ class Asked:
 def telling(
     z: Float[np.ndarray, "*grid answer"], ran: Collection[tuple[int, ...]], most_axes: int = 3
 ) -> list[tuple[int, ...]]:
-    """The cells of a grid at which a redirection would show most: both sides of the largest step, by each axis.
+    """The squares of a grid at which a redirection would show most: both sides of the largest step, by each axis.
 
     A patch that lands one place beside its own moves the step, and one of its two sides then has the other's logits.
     """

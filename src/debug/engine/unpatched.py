@@ -1,4 +1,4 @@
-"""Unpatched runs with what patches need from them, their gradients, and hidden states read through the unembedding."""
+"""Unpatched forward passes, with what patches need from them; their gradients; hidden states, unembedded."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class SelfCheckError(DebugError, RuntimeError):
 
 @dataclass(frozen=True)
 class ForwardPasses:
-    """Unpatched runs of programs of one length, with what patches need from them.
+    """Unpatched forward passes of programs of one length, with what patches need from them.
 
     Memory: (2 x layers x key-value width + recorded components x layers x their width) numbers per token.
     """
 
-    token_ids: Int[Tensor, "run token"]
-    logits: Float[Tensor, "run vocabulary"]
+    token_ids: Int[Tensor, "program token"]
+    logits: Float[Tensor, "program vocabulary"]
     activations: dict[str, list[Float[Tensor, "source token width"]]]
-    """component -> layer -> activations; for the residual stream one layer more. The first rows are the runs'; those
-    behind them (:meth:`with_sources`) are of no run, and can only be patched from."""
+    """component -> layer -> activations; for the residual stream one layer more. The first rows are the programs';
+    those behind them (:meth:`with_sources`) are of no program here, and can only be patched from."""
     keys_values: list[tuple[Tensor, Tensor]]
 
     def __len__(self) -> int:
@@ -42,7 +42,7 @@ class ForwardPasses:
         return self.token_ids.shape[1]
 
     def with_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> ForwardPasses:
-        """The same runs, with activations to patch from that are no run's: a mean, zeros, those of a stored run."""
+        """The same, with activations to patch from that are of none of these programs: a mean, zeros, stored ones."""
         joined = {
             name: [torch.cat([own, more]) for own, more in zip(layers, activations[name], strict=True)]
             for name, layers in self.activations.items()
@@ -51,7 +51,9 @@ class ForwardPasses:
 
 
 @torch.no_grad()
-def forward_passes(model: LoadedModel, token_ids: Int[Tensor, "run token"], components: Iterable[str]) -> ForwardPasses:
+def forward_passes(
+    model: LoadedModel, token_ids: Int[Tensor, "program token"], components: Iterable[str]
+) -> ForwardPasses:
     """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer."""
     needed = {"residual_stream", *components}
     if any(COMPONENTS[name].positions_alone for name in needed):
@@ -72,9 +74,9 @@ def forward_passes(model: LoadedModel, token_ids: Int[Tensor, "run token"], comp
 
 
 def gradients(
-    model: LoadedModel, token_ids: Int[Tensor, "run token"], answers: Int[Tensor, "run"], component: str
-) -> list[Float[Tensor, "run token width"]]:
-    """Slopes of the logit of each run's answer at the last position, by each activation of a component, layer by layer.
+    model: LoadedModel, token_ids: Int[Tensor, "program token"], answers: Int[Tensor, "program"], component: str
+) -> list[Float[Tensor, "program token width"]]:
+    """Slopes of the logit of each program's answer at the last position, by each activation of a component, by layer.
 
     One forward and one backward. Memory: all intermediates of the forward pass, which the backward reads.
 

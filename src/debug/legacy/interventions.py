@@ -5,15 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Required
 
 import numpy as np
+from pydantic import Field
 from tokenizers import decoders
+from typing_extensions import TypedDict
 
 from debug import causal_visualization as charts
-from debug import checks
 from debug.causal_map import LEGACY, CausalMap, MeanCausalMap, MeanOverPairs, save_maps
-from debug.checks import Check
 from debug.legacy.source import (
     FIRST_DIGIT,
     MOST_CELLS,
@@ -22,11 +22,9 @@ from debug.legacy.source import (
     LegacyError,
     Problem,
     Source,
-    index_of,
-    share_of,
-    token_of,
 )
 from debug.programs import Program, ProgramError, ProgramPair
+from debug.records import Expected, Int64, Names, Number, Text
 from debug.statistics import bootstrap_mean
 from debug.token_analyzer import PairError, of_texts
 from debug.tracking import RunWriter
@@ -34,25 +32,35 @@ from debug.tracking import RunWriter
 LAYERS_ARE = "layer outputs: layer l here is this project's l + 1"
 
 
-_INTERVENTION: dict[str, Check] = {
-    "intervention_type": checks.text,
-    "layer_idx": index_of,
-    "head_idx": index_of,
-    "target_token_pos": index_of,
-    "token_pos": index_of,  # what patch_results.json calls it
-    "logit_difference": checks.number,
-    "normalized_logit_difference": checks.number,
-    "success_rate": share_of,
-    "original_top_token": token_of,
-    "intervened_top_token": token_of,
-    "program_id": checks.integer,
-    "original_program": checks.text,
-    "counterfactual_program": checks.text,
-    "token_labels": checks.names,
-    "target_name": checks.text,
-}
+_Index = Annotated[int, Field(strict=True, ge=0, lt=2**20), Expected("an index, 0 or more")]
+_Token = Annotated[int, Field(strict=True, ge=0, lt=2**31), Expected("the id of a token")]
+_Share = Annotated[float, Field(strict=True, ge=0, le=1), Expected("a share between 0 and 1")]
+
+
+class _Intervention(TypedDict, total=False):
+    intervention_type: Text | None
+    layer_idx: Required[_Index]
+    head_idx: _Index | None
+    target_token_pos: _Index | None
+    token_pos: _Index | None  # what patch_results.json calls it
+    logit_difference: Number | None
+    normalized_logit_difference: Number | None
+    success_rate: _Share | None
+    original_top_token: _Token | None
+    intervened_top_token: _Token | None
+    program_id: Int64 | None
+    original_program: Text | None
+    counterfactual_program: Text | None
+    token_labels: Names | None
+    target_name: Text | None
+
+
+class _Metadata(TypedDict, total=False):
+    model_id: Text
+    rng_seed: Int64
+
+
 _MEASURED = ("intervened_top_token", "success_rate", "normalized_logit_difference", "logit_difference")
-_METADATA: dict[str, Check] = {"model_id": checks.text, "rng_seed": checks.integer}
 
 
 @dataclass
@@ -67,9 +75,9 @@ class _Group:
 
 def read_maps(source: Source) -> list[LegacyCell]:
     """A cell for each intervention type of the file."""
-    metadata = source.beside("experiment_metadata.json", _METADATA)
+    metadata = source.beside("experiment_metadata.json", _Metadata)
     groups: dict[tuple[str | None, bool], dict[tuple, _Group]] = {}
-    for index, row in source.checked(_INTERVENTION, ["layer_idx"]):
+    for index, row in source.checked(_Intervention):
         position = row["target_token_pos"] if row["target_token_pos"] is not None else row["token_pos"]
         labels = row["token_labels"]
         if position is None or (labels is not None and position >= len(labels)):

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Required
 
-from debug import checks
-from debug.checks import Check
+from typing_extensions import TypedDict
+
 from debug.legacy.source import NOT_RECORDED, LegacyCell, LegacyError, Problem, Source
+from debug.records import Answer, Boolean, Int64, Number, Text
 from debug.statistics import wilson
 from debug.tracking import RunWriter
 
-_SAMPLE: dict[str, Check] = {
-    "experiment": checks.text,
-    "model_id": checks.text,
-    "seq_len": checks.integer,
-    "seq_id": checks.integer,
-    "program": checks.text,
-    "true_answer": checks.answer,
-    "predicted_answer": checks.answer,
-    "correct": checks.boolean,
-    "raw_output": checks.text,
-    "query_hops": checks.integer,
-}
+
+class _Sample(TypedDict, total=False):
+    experiment: Text | None
+    model_id: Required[Text]
+    seq_len: Required[Int64]
+    seq_id: Int64 | None
+    program: Required[Text]
+    true_answer: Required[Answer]
+    predicted_answer: Answer | None
+    correct: Required[Boolean]
+    raw_output: Text | None
+    query_hops: Int64 | None
+
+
+class _Summary(TypedDict, total=False):
+    overall_accuracy: Number
+    total_samples: Int64
 
 
 def read_samples(source: Source) -> list[LegacyCell]:
     """A cell for each model, hops (where they were recorded) and length."""
     cells: dict[tuple[str, int | None, int], list[dict[str, Any]]] = {}
-    required = ["model_id", "seq_len", "program", "true_answer", "correct"]
     experiments = set()
-    for _, row in source.checked(_SAMPLE, required):
+    for _, row in source.checked(_Sample):
         cells.setdefault((row["model_id"], row["query_hops"], row["seq_len"]), []).append(row)
         experiments.add(row["experiment"])
     if not cells:
@@ -41,7 +46,7 @@ def read_samples(source: Source) -> list[LegacyCell]:
 
 
 def _check_summary(source: Source, rows: list[dict[str, Any]]) -> None:
-    summary = source.beside("summary.json", {"overall_accuracy": checks.number, "total_samples": checks.integer})
+    summary = source.beside("summary.json", _Summary)
     accuracy = sum(row["correct"] for row in rows) / len(rows)
     for name, found in (("total_samples", len(rows)), ("overall_accuracy", accuracy)):
         if name in summary and abs(summary[name] - found) > 1e-9:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from debug import checks
-from debug.checks import Check
 from debug.errors import InputError
 from debug.provenance import text_digest
+from debug.records import validated
 from debug.tracking import RunWriter
 
 CAUSAL_FILES = ("intervention_results.json", "patch_results.json")
@@ -76,8 +76,8 @@ class Source:
             raise LegacyError("is an empty list")
         return rows
 
-    def beside(self, name: str, fields: Mapping[str, Check]) -> dict[str, Any]:
-        """The known fields of another file in the same folder; empty where it is not there or broken."""
+    def beside(self, name: str, kind: Any) -> dict[str, Any]:
+        """Those fields of another file in the same folder that are right; empty where it is not there or broken."""
         path = self.path.with_name(name)
         if not path.is_file() or not path.resolve().is_relative_to(self.root.resolve()):
             return {}
@@ -90,31 +90,22 @@ class Source:
             self.problems.append(Problem(label, None, str(error)))
             return {}
         found = {}
-        for field_name, check in fields.items():
-            if (value := record.get(field_name)) is not None:
+        for known in kind.__annotations__:
+            if record.get(known) is not None:
                 try:
-                    check(value)
-                    found[field_name] = value
-                except ValueError as error:
-                    self.problems.append(Problem(label, None, f"field {field_name!r} is {value!r:.80}; {error}"))
+                    found |= validated(kind, {known: record[known]})
+                except InputError as error:
+                    self.problems.append(Problem(label, None, str(error)))
         return found
 
-    def checked(self, fields: Mapping[str, Check], required: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
-        """(index, record with every one of the fields, null where it lacks it) of the rows that make sense."""
+    def checked(self, kind: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+        """(index, record with every field of its type, null where it lacks it) of the rows that make sense."""
         for index, row in enumerate(self.rows()):
             try:
                 if not isinstance(row, dict):
                     raise InputError(f"is {row!r:.80}; expected a record")
-                record = {name: row.get(name) for name in fields}
-                for name, check in fields.items():
-                    if record[name] is None and name not in required:
-                        continue
-                    try:
-                        check(record[name])
-                    except ValueError as error:
-                        given = f"is {record[name]!r:.80}" if name in row else "is missing"
-                        raise InputError(f"field {name!r} {given}; {error}") from error
-            except ValueError as error:
+                record = dict.fromkeys(kind.__annotations__) | validated(kind, row)
+            except InputError as error:
                 self.problems.append(Problem(self.name, index, str(error)))
             else:
                 yield index, record
@@ -130,22 +121,6 @@ class LegacyCell:
     name: str
     params: dict[str, Any]
     write: Callable[[RunWriter], None]
-
-
-def index_of(value: Any) -> None:
-    if type(value) is not int or not 0 <= value < 2**20:
-        raise InputError("expected an index, 0 or more")
-
-
-def token_of(value: Any) -> None:
-    if type(value) is not int or not 0 <= value < 2**31:
-        raise InputError("expected the id of a token")
-
-
-def share_of(value: Any) -> None:
-    checks.number(value)
-    if not 0 <= value <= 1:
-        raise InputError("expected a share between 0 and 1")
 
 
 TIMESTAMP = re.compile(r"(?:(?P<name>.+)_)?(?P<timestamp>\d{8}_\d{6})")

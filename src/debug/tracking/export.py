@@ -27,11 +27,11 @@ import polars as pl
 
 from debug import checks
 from debug.causal_map import CausalMap, column_of
-from debug.errors import InputError
 from debug.provenance import file_digest, text_digest
+from debug.records import validated
 from debug.statistics import Interval
 from debug.tracking import SCHEMA, LoggedRun, Store, own_n
-from debug.tracking.export_records import RUN, STATUSES, ExportError
+from debug.tracking.export_records import STATUSES, ExportError, RunRecord
 
 FORMAT = "debug-run"
 RATES = ("accuracy", "patch_success_rate", "answer_kept_rate")
@@ -248,13 +248,6 @@ def _records(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _check_run(where: str, field: str, record: Any, depth: int) -> None:
     if not isinstance(record, dict) or depth > 4:
         raise ExportError(f"{where}: field {field!r} is {record!r:.80}; expected the record of a run")
-    for name, check in RUN.items():
-        try:
-            if name not in record:
-                raise InputError("it is missing")
-            check(record[name])
-        except ValueError as error:
-            given = f"is {record.get(name)!r:.80}; " if name in record else ""
-            raise ExportError(f"{where}: field '{field}.{name}' {given}{error}") from error
+    validated(RunRecord, record, lambda told: ExportError(f"{where}: {told}"), within=f"{field}.")
     for number, child in enumerate(record["children"]):
         _check_run(where, f"{field}.children[{number}]", child, depth + 1)

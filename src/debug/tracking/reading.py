@@ -14,10 +14,11 @@ from mlflow.entities import Run
 
 from debug import checks, provenance
 from debug.causal_map import CausalMap
-from debug.checks import Check, from_json
+from debug.checks import from_json
 from debug.counterfactual import make_pair
 from debug.programs import ProgramError, ProgramPair
 from debug.provenance import without_passwords
+from debug.records import Answer, validated
 from debug.tracking import heartbeat
 from debug.tracking.artifacts import Activations, Artifacts, Maps
 from debug.tracking.connection import Connection
@@ -32,7 +33,7 @@ from debug.tracking.contract import (
     seconds_of,
     time_of,
 )
-from debug.tracking.samples import DTYPES, NOT_RECORDED, NULLABLE, SAMPLE, SAMPLE_OF_PAIR
+from debug.tracking.samples import DTYPES, NOT_RECORDED, NULLABLE, SAMPLE, SAMPLE_OF_PAIR, sample_with_empty
 from debug.tracking.writing import Heart
 
 logger = logging.getLogger(__name__)
@@ -169,9 +170,9 @@ class LoggedRun(Artifacts):
         of_pairs = any(not record.keys().isdisjoint(SAMPLE_OF_PAIR) for record in records)
         fields = SAMPLE | (SAMPLE_OF_PAIR if of_pairs else {})
         values = {name: [record.get(name) for record in records] for name in fields}
-        answers = [name for name, check in fields.items() if check is checks.answer]
+        answers = [name for name, kind in fields.items() if kind is Answer]
         kinds = {type(value) for name in answers for value in values[name]} - {type(None)}
-        dtypes = {name: DTYPES.get(check) for name, check in fields.items()}
+        dtypes = {name: DTYPES.get(kind) for name, kind in fields.items()}
         for name in answers:
             if kinds <= {int} or kinds == {bool}:
                 dtypes[name] = pl.Boolean if kinds == {bool} else pl.Int64
@@ -202,24 +203,10 @@ class LoggedRun(Artifacts):
                 if not isinstance(record, dict):
                     raise self.broken(name, f"line {number} is {record!r:.80}; expected a JSON object")
                 # A sample that was not run leaves fields empty, and so does one of which they were not recorded.
-                skipped = record.get("error") is not None
-                nullable = NULLABLE | (NOT_RECORDED if self.kind == "imported" else set())
-                for field, check in SAMPLE.items():
-                    if field not in record:
-                        raise self.broken(name, f"line {number}: field {field!r} is missing")
-                    if record[field] is None and (skipped or field in nullable):
-                        continue
-                    self._check(name, number, field, record[field], check)
-                for field, check in SAMPLE_OF_PAIR.items():
-                    if record.get(field) is not None:
-                        self._check(name, number, field, record[field], check)
+                nullable = NULLABLE | (NOT_RECORDED if self.kind == "imported" else frozenset())
+                kind = sample_with_empty(nullable if record.get("error") is None else frozenset(SAMPLE))
+                validated(kind, record, lambda told, number=number: self.broken(name, f"line {number}: {told}"))
                 yield record
-
-    def _check(self, name: str, line: int, field: str, value: Any, check: Check) -> None:
-        try:
-            check(value)
-        except ValueError as error:
-            raise self.broken(name, f"line {line}: field {field!r} is {value!r:.80}; {error}") from error
 
     @cached_property
     def pairs(self) -> list[ProgramPair]:

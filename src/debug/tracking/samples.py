@@ -2,46 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cache
+from typing import Any, NotRequired
 
 import polars as pl
+from typing_extensions import TypedDict
 
-from debug import checks
-from debug.checks import Check
+from debug.records import Answer, Boolean, Int64, Names, Text
 
-SAMPLE: dict[str, Check] = {
-    "seed": checks.integer,
-    "seq_len": checks.integer,
-    "hops": checks.integer,
-    "program": checks.text,
-    "prompt": checks.text,
-    "expected": checks.answer,
-    "raw_output": checks.text,
-    "parsed": checks.answer,
-    "correct": checks.boolean,
-    "chain": checks.names,
-    "error": checks.text,
+SAMPLE: dict[str, Any] = {
+    "seed": Int64,
+    "seq_len": Int64,
+    "hops": Int64,
+    "program": Text,
+    "prompt": Text,
+    "expected": Answer,
+    "raw_output": Text,
+    "parsed": Answer,
+    "correct": Boolean,
+    "chain": Names,
+    "error": Text,
 }
 
 
-SAMPLE_OF_PAIR: dict[str, Check] = {
-    "counterfactual": checks.text,
-    "expected_counterfactual": checks.answer,
-    "raw_output_counterfactual": checks.text,
-    "correct_counterfactual": checks.boolean,
+SAMPLE_OF_PAIR: dict[str, Any] = {
+    "counterfactual": Text,
+    "expected_counterfactual": Answer,
+    "raw_output_counterfactual": Text,
+    "correct_counterfactual": Boolean,
 }
 
 
-NULLABLE = {"seed", "hops", "parsed", "chain", "error"}
+NULLABLE = frozenset({"seed", "hops", "parsed", "chain", "error"})
 
 
-NOT_RECORDED = {"prompt", "raw_output", "correct", "expected"}
+NOT_RECORDED = frozenset({"prompt", "raw_output", "correct", "expected"})
 """What imported runs may lack besides: the older format does not record all of it."""
 
 
-DTYPES: dict[Check, Any] = {
-    checks.integer: pl.Int64,
-    checks.text: pl.String,
-    checks.boolean: pl.Boolean,
-    checks.names: pl.List(pl.String),
-}
+DTYPES: dict[Any, Any] = {Int64: pl.Int64, Text: pl.String, Boolean: pl.Boolean, Names: pl.List(pl.String)}
+
+
+@cache
+def sample_with_empty(nullable: frozenset[str]) -> Any:
+    """The type of a sample that may leave these fields empty, and all of a pair out."""
+    fields = {name: kind | None if name in nullable else kind for name, kind in SAMPLE.items()}
+    fields |= {name: NotRequired[kind | None] for name, kind in SAMPLE_OF_PAIR.items()}
+    return TypedDict("Sample", fields)  # pyright: ignore[reportArgumentType]  # made of data
