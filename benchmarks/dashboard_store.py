@@ -63,8 +63,9 @@ def again(client: MlflowClient, study: list[tuple[LoggedRun, list[dict]]], numbe
     """Log a study and its cells as if they had been run another time; how many runs that were."""
     rng = random.Random(number)
     experiment = f"experiment {number % 20}"
-    found, home = client.get_experiment_by_name(experiment), client.get_experiment_by_name("demo").artifact_location
-    place = found.experiment_id if found else client.create_experiment(experiment, home)
+    found, demo = client.get_experiment_by_name(experiment), client.get_experiment_by_name("demo")
+    assert demo is not None
+    place = found.experiment_id if found else client.create_experiment(experiment, demo.artifact_location)
     start = int(time.time() * 1000) - YEAR + number * 3_000_000
     model, seed = MODELS[number % len(MODELS)], str(number)
     parent = None

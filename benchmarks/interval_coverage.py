@@ -49,7 +49,7 @@ def of_paired(n: int, apart: float, first: float) -> float:
         outcomes = np.stack([np.full_like(c, b), c, n - b - c], axis=1)
         chance = np.exp(stats.multinomial(n, chances).logpmf(outcomes))
         likely = np.flatnonzero(chance > 1e-7)
-        total += sum(chance[i] * holds(_paired(b, int(c[i]), n)[0], apart * (2 * first - 1)) for i in likely)
+        total += sum(float(chance[i]) * holds(_paired(b, int(c[i]), n)[0], apart * (2 * first - 1)) for i in likely)
     return total
 
 
@@ -151,7 +151,7 @@ def of_cells(n: int, samples: int = 500, cells: int = 3) -> float:
         hard = np.repeat(rng.beta(1.5, 1.5, n), cells)
         first, second = rng.random(n * cells) < hard**0.5, rng.random(n * cells) < hard
         kept += holds(
-            mcnemar(first, second, seeds=seeds).difference, stats.beta.expect(lambda x: x**0.5 - x, (1.5, 1.5))
+            mcnemar(first, second, seeds=seeds).difference, float(stats.beta.expect(lambda x: x**0.5 - x, (1.5, 1.5)))
         )
     return kept / samples
 

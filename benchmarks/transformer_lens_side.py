@@ -11,8 +11,11 @@ from importlib.metadata import version
 
 import pandas as pd
 import torch
-from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.patching import generic_activation_patch, layer_pos_patch_setter
+from transformer_lens.model_bridge import TransformerBridge  # type: ignore[import]  (installed by who runs this)
+from transformer_lens.patching import (  # type: ignore[import]  (installed by who runs this)
+    generic_activation_patch,
+    layer_pos_patch_setter,
+)
 
 
 def main() -> None:

@@ -242,7 +242,7 @@ def selectable(shown: pl.DataFrame, chosen: list[str], key: str, height: int) ->
         column_config=config,
         on_select=choose,
         selection_mode="multi-row",
-        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]
+        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]  (a plain dict will do)
         key=widget,
         lazy=False,
     )
@@ -310,7 +310,13 @@ def numbers(run: LoggedRun) -> None:
     left, right = st.columns(2)
     if rows:
         frame = pl.DataFrame(rows, {"metric": pl.String, **ends}, orient="row")
-        left.dataframe(frame, hide_index=True, placeholder="", column_config=config, height=280)  # type: ignore[arg-type]
+        left.dataframe(
+            frame,
+            hide_index=True,
+            placeholder="",
+            column_config=config,  # type: ignore[arg-type]  (columns and texts)
+            height=280,
+        )
     if run.params:
         params = pl.DataFrame(sorted(run.params.items()), {"parameter": pl.String, "value": pl.String}, orient="row")
         right.dataframe(params.with_columns(pl.col("value").str.slice(0, 1000)), hide_index=True, height=280)

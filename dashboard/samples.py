@@ -126,7 +126,7 @@ def chosen(shown: pl.DataFrame, run_id: str) -> dict | None:
         column_config=NAMES,
         on_select=choose,
         selection_mode="single-row",
-        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]
+        selection_default={"selection": {"rows": rows}},  # type: ignore[arg-type]  (a plain dict will do)
         key=widget,
         lazy=False,
     )
@@ -262,7 +262,7 @@ def share_as_text(frame: pl.DataFrame) -> pl.DataFrame:
 
 def largest_chain(program: str | None) -> str | None:
     try:
-        return heuristics.largest_chain(program or "", None)  # type: ignore[arg-type]
+        return heuristics.largest_chain(program or "", None)  # type: ignore[arg-type]  (it draws nothing)
     except ProgramError:
         return None
 

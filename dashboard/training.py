@@ -67,7 +67,7 @@ def accuracies(run: LoggedRun) -> None:
     if shown["n"].null_count():
         st.caption("This run did not log its number of programs, so no 95% CI is drawn.")
     else:
-        sizes = dict.fromkeys((int(shown["n"].min()), int(shown["n"].max())))  # type: ignore[arg-type]
+        sizes = dict.fromkeys((int(shown["n"].min()), int(shown["n"].max())))  # type: ignore[arg-type]  (counts)
         st.caption(f"Each point: {' to '.join(map(str, sizes))} programs. Bands: 95% CI (Wilson).")
 
 

@@ -7,11 +7,16 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 import signal
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from array_types import ArrayTypes
+
+sys.meta_path.insert(0, ArrayTypes("debug"))  # before any import of it
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job has it ignored
 

@@ -4,6 +4,8 @@ Weights are scaled up: with ordinary initialization the two programs of a pair d
 patch that does nothing would pass for one that is right. The tests check that the whole effect is at least 1.
 """
 
+from typing import Any
+
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -28,18 +30,20 @@ from transformers import (
 
 from debug import models
 
-_SIZES = {
+Settings = dict[str, Any]  # keywords of a configuration of transformers, each of a type of its own
+
+_ENDS: Settings = {"eos_token_id": 0, "pad_token_id": 0}
+_SIZES: Settings = {
     "vocab_size": 41,
     "hidden_size": 48,
     "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "max_position_embeddings": 256,
     "bos_token_id": None,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
+    **_ENDS,
 }
-_GATED = _SIZES | {"num_key_value_heads": 2, "intermediate_size": 96}
-_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+_GATED: Settings = _SIZES | {"num_key_value_heads": 2, "intermediate_size": 96}
+_EXPERTS: Settings = {"head_dim": 16, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _SLIDING = ["sliding_attention", "full_attention"] * 2
 
 CONFIGS = {
@@ -65,10 +69,9 @@ CONFIGS = {
         ),
         mm_tokens_per_image=4,
         tie_word_embeddings=False,
-        eos_token_id=0,
-        pad_token_id=0,
+        **_ENDS,
     ),
-    "qwen3_moe": Qwen3MoeConfig(**_GATED, head_dim=16, **_EXPERTS),
+    "qwen3_moe": Qwen3MoeConfig(**_GATED, **_EXPERTS),
     "mixtral": MixtralConfig(**_GATED, num_local_experts=4, num_experts_per_tok=2),
     "gpt2": GPT2Config(
         vocab_size=41, n_embd=48, n_layer=4, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=0

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import islice, product
 
+import nnsight
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -20,10 +21,9 @@ def run(model: LoadedModel, token_ids: Int[Tensor, "token"], component: str) -> 
     """Logits of the last position, and the component's activations at every layer."""
     point = model.hook_point(component)
     with torch.no_grad(), model.nnsight.trace(token_ids[None]):
-        kept = []
+        kept = nnsight.save([])
         for layer in range(len(point)):
             kept.append(point[layer].flatten(2))
-        kept.save()
         logits = model.nnsight.output.logits[0, -1].save()
     return logits, kept
 

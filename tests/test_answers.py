@@ -19,6 +19,7 @@ from debug.plan import Plan
 from debug.programs import Program
 from debug.prompts import answers, fill, get_prompt
 from debug.token_analyzer import analyze, analyze_pair
+from present import present
 
 ROOTS = Plan(positions="targets", targets=["ref_depth_1_rhs", "final"], require_correct=False)
 
@@ -51,12 +52,12 @@ def test_a_vocabulary_with_the_space_in_the_number_runs_end_to_end(name: str) ->
         assert result.causal_map is not None
         assert result.prompt is not None
         assert result.prompt.endswith(":")
-        tokenized = analyze_pair(model.tokenizer, result.pair, plan.template)
+        tokenized = analyze_pair(model.tokenizer, present(result.pair), plan.template)
         with torch.no_grad():
             logits = model.hf(torch.tensor([tokenized.counterfactual.token_ids])).logits[0, -1]
         top = model.tokenizer.decode([int(logits.argmax())]).strip()
         assert result.correct is not None
-        assert result.correct[1] == (top == str(result.pair.expected_counterfactual))
+        assert result.correct[1] == (top == str(present(result.pair).expected_counterfactual))
 
 
 def test_the_template_is_the_same_whichever_program_comes_first() -> None:

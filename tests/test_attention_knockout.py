@@ -20,6 +20,7 @@ from debug.plan import KNOCKOUT
 from debug.programs import Program
 from debug.prompts import FEW_SHOT_BINDING
 from debug.token_analyzer import PairError, TokenizedProgram, analyze
+from present import present
 from reference import pairs
 
 # Models with random weights answer nothing: their pairs are used all the same.
@@ -142,18 +143,18 @@ def test_draws_of_random_edges_are_clustered_by_pair() -> None:
         np.mean([m.at_target(t, "answer_kept")[0] for t in m.targets if random_of(t) == "direct_pointer_random"])
         for m in five.maps
     ]
-    assert rate.estimate == pytest.approx(np.mean(by_hand))
-    assert rate.n == five.mean.n_pairs == one.n_pairs
+    assert present(rate).estimate == pytest.approx(np.mean(by_hand))
+    assert present(rate).n == five.mean.n_pairs == one.n_pairs
     [compared] = five.mean.against_random["direct_pointer"]
-    own = five.mean["direct_pointer"]["answer_kept"][0].estimate
-    assert compared.difference.estimate == pytest.approx(own - rate.estimate)
+    own = present(five.mean["direct_pointer"]["answer_kept"][0]).estimate
+    assert compared.difference.estimate == pytest.approx(own - present(rate).estimate)
     assert compared.difference.n == five.mean.n_pairs
 
 
 def test_one_hop_programs_among_others_are_skipped_with_the_reason() -> None:
     result = run_causal_tracing_experiment("tiny", [*pairs(2), *pairs(1, hops=1)], KNOCKOUT)
     assert [r.index for r in result.skipped] == [2]
-    assert "needs a chain of 2 lines or more" in result.skipped[0].skipped
+    assert "needs a chain of 2 lines or more" in present(present(result.skipped)[0].skipped)
     alone = run_causal_tracing_experiment("tiny", pairs(2, hops=1), KNOCKOUT, positions=["direct_pointer"])
     assert not alone.skipped
 
@@ -162,7 +163,7 @@ def test_the_bundled_model_loses_the_answer_with_the_chain_and_not_with_random_e
     """What the comparison is for: a hypothesis says something where its edges matter more than as many others."""
     mean = run_causal_tracing_experiment(models.load("tiny"), pairs(60), KNOCKOUT, require_correct=True).mean
     kept = {curve.target: curve["answer_kept"][0] for curve in mean.curves}
-    assert kept["chain_following"].high < kept["chain_following_random"].low
-    assert all(rate.n == mean.n_pairs for rate in kept.values())
-    drops = {curve.target: curve["answer_logit_drop"][0].estimate for curve in mean.curves}
+    assert present(present(kept["chain_following"]).high) < present(present(kept["chain_following_random"]).low)
+    assert all(present(rate).n == mean.n_pairs for rate in kept.values())
+    drops = {curve.target: present(curve["answer_logit_drop"][0]).estimate for curve in mean.curves}
     assert np.isfinite(list(drops.values())).all()

@@ -16,6 +16,7 @@ from debug.counterfactual import make_pair
 from debug.engine import COMPONENTS, SelfCheckError, plain_hooks, self_checks
 from debug.generators import make_variable_binding_program, search
 from debug.rerun import rerun
+from present import present
 
 
 @pytest.fixture(scope="module")
@@ -155,16 +156,17 @@ def test_joint_targets_and_own_hypotheses_are_logged_by_names_that_mlflow_has(ur
     )
     assert joint.logged().metrics["peak_patch_success_rate/ref_depth_1_rhs_and_final"] == 1
     assert (
-        "peak_patch_success_rate" not in joint.logged().metrics or joint.cells[0].mean.peak()[0] == "ref_depth_2_line"
+        "peak_patch_success_rate" not in joint.logged().metrics
+        or present(present(joint.cells[0].mean).peak())[0] == "ref_depth_2_line"
     )
     spare = "i = 8\nh = 3\nx = i\nw = x\n#w: "  # the others are all chain: no edge is left to cut at random
     cut = runner.run_intervention_experiment(
         "tiny", [*programs, spare], "attention_knockout", positions=["final->ref_depth_1_rhs"]
     )
     assert "answer_kept_rate/final_to_ref_depth_1_rhs_random" in cut.logged().metrics
-    n = {curve.target: curve.n for curve in cut.cells[0].mean.curves}
+    n = {curve.target: curve.n for curve in present(cut.cells[0].mean).curves}
     assert n == {"final->ref_depth_1_rhs": 3, "final->ref_depth_1_rhs_random": 1}
-    assert cut.cells[0].mean.against_random["final->ref_depth_1_rhs"][0].difference.n == 1
+    assert present(cut.cells[0].mean).against_random["final->ref_depth_1_rhs"][0].difference.n == 1
 
 
 def test_skipped_pairs_are_recorded_with_their_reason(uri):
@@ -218,7 +220,7 @@ def test_all_pairs_asked_for_find_partners_in_one_logged_set(uri, source):
     assert 12 <= len(logged.reference) == logged.metrics["reference_size"] <= REFERENCE
     assert not any(reason.startswith("source") for reason in cell.skipped)
     verdict = rerun(logged)[0].verdict
-    assert verdict.outcome == "identical", verdict.findings
+    assert present(verdict).outcome == "identical", present(verdict).findings
 
 
 def test_a_failed_self_check_fails_the_run_and_keeps_what_it_measured(uri, monkeypatch):

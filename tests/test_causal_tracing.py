@@ -26,6 +26,7 @@ from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
 from debug.programs import ProgramPair
 from debug.token_analyzer import analyze, analyze_pair
+from present import present
 from reference import pairs
 
 # Models with random weights answer nothing: their pairs are used all the same, unless a test says otherwise.
@@ -45,6 +46,10 @@ def qwen() -> LoadedModel:
 @pytest.fixture(scope="module")
 def tiny() -> LoadedModel:
     return models.load("tiny")
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    return np.asarray(stats.spearmanr(a, b))[0]  # the statistic, then p
 
 
 def ids(model: LoadedModel, program: Any) -> torch.Tensor:
@@ -221,7 +226,7 @@ def partner_of(model: LoadedModel, given: list[ProgramPair], number: int) -> str
     plan = Plan(source="resample")
     reference = Reference.found(model, given, plan, 4096)
     one = prepare(model, number, given[number], plan)
-    token_ids = reference.partner(one, plan).token_ids
+    token_ids = present(reference.partner(one, plan)).token_ids
     (partner,) = [program for program, tokenized in reference.programs if tokenized.token_ids == token_ids]
     assert partner.text != given[number].original.text
     assert partner.answer not in (given[number].expected_original, given[number].expected_counterfactual)
@@ -242,8 +247,8 @@ def test_no_partner_has_an_answer_of_the_pair(qwen: LoadedModel) -> None:
 def test_a_pair_alone_has_no_other_to_patch_from(qwen: LoadedModel, source: str) -> None:
     result = run_causal_tracing_experiment(qwen, [*pairs(2), *pairs(1, 9)], positions="targets", source=source)
     assert [r.index for r in result.skipped] == [2]
-    assert result.skipped[0].skipped.startswith(f"source {source!r} needs another program of 39 tokens")
-    assert result.skipped[0].skipped.endswith("the reference set of 3 has none")
+    assert present(result.skipped[0].skipped).startswith(f"source {source!r} needs another program of 39 tokens")
+    assert present(result.skipped[0].skipped).endswith("the reference set of 3 has none")
 
 
 @pytest.mark.parametrize("direction", ["into_original", "into_counterfactual"])
@@ -280,7 +285,7 @@ def test_all_windows_of_pairs_draw_on_one_set_that_filters_let_through(tiny: Loa
     for one, other in zip(found[4:], again, strict=True):
         assert one.skipped == other.skipped
         if one.causal_map is not None:
-            np.testing.assert_allclose(one.causal_map.z_patched, other.causal_map.z_patched, atol=1e-4)
+            np.testing.assert_allclose(one.causal_map.z_patched, present(other.causal_map).z_patched, atol=1e-4)
 
 
 # --- The same-answer control ---
@@ -294,8 +299,8 @@ def test_the_control_is_the_same_patch_from_a_program_of_the_same_answer(
     result = run_causal_tracing_experiment(tiny, given, positions="targets", **plan)
     for pair, causal_map in zip(given, result.maps, strict=True):
         control = same_answer_program(pair.original)
-        assert control.answer == pair.original.answer
-        assert control.text != pair.original.text
+        assert present(control).answer == pair.original.answer
+        assert present(control).text != pair.original.text
         source = activations(tiny, control, causal_map.intervention_type)
         kept, rows = [], np.random.RandomState(0).permutation(len(causal_map.layers))[:4]
         axes = [*product(rows, range(len(causal_map.heads)))] if causal_map.heads else [(row,) for row in rows]
@@ -309,16 +314,20 @@ def test_the_control_is_the_same_patch_from_a_program_of_the_same_answer(
     below_top = [row for row, layer in enumerate(result.maps[0].layers) if layer < 6]
     for name in ("control_success", "control_answer_kept"):
         cells = np.concatenate([m.at_target(t, name)[below_top].ravel() for m in result.maps for t in m.targets])
-        assert result.mean.overall[name].estimate == pytest.approx(cells.mean())
+        assert present(result.mean.overall[name]).estimate == pytest.approx(cells.mean())
 
 
 def test_control_success_stands_beside_success(tiny: LoadedModel) -> None:
     """Moving the value from a program with the same answer moves nothing but the answer itself."""
     mean = run_causal_tracing_experiment(tiny, pairs(20), positions="targets", require_correct=True).mean
-    assert mean.overall["control_success"].n == mean.overall["success"].n
-    assert mean["ref_depth_1_rhs"]["control_success"][0].estimate == 0
-    assert mean["ref_depth_1_rhs"]["control_answer_kept"][0].estimate == 1, "at layer 0 the two roots are one token"
-    assert mean["final"]["control_answer_kept"][-1].estimate > 0.9, "the control's own answer is the original's"
+    assert present(mean.overall["control_success"]).n == present(mean.overall["success"]).n
+    assert present(mean["ref_depth_1_rhs"]["control_success"][0]).estimate == 0
+    assert present(mean["ref_depth_1_rhs"]["control_answer_kept"][0]).estimate == 1, (
+        "at layer 0 the two roots are one token"
+    )
+    assert present(mean["final"]["control_answer_kept"][-1]).estimate > 0.9, (
+        "the control's own answer is the original's"
+    )
 
 
 def test_without_the_control_nothing_is_said_of_it(qwen: LoadedModel) -> None:
@@ -336,13 +345,13 @@ def test_the_control_runs_where_its_own_program_differs_first(tiny: LoadedModel)
     for pair, causal_map in zip(given, found.maps, strict=True):
         tokenized = analyze_pair(tiny.tokenizer, pair)
         both = (pair.original, same_answer_program(pair.original))
-        own, other = (torch.tensor(analyze(tiny.tokenizer, program).token_ids) for program in both)
+        own, other = (torch.tensor(analyze(tiny.tokenizer, present(program)).token_ids) for program in both)
         _, source = reference.run(tiny, other, "residual_stream")
         site = Site("residual_stream", 0, tuple(causal_map.targets["ref_depth_1_lhs"]))
         logits = reference.patch(tiny, own, [site], {"residual_stream": source})
         by_hand.append(logits.argmax().item() == tokenized.answer_tokens[1])
-    assert (kept.estimate, kept.n) == (np.mean(by_hand), 20)
-    assert 0.5 < kept.estimate < 0.9
+    assert (present(kept).estimate, present(kept).n) == (np.mean(by_hand), 20)
+    assert 0.5 < present(kept).estimate < 0.9
     text = "foo = 1\n#foo: "  # no other name of three letters
     assert run_causal_tracing_experiment(families.family("gpt2"), [text]).maps[0].control_top is None
 
@@ -359,21 +368,25 @@ def test_lens_rows_are_the_hidden_states_read_by_the_final_norm_and_the_unembedd
     norm, head = (model.hf.get_submodule(n) for n in (model.architecture.final_norm, model.architecture.unembedding))
     cap = getattr(model.config, "final_logit_softcapping", None)
     shape = (model.n_layers + 1, len(causal_map.positions), 2)
-    assert causal_map.lens_logits.shape == causal_map.lens_ranks.shape == shape
+    lens_logits, lens_ranks = present(causal_map.lens_logits), present(causal_map.lens_ranks)
+    assert lens_logits.shape == lens_ranks.shape == shape
     for layer, (column, position) in product(range(model.n_layers + 1), enumerate(causal_map.positions)):
         with torch.no_grad():
             logits = head(norm(hidden[layer][0, position]))
         logits = logits if cap is None else cap * (logits / cap).tanh()
         for number, answer in enumerate(causal_map.answer_tokens):
-            assert causal_map.lens_logits[layer, column, number] == pytest.approx(logits[answer].item(), abs=EXACT)
+            assert present(causal_map.lens_logits)[layer, column, number] == pytest.approx(
+                logits[answer].item(), abs=EXACT
+            )
             higher = ((logits - logits[answer] > EXACT).sum(), (logits - logits[answer] > -EXACT).sum() - 1)
-            assert higher[0] <= causal_map.lens_ranks[layer, column, number] <= higher[1], "as many tokens rank higher"
-    np.testing.assert_allclose(causal_map.lens_logits[-1, -1], causal_map.z_clean, atol=EXACT)
-    assert causal_map.lens_ranks[-1, -1].min() == 0 or name != "tiny", "it answers"
+            assert higher[0] <= lens_ranks[layer, column, number] <= higher[1], "as many tokens rank higher"
+    np.testing.assert_allclose(lens_logits[-1, -1], causal_map.z_clean, atol=EXACT)
+    assert lens_ranks[-1, -1].min() == 0 or name != "tiny", "it answers"
 
 
 def test_the_lens_can_be_left_out_and_a_knockout_has_none(qwen: LoadedModel) -> None:
-    for plan in ({"logit_lens": False}, {"intervention_type": KNOCKOUT}):
+    without_lens: list[dict[str, Any]] = [{"logit_lens": False}, {"intervention_type": KNOCKOUT}]
+    for plan in without_lens:
         (causal_map,) = run_causal_tracing_experiment(qwen, pairs(1), **plan).maps
         assert (causal_map.lens_logits, causal_map.lens_ranks) == (None, None)
 
@@ -413,7 +426,7 @@ def test_its_rank_agreement_is_scipys_with_the_exact_map(qwen: LoadedModel, comp
     exact = run_causal_tracing_experiment(qwen, given, component, **where)
     estimated = run_causal_tracing_experiment(qwen, given, component, method="attribution", **where)
     by_pair = [
-        stats.spearmanr(a.z_patched[..., 0].ravel(), b.z_patched[..., 0].ravel()).statistic
+        spearman(a.z_patched[..., 0].ravel(), b.z_patched[..., 0].ravel())
         for a, b in zip(exact.maps, estimated.maps, strict=True)
     ]
     assert exact.maps[0].top.size <= causal_tracing.AGREEMENT_CELLS, "all cells are in the sample"
@@ -424,7 +437,7 @@ def test_its_rank_agreement_is_scipys_with_the_exact_map(qwen: LoadedModel, comp
 
 def test_agreement_where_it_matters_is_that_of_the_exact_map(tiny: LoadedModel) -> None:
     """All cells of these pairs are patched exactly: nothing is left to the sample."""
-    where = {"positions": ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]}
+    where: dict[str, Any] = {"positions": ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]}
     exact = run_causal_tracing_experiment(tiny, pairs(3), **where)
     estimated = run_causal_tracing_experiment(tiny, pairs(3), method="attribution", **where)
     for one, other, found in zip(exact.maps, estimated.maps, estimated.agreement, strict=True):
@@ -434,7 +447,7 @@ def test_agreement_where_it_matters_is_that_of_the_exact_map(tiny: LoadedModel) 
         matters = np.abs(share) >= 0.1
         assert 3 <= matters.sum() < matters.size / 2
         assert found.matters.sum() == matters.sum()
-        assert found.rank == pytest.approx(stats.spearmanr(share[matters], guess[matters]).statistic, abs=0.02)
+        assert found.rank == pytest.approx(spearman(share[matters], guess[matters]), abs=0.02)
         product, square = found.slope
         assert product / square == pytest.approx((share * guess)[matters].sum() / (share**2)[matters].sum(), abs=1e-3)
         assert found.missed == ((guess * np.sign(share) < 0.1)[matters].sum(), matters.sum())
@@ -448,15 +461,15 @@ def test_the_sample_holds_the_largest_estimates_and_stands_for_all_cells(tiny: L
     """64 cells drawn from 644 would hold some six that matter."""
     [estimated] = run_causal_tracing_experiment(tiny, pairs(1, 17), method="attribution").results
     found, causal_map = estimated.agreement, estimated.causal_map
-    shares = np.sort(np.abs(causal_map.normalized_logit_diff).ravel())
-    in_sample = np.sort(np.abs(found.estimated))
-    assert estimated.interventions == len(found.exact) > causal_tracing.AGREEMENT_CELLS
+    shares = np.sort(np.abs(present(causal_map).normalized_logit_diff).ravel())
+    in_sample = np.sort(np.abs(present(found).estimated))
+    assert estimated.interventions == len(present(found).exact) > causal_tracing.AGREEMENT_CELLS
     np.testing.assert_allclose(in_sample[-32:], shares[-32:], atol=1e-5)
-    assert sorted({*found.weights.tolist()})[0] == 1
-    assert (found.weights > 1).sum() >= causal_tracing.AGREEMENT_CELLS - causal_tracing.LARGEST_CELLS
-    tokens = len(causal_map.tokens) - causal_map.first_difference
-    at_most = tokens * causal_map.n_layers + 1  # of the top row, the last token alone
-    assert found.weights.sum() == pytest.approx(at_most)
+    assert sorted({*present(found).weights.tolist()})[0] == 1
+    assert (present(found).weights > 1).sum() >= causal_tracing.AGREEMENT_CELLS - causal_tracing.LARGEST_CELLS
+    tokens = len(present(causal_map).tokens) - present(causal_map).first_difference
+    at_most = tokens * present(causal_map).n_layers + 1  # of the top row, the last token alone
+    assert present(found).weights.sum() == pytest.approx(at_most)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -464,10 +477,10 @@ def test_the_rank_agreement_counts_a_cell_as_often_as_its_weight_says(seed: int)
     rng = np.random.default_rng(seed)
     exact, estimated = rng.normal(size=20).round(1), rng.normal(size=20).round(1)  # some are equal
     weights = rng.integers(1, 5, 20)
-    repeated = stats.spearmanr(np.repeat(exact, weights), np.repeat(estimated, weights)).statistic
+    repeated = spearman(np.repeat(exact, weights), np.repeat(estimated, weights))
     assert agreement._spearman(exact, estimated, weights) == pytest.approx(repeated)
     plain = agreement._spearman(exact, estimated, np.ones(20))
-    assert plain == pytest.approx(stats.spearmanr(exact, estimated).statistic)
+    assert plain == pytest.approx(spearman(exact, estimated))
     assert agreement._spearman(exact, np.ones(20), weights) is None
 
 
@@ -590,7 +603,7 @@ def test_pairs_of_different_lengths_come_back_in_order(tiny: LoadedModel) -> Non
     assert [len(r.causal_map.tokens) for r in results if r.causal_map] == [23] * 3 + [39] * 3 + [23] * 3
     assert [r.causal_map.pair for r in results if r.causal_map] == [0, 1, 2, 3, 4, 5, 7, 8, 9]
     alone = run_causal_tracing_experiment(tiny, chosen[4:5], positions="targets").maps[0]
-    np.testing.assert_allclose(results[4].causal_map.z_patched, alone.z_patched, atol=EXACT)
+    np.testing.assert_allclose(present(results[4].causal_map).z_patched, alone.z_patched, atol=EXACT)
 
 
 def test_results_stream_while_pairs_are_still_to_come(qwen: LoadedModel) -> None:
@@ -611,7 +624,7 @@ def tensors_alive() -> int:
 def test_memory_does_not_grow_with_the_number_of_pairs(qwen: LoadedModel) -> None:
     """Of results that the caller lets go."""
     alive = []
-    for result in trace_pairs(qwen, endless([]), Plan(**QUICK | {"save_activations": "all"})):
+    for result in trace_pairs(qwen, endless([]), Plan(**dict(QUICK, save_activations="all"))):
         if result.index % 64 == 10:
             alive.append(tensors_alive())
         if result.index == 300:
@@ -675,16 +688,16 @@ def test_filters_say_why_a_pair_is_skipped(tiny: LoadedModel) -> None:
     )
     for one, pair in zip(result.results, given, strict=True):
         line = pair.original.chain.root.line
-        assert (one.skipped is not None) == (line < 2 or not all(one.correct))
+        assert (one.skipped is not None) == (line < 2 or not all(present(one.correct)))
         if line < 2:
             assert one.skipped == f"shallow: the root value is assigned on line {line + 1}"
     wrong = run_causal_tracing_experiment(families.family("gpt2"), given, positions=["final"], intervention_layers=[1])
-    assert not all(all(r.correct) for r in wrong.results), "and yet none is skipped unless it is asked for"
+    assert not all(all(present(r.correct)) for r in wrong.results), "and yet none is skipped unless it is asked for"
     assert not wrong.skipped
     with pytest.raises(ValueError, match="the model does not answer the original"):
         run_causal_tracing_experiment(
             families.family("gpt2"),
-            [r.pair for r in wrong.results if r.correct == (False, False)],
+            [present(r.pair) for r in wrong.results if r.correct == (False, False)],
             require_correct=True,
         )
 
@@ -820,7 +833,9 @@ def test_only_pairs_whose_logits_are_not_finite_are_skipped(plan: dict[str, Any]
             assert one.prompt == other.prompt
         elif one.skipped is None:  # a program of the same answer, which is the control, may have the letter
             assert one.correct == other.correct
-            np.testing.assert_allclose(one.causal_map.z_patched, other.causal_map.z_patched, atol=EXACT)
+            np.testing.assert_allclose(
+                present(one.causal_map).z_patched, present(other.causal_map).z_patched, atol=EXACT
+            )
     assert 0 < len(result.maps) < 12
 
 
@@ -839,7 +854,7 @@ def test_positions_by_number_are_known_by_their_role() -> None:
     positions = [2, 22, "final", "ref_depth_1_rhs", 5]
     result = run_causal_tracing_experiment("tiny", pairs(2), positions=positions)
     assert result.maps[0].targets == {"ref_depth_1_rhs": [2], "final": [22], "ref_depth_2_equals": [5]}
-    assert result.mean.peak()[0] == "ref_depth_2_equals"
+    assert present(result.mean.peak())[0] == "ref_depth_2_equals"
 
 
 def test_the_top_row_alone_has_a_mean() -> None:
@@ -852,7 +867,7 @@ def test_rates_are_successes_over_interventions_where_pairs_have_different_targe
     maps = run_causal_tracing_experiment("tiny", [*pairs(3, hops=1), *pairs(3, hops=4, seq_len=9)]).maps
     mean = mean_over_pairs(maps)
     each = np.concatenate([m.at_target(target)[:-1] for m in maps for target in m.targets])
-    assert mean.overall["success"].estimate == pytest.approx(each.mean())
+    assert present(mean.overall["success"]).estimate == pytest.approx(each.mean())
     assert [c.target for c in mean.curves] == [f"ref_depth_{k}_rhs" for k in (1, 2, 3, 4)] + ["query_var", "final"]
 
 
@@ -940,7 +955,7 @@ def test_bad_input_is_refused_with_what_was_given_and_what_was_expected(
     arguments: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run_causal_tracing_experiment("tiny", **({"programs": pairs(1)} | arguments))
+        run_causal_tracing_experiment("tiny", **dict[str, Any](programs=pairs(1)) | arguments)
 
 
 def test_a_bad_plan_is_refused_before_any_program_is_looked_at(qwen: LoadedModel) -> None:

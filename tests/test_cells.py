@@ -16,6 +16,7 @@ from debug.generators import MAX_SEEDS, generate
 from debug.models import Completion
 from debug.programs import Program
 from debug.runner import draw_programs
+from present import present
 
 
 def experiment(models_=("tiny",), **fields) -> ExperimentConfig:
@@ -67,7 +68,7 @@ def test_cells_without_a_range_of_their_own_are_refused():
 
 def test_cells_are_said_to_share_programs_where_they_do():
     cells = [("variable_binding", hops, lines, 0) for hops, lines in product(("any", 4), (5, 17))]
-    assert "share seeds, and so share programs" in shared_programs(cells)
+    assert "share seeds, and so share programs" in present(shared_programs(cells))
     assert shared_programs(cells[:1] * 2) is None  # two models on one cell: compared program by program
     assert shared_programs([cells[0], ("boolean", "any", 17, 0)]) is None
     apart = experiment(independent_cells=True)
@@ -121,7 +122,7 @@ def test_a_result_says_that_cells_share_programs_and_clusters_what_it_pools_by_s
         run = store.load_run(run_id)
         assert int(run.params["seed"]) == config.first_seed(hops, lines)
         assert run.config["independent_cells"] is independent
-        assert run.samples["seed"].min() >= config.first_seed(hops, lines)
+        assert min(run.samples["seed"]) >= config.first_seed(hops, lines)
 
 
 def test_one_cell_has_nothing_to_pool_and_nothing_to_share(uri, guesses):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from debug.counterfactual import make_pair, same_answer_program
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program, ProgramError
+from present import present
 
 SEEDS = st.integers(0, 2**32 - 1)
 EVERY_DIGIT = "".join(f"{name} = {digit}\n" for name, digit in zip("abcdefghij", "0123456789", strict=True)) + "#d: "
@@ -72,7 +73,7 @@ def test_what_is_no_program_has_no_pair(text: str) -> None:
 @pytest.mark.parametrize("value", [1.5, "b", True, None.__class__, 10**18])
 def test_a_root_value_that_is_no_number_of_a_program_is_refused(value: object) -> None:
     with pytest.raises(ProgramError):
-        make_pair("b = 1\nc = 5\na = b\n#a: ", root_value=value)  # type: ignore[arg-type]
+        make_pair("b = 1\nc = 5\na = b\n#a: ", root_value=value)  # type: ignore[arg-type]  (refused)
 
 
 # --- The same-answer control's source ---
@@ -97,7 +98,7 @@ def test_the_control_has_the_answer_and_the_lines_of_the_program_and_none_of_its
 
 def test_attempts_draw_other_controls() -> None:
     program = Program.parse("a = 1\nb = a\n#b: ")
-    assert len({same_answer_program(program, attempt).text for attempt in range(20)}) > 10
+    assert len({present(same_answer_program(program, attempt)).text for attempt in range(20)}) > 10
 
 
 @pytest.mark.parametrize(
@@ -117,5 +118,5 @@ def test_longer_names_are_exchanged_with_those_of_their_length(text: str, contro
 
 def test_letters_keep_their_case() -> None:
     control = same_answer_program(Program.parse("A = 1\nb = A\n#b: "))
-    assert control.text[0].isupper()
-    assert control.query.islower()
+    assert present(control).text[0].isupper()
+    assert present(control).query.islower()

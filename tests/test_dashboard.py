@@ -52,7 +52,7 @@ def opened(page: str = "runs", **query: str | list[str]) -> AppTest:
 
 def url(app: AppTest, name: str) -> str | None:
     value = app.query_params.get(name)
-    return value[0] if isinstance(value, list) and value else value or None
+    return (value[0] if isinstance(value, list) else value) if value else None
 
 
 def sentences(app: AppTest) -> str:

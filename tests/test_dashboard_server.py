@@ -46,7 +46,8 @@ def server(request, tmp_path_factory) -> Iterator[psutil.Process]:
 
 
 def listening(process: psutil.Process) -> list[tuple[str, int]]:
-    return [tuple(each.laddr) for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN]
+    sockets = (each.laddr for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
+    return [(address.ip, address.port) for address in sockets if address]
 
 
 def status(process: psutil.Process, path: str, host: str, **headers: str) -> int:

@@ -338,9 +338,11 @@ def test_a_measurement_that_is_no_number_fails_the_checks() -> None:
     good = SelfChecks(1e-6, 1e-6, 5, 1e-4)
     good.require()
     for number in range(3):
-        values = [0, 0, 5]
+        values = [0.0, 0.0, 5.0]
         values[number] = float("nan")
-        for merged in (good | SelfChecks(*values, 1e-4), SelfChecks(*values, 1e-4) | good):
+        identity, full, without = values
+        wrong = SelfChecks(identity, full, without, 1e-4)
+        for merged in (good | wrong, wrong | good):
             with pytest.raises(SelfCheckError):
                 merged.require()
 

@@ -24,6 +24,7 @@ from debug.causal_map import CausalMapError, mean_over_pairs, save_maps
 from debug.counterfactual import make_pair
 from debug.tracking import LoggedRun, Store, TrackingError
 from debug.tracking.export import cells
+from present import present
 from synthetic import PROGRAM, make_map, make_samples
 
 WRONG: list[Any] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]
@@ -85,7 +86,7 @@ READERS: dict[str, Callable[[LoggedRun], Any]] = {
 def refused(run: LoggedRun, name: str, content: bytes) -> str | None:
     """Read an artifact with this content; the error where there is one, which names run and file."""
     global _watching
-    path = run._root / name  # type: ignore[operator]
+    path = present(run._root) / name
     whole = path.read_bytes()
     path.write_bytes(content)
     fresh = LoggedRun(run.store, run._run, run.experiment)
@@ -103,7 +104,7 @@ def refused(run: LoggedRun, name: str, content: bytes) -> str | None:
     assert told is None or (run.run_id in told and name in told), (told, content[:300])
     for event, what in _watched:
         assert event == "open", (event, what)
-        assert Path(str(what)).resolve().is_relative_to(run._root), what  # type: ignore[arg-type]
+        assert Path(str(what)).resolve().is_relative_to(present(run._root)), what
     return told
 
 
@@ -242,7 +243,7 @@ def test_json_bombs(logged):
     for name in ("config.json", "summary.json", "programs.json", "samples.jsonl"):
         for bomb in (b"[" * 10**6, b'{"a":' * 10**6, b"9" * 10**6, b'{"a": 1e9999999}'[:-1], b'{"a": -Infinity}'):
             assert refused(logged, name, bomb + b"\n")  # of samples a whole line: half a last one is left out
-    path = logged._root / "huge"  # type: ignore[operator]
+    path = present(logged._root) / "huge"
     for name in ("config.json", "samples.jsonl"):
         whole = content_of(logged, name)
         artifact = logged.artifact(name)

@@ -22,6 +22,7 @@ from debug.generators import (
     make_variable_binding_program,
     search,
 )
+from debug.generators.base import Answer
 from debug.programs import Program
 from test_programs import evaluate
 
@@ -119,16 +120,16 @@ def test_more_than_four_hops_are_drawn_with_weights_alike() -> None:
 def test_a_length_that_cannot_be_is_refused(seq_len: object) -> None:
     for generator in GENERATORS.values():
         with pytest.raises(ValueError, match=f"seq_len is {seq_len!r}; expected a number of lines, 1 or more"):
-            generator(seq_len, np.random.RandomState(0))  # type: ignore[arg-type]
+            generator(seq_len, np.random.RandomState(0))  # type: ignore[arg-type]  (refused)
 
 
 @pytest.mark.parametrize("num_hops", [0, -1, 4, 1.0, "2", True])
 def test_hops_that_the_length_cannot_hold_are_refused_at_once(num_hops: object) -> None:
     with pytest.raises(ValueError, match=f"num_hops is {num_hops!r}; a program of 3 lines has 1 to 3 hops") as refused:
-        make_variable_binding_program(3, np.random.RandomState(0), num_hops)  # type: ignore[arg-type]
+        make_variable_binding_program(3, np.random.RandomState(0), num_hops)  # type: ignore[arg-type]  (refused)
     assert not isinstance(refused.value, HopsNotAvailable)  # the search must not go on to the next seed
     with pytest.raises(GeneratorError, match="a program of 3 lines has 1 to 3 hops"):
-        next(search(make_variable_binding_program, 3, 0, num_hops))  # type: ignore[arg-type]
+        next(search(make_variable_binding_program, 3, 0, num_hops))  # type: ignore[arg-type]  (refused)
 
 
 def test_a_search_passes_over_seeds_without_the_hops_and_names_each_that_has_them() -> None:
@@ -265,7 +266,7 @@ def test_a_seed_names_its_program(seed: int) -> None:
         (("text", "a", {"note": "mine"}), "a", {"note": "mine"}),
     ],
 )
-def test_both_forms_of_generator_are_accepted(made: tuple, answer: object, metadata: dict) -> None:
+def test_both_forms_of_generator_are_accepted(made: tuple, answer: Answer, metadata: dict) -> None:
     got = generate(lambda seq_len, rng: made, 3, 9)
     assert got == GeneratedProgram(9, 3, "text", answer, metadata)
     assert type(got.answer) is type(answer)
@@ -275,12 +276,12 @@ def test_both_forms_of_generator_are_accepted(made: tuple, answer: object, metad
 @pytest.mark.parametrize("made", [None, "text", ("text",), (3, "text"), ("text", None), ("text", 3, None), ("a", 1.5)])
 def test_a_generator_that_returns_something_else_is_named_with_its_seed(made: object) -> None:
     with pytest.raises(GeneratorError, match=r"returned .* at seed 9; expected \(program, answer\)"):
-        generate(lambda seq_len, rng: made, 3, 9)  # type: ignore[arg-type, return-value]
+        generate(lambda seq_len, rng: made, 3, 9)  # type: ignore[arg-type, return-value]  (refused)
 
 
 def test_a_generator_that_raises_is_named_with_its_seed() -> None:
     with pytest.raises(GeneratorError, match="failed at seed 9, seq_len 3: ZeroDivisionError"):
-        generate(lambda seq_len, rng: 1 // 0, 3, 9)  # type: ignore[arg-type, return-value]
+        generate(lambda seq_len, rng: 1 // 0, 3, 9)  # type: ignore[arg-type, return-value]  (refused)
     with pytest.raises(GeneratorError, match=r"failed at seed 0.*unexpected keyword argument 'num_hops'"):
         next(search(make_range_program, 3, 0, num_hops=2))
 

@@ -8,12 +8,13 @@ from debug import ExperimentRunner, quick_experiment
 from debug.generators import make_variable_binding_program, search
 from debug.models import heuristics
 from debug.programs import Program
+from present import present
 
 PROGRAM = "a = 3\nb = a\nc = 5\nd = c\ne = d\n#b: "
 
 
 def answers(name, programs):
-    given = dict(heuristics.find(f"heuristic:{name}").generate(programs, max_new_tokens=1))
+    given = dict(present(heuristics.find(f"heuristic:{name}")).generate(programs, max_new_tokens=1))
     return [given[index].text for index in range(len(programs))]
 
 
@@ -29,8 +30,10 @@ def test_rules_answer_what_they_say():
 
 def test_a_rule_without_a_number_or_a_program_gives_none():
     assert answers("any-number", ["x = True\nx = not x"]) == [""]
-    [(_, completion)] = heuristics.find("heuristic:largest-chain").generate(["x = 0\nx += 3"], max_new_tokens=1)
-    assert completion.error.startswith("heuristic:largest-chain: the last line is 'x += 3'")
+    [(_, completion)] = present(heuristics.find("heuristic:largest-chain")).generate(
+        ["x = 0\nx += 3"], max_new_tokens=1
+    )
+    assert present(completion.error).startswith("heuristic:largest-chain: the last line is 'x += 3'")
 
 
 def test_the_largest_chain_is_the_shortcut_that_it_is_known_to_be():

@@ -15,6 +15,7 @@ from debug.causal_map import (
     peaks,
     ratio_of_means,
 )
+from present import present
 from synthetic import make_map
 
 TARGETS = ("ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "query_var", "final")
@@ -23,7 +24,7 @@ SIZES = (20, 50, 200)
 Success = dict[str, np.ndarray]  # target -> [pair, layer]
 
 
-def rates(noise: float = 0.0, n_layers: int = 7, **at: list[float]) -> np.ndarray:
+def rates(noise: float = 0.0, n_layers: int = 7, /, **at: list[float]) -> np.ndarray:
     """[layer, target]: the noise, but for the targets given by name of role."""
     found = np.full((n_layers, len(TARGETS)), noise)
     for target, by_layer in at.items():
@@ -92,7 +93,7 @@ def test_a_staircase_is_found(n: int) -> None:
 @pytest.mark.parametrize("rate", [0.5, 0.95])
 def test_where_all_targets_succeed_alike_nothing_is_handed_over(rate: float) -> None:
     rng = np.random.default_rng(0)
-    found = [moves(drawn(rng, rates(rate, n_layers=13), 20)) for _ in range(60)]
+    found = [moves(drawn(rng, rates(rate, 13), 20)) for _ in range(60)]
     assert np.mean([bool(of) for of in found]) <= 0.05
 
 
@@ -114,7 +115,7 @@ def test_a_hand_over_has_the_interval_of_its_layer() -> None:
     assert (move.before, move.after, move.low, move.high, move.n) == ("ref_depth_1_rhs", "final", 2, 3, 40)
     metrics, _ = mean_over_pairs(maps_of(success)).to_metrics()
     assert metrics["hand_over_layer/ref_depth_1_rhs_to_final_ci_high"] == 3
-    assert metrics["hand_over_support/ref_depth_1_rhs_to_final"] >= 0.95
+    assert present(metrics["hand_over_support/ref_depth_1_rhs_to_final"]) >= 0.95
 
 
 def test_two_pairs_tell_no_hand_over_and_three_only_all_together() -> None:
@@ -166,9 +167,10 @@ def test_the_interval_of_a_peak_covers_its_truth(n: int, single: bool) -> None:
         truth = np.full((3, 30), 0.1 if single else 0.3)
         truth[1, 9] = 0.8 if single else 0.3
         success = {t: (rng.random((n, 30)) < truth[k]).astype(float) for k, t in enumerate(TARGETS[1:4])}
-        best = max(peaks(success, range(30), below_top).values(), key=lambda peak: peak.chosen.low)
-        assert best.rate.n == n // 2
-        covered.append(best.rate.low <= truth[TARGETS.index(best.target) - 1, best.layer] <= best.rate.high)
+        best = max(peaks(success, range(30), below_top).values(), key=lambda peak: present(peak.chosen.low))
+        rate = present(best.rate)
+        assert rate.n == n // 2
+        covered.append(present(rate.low) <= truth[TARGETS.index(best.target) - 1, best.layer] <= present(rate.high))
         highest = max(rows.mean(axis=0).max() for rows in success.values())
         naive.append(highest - 1.96 * np.sqrt(highest * (1 - highest) / n) <= 0.3)
     assert np.mean(covered) >= 0.93 - 2 * np.sqrt(0.05 * 0.95 / 300)
@@ -183,7 +185,7 @@ def test_the_peak_is_chosen_on_pairs_of_even_number_and_measured_on_the_others()
     best = mean.peak()
     assert best is not None
     assert best[:2] == ("ref_depth_2_rhs", 2)
-    assert (best.rate.estimate, best.rate.n, best.chosen.estimate) == (0, 5, 1)
+    assert (present(best.rate).estimate, present(best.rate).n, best.chosen.estimate) == (0, 5, 1)
     metrics, _ = mean.to_metrics()
     assert metrics["peak_patch_success_rate"] == 0
     assert (metrics["peak_patch_success_rate_n"], metrics["peak_layer"]) == (5, 2)
@@ -262,7 +264,7 @@ def test_windows_that_reach_the_top_count_in_no_mean() -> None:
     rows = {"layers": list(range(6)), "layer_window": 2, "z_patched": one.z_patched[:-1], "top": one.top[:-1]}
     mean = mean_over_pairs([replace(one, **rows)] * 2)
     by_hand = np.mean([[rate.estimate for rate in curve.success[:5]] for curve in mean.curves])
-    assert mean.overall["success"].estimate == pytest.approx(by_hand)
+    assert present(mean.overall["success"]).estimate == pytest.approx(by_hand)
 
 
 # --- shares of the whole effect ---
@@ -286,16 +288,18 @@ def test_the_share_is_the_ratio_of_the_sums() -> None:
     effects = wholes * rng.uniform(0, 1, 30)
     mean = mean_over_pairs(cells_of(effects, wholes))
     share = mean["ref_depth_2_rhs"]["normalized_logit_diff"][3]
-    assert share.estimate == pytest.approx(effects.sum() / wholes.sum(), abs=1e-6)
-    assert share.n == 30
-    assert mean.overall["normalized_logit_diff"].estimate == pytest.approx(effects.sum() / wholes.sum() / 5, abs=1e-6)
+    assert present(share).estimate == pytest.approx(effects.sum() / wholes.sum(), abs=1e-6)
+    assert present(share).n == 30
+    assert present(mean.overall["normalized_logit_diff"]).estimate == pytest.approx(
+        effects.sum() / wholes.sum() / 5, abs=1e-6
+    )
 
 
 def test_a_pair_without_a_target_counts_in_no_share() -> None:
     alone, effect = make_map(0), np.array([30, 2], np.float32)
     bare = replace(make_map(1), targets={}, target_columns={}, z_counterfactual=effect)
     both = mean_over_pairs([alone, bare, alone]).overall["normalized_logit_diff"]
-    assert both.estimate == mean_over_pairs([alone, alone]).overall["normalized_logit_diff"].estimate
+    assert present(both).estimate == present(mean_over_pairs([alone, alone]).overall["normalized_logit_diff"]).estimate
 
 
 def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
@@ -306,7 +310,7 @@ def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
         adding.add(one)
     numbers, behind = adding.behind("ref_depth_2_rhs", 3)
     assert behind["normalized_logit_diff"].mean() > 20
-    share = adding.result()["ref_depth_2_rhs"]["normalized_logit_diff"][3]
+    share = present(adding.result()["ref_depth_2_rhs"]["normalized_logit_diff"][3])
     assert share.estimate == pytest.approx(behind["logit_change"].sum() / behind["whole_effect"].sum(), abs=1e-6)
     assert share.estimate < 0.7
     assert numbers == list(range(20))
@@ -315,7 +319,7 @@ def test_one_pair_without_an_effect_of_its_own_does_not_rule_the_mean() -> None:
 def test_pairs_whose_effect_is_too_small_or_negative_are_counted() -> None:
     wholes = np.array([10.0] * 17 + [0.001, -0.002, -4.0])
     mean = mean_over_pairs(cells_of(wholes / 2, wholes))
-    assert mean["ref_depth_2_rhs"]["normalized_logit_diff"][3].estimate == pytest.approx(0.5, abs=1e-4)
+    assert present(mean["ref_depth_2_rhs"]["normalized_logit_diff"][3]).estimate == pytest.approx(0.5, abs=1e-4)
     metrics, _ = mean.to_metrics()
     assert metrics["normalized_logit_diff_too_small"] == pytest.approx(0.1)
     assert metrics["counterfactual_effect_negative"] == pytest.approx(0.05)
@@ -358,10 +362,17 @@ def test_the_interval_of_a_share_covers_the_truth(n: int, kind: str) -> None:
 
 def test_a_smaller_sample_of_one_pair_or_of_equal_shares_has_no_ends() -> None:
     one = np.array([[2.0, 4.0]])
-    assert [(s.estimate, s.low, s.n) for s in ratio_of_means(one, np.array([[8.0]]), 0.01)] == [
+    assert [
+        (present(s).estimate, present(s).low, present(s).n) for s in ratio_of_means(one, np.array([[8.0]]), 0.01)
+    ] == [
         (0.25, None, 1),
         (0.5, None, 1),
     ]
     wholes = np.array([[4.0], [8.0], [16.0]])
-    [zero, whole] = ratio_of_means(wholes * [0, 1], wholes, 0.01)
-    assert (zero.estimate, zero.low, whole.estimate, whole.low) == (0, None, 1, None)
+    [zero, whole] = map(present, ratio_of_means(wholes * [0, 1], wholes, 0.01))
+    assert (zero.estimate, zero.low, whole.estimate, whole.low) == (
+        0,
+        None,
+        1,
+        None,
+    )

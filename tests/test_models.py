@@ -29,6 +29,7 @@ import families
 import reference
 from debug import causal_tracing, models, tracking
 from debug.causal_experiment_runner import CausalExperimentRunner
+from present import present
 
 # Models with random weights answer nothing: their pairs are used all the same.
 run_causal_tracing_experiment = partial(causal_tracing.run_causal_tracing_experiment, require_correct=False)
@@ -188,7 +189,8 @@ def chatty() -> models.LoadedModel:
     )
     hf.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     with torch.no_grad():  # twice the logit of the end that it learnt
-        hf.get_input_embeddings().weight[41] = 2 * hf.get_input_embeddings().weight[0]
+        embedding = hf.get_parameter("model.embed_tokens.weight")
+        embedding[41] = 2 * embedding[0]
     return models.wrap(hf, tokenizer, model_id="chatty")
 
 
@@ -300,7 +302,9 @@ def test_only_a_prompt_whose_logits_are_not_finite_has_an_error(batch_size):
 def test_a_text_counts_up_to_its_end_and_not_beyond():
     """Logits that follow a token: of one that is read within the text they matter, of the padding behind it not."""
     plain = families.family("qwen2")
-    first = {n: ids[0] for n, ids in plain._generate([(n, plain.encode(q)) for n, q in enumerate(QUESTIONS)], 1, 32)}
+    first = {
+        n: present(ids)[0] for n, ids in plain._generate([(n, plain.encode(q)) for n, q in enumerate(QUESTIONS)], 1, 32)
+    }
     written = next(token for token in first.values() if token not in plain.encode("".join(QUESTIONS)) and token)
     texts = dict(with_broken(written).generate(QUESTIONS, max_new_tokens=2))
     assert {n for n, text in texts.items() if text.error} == {n for n, token in first.items() if token == written}
@@ -340,7 +344,7 @@ def test_float16_that_overflows_names_the_dtype_and_what_to_do():
     errors = [text.error for _, text in half.generate(QUESTIONS, max_new_tokens=3)]
     errors += [scores.error for _, scores in half.score(QUESTIONS, DIGITS)]
     assert len(errors) == 20
-    assert all(re.search(message, error) for error in errors)
+    assert all(re.search(message, present(error)) for error in errors)
 
 
 @pytest.mark.parametrize("log_probability", [math.nan, math.inf, -math.inf])
@@ -354,18 +358,21 @@ def test_vllms_logits_that_are_not_finite_are_errors_too(chatty, monkeypatch, lo
 
 
 def longrope(switch: int, **more) -> Phi3Config:
-    factors = {"short_factor": [1.0] * 6, "long_factor": [4.0 + n for n in range(6)]}
+    factors: families.Settings = {"short_factor": [1.0] * 6, "long_factor": [4.0 + n for n in range(6)]}
     rope = {"rope_type": "longrope", **factors}
-    return Phi3Config(**families._GATED, original_max_position_embeddings=switch, rope_scaling=rope, **more)
+    scaled: families.Settings = {"original_max_position_embeddings": switch, "rope_scaling": rope}
+    return Phi3Config(**families._GATED, **scaled, **more)
 
 
+PARTIAL: families.Settings = {"partial_rotary_factor": 0.5}  # keywords that transformers takes without declaring them
+LLAMA_ROPE: families.Settings = {
+    "rope_scaling": present(longrope(24).rope_parameters) | {"factor": 8.0, "rope_type": "longrope"}
+}
 UNUSUAL = {
     "phi3_long": longrope(24),
     "phi3_long_sliding": longrope(24, sliding_window=9),
-    "llama_long": LlamaConfig(
-        **families._GATED, rope_scaling=longrope(24).rope_parameters | {"factor": 8.0, "rope_type": "longrope"}
-    ),
-    "phi3_partial": Phi3Config(**families._GATED, partial_rotary_factor=0.5, sliding_window=9),
+    "llama_long": LlamaConfig(**families._GATED, **LLAMA_ROPE),
+    "phi3_partial": Phi3Config(**families._GATED, **PARTIAL, sliding_window=9),
     "gpt_neox_sequential": GPTNeoXConfig(
         **families._SIZES, intermediate_size=96, use_parallel_residual=False, attention_bias=False
     ),

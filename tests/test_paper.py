@@ -127,12 +127,12 @@ def test_numbers_stand_beside_the_run_that_holds_them(report: LoggedRun) -> None
     accuracies = re.findall(r"([\d.]+% \[[^]]+\]) \(n=(\d+)\), run `(\w{8})`", page)
     assert len(accuracies) == 4 * (2 + 2)
     for text, n, run_id in accuracies:
-        metrics = report.store.load_run(run_id).metrics
+        metrics = Store(report.store.uri).load_run(run_id).metrics
         ends = metrics["accuracy_ci_low"], metrics["accuracy_ci_high"]
         assert f"{text} (n={n})" == str(Interval(metrics["accuracy"], *ends, int(metrics["num_samples"]), True))
     for hops in (1, 2):
         [run_id] = re.findall(rf"### {hops} hops?\n\nRun `(\w+)`; accuracy on", page)
-        curves = report.store.load_run(run_id).curves("patch_success_rate_by_layer/final")
+        curves = Store(report.store.uri).load_run(run_id).curves("patch_success_rate_by_layer/final")
         rates = curves.filter(metric="patch_success_rate_by_layer/final")["value"].to_list()
         row = page.split(f"### {hops} hop")[1].split("Success:")[1].split("| final | 20 | ")[1].split("\n")[0]
         assert [float(cell.split("%")[0]) for cell in row.split("|")[:-1]] == pytest.approx([100 * r for r in rates])

@@ -13,6 +13,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from debug import cli
+from debug.errors import DebugError, InputError
 from debug.provenance import of_process, without_passwords
 from debug.tracking import Store, TrackingError
 from debug.tracking.export import export_run
@@ -61,7 +62,7 @@ def test_the_logged_command_line_has_no_password(monkeypatch):
 
 def test_no_code_prints_a_store_uri_as_it_is():
     """In texts of scripts, pages and the package a URI stands behind without_passwords, whatever it is called there."""
-    files = [*(ROOT / "runs").glob("*.py"), *(ROOT / "dashboard").glob("*.py"), *(ROOT / "src" / "debug").glob("*.py")]
+    files = [*(ROOT / "runs").glob("*.py"), *(ROOT / "dashboard").glob("*.py"), *(ROOT / "src" / "debug").rglob("*.py")]
     assert len(files) > 30
     found = [
         f"{path.name}: {text}"

@@ -255,4 +255,4 @@ def test_true_is_not_one() -> None:
 @pytest.mark.parametrize("record", [None, [], "text", [RECORD]])
 def test_what_is_no_record_is_refused(record: object) -> None:
     with pytest.raises(ProgramError, match="a pair is a record of fields, given"):
-        ProgramPair.from_record(record)  # type: ignore[arg-type]
+        ProgramPair.from_record(record)  # type: ignore[arg-type]  (refused)

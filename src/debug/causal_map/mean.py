@@ -36,7 +36,7 @@ class TargetCurve:
     @property
     def success(self) -> list[Interval]:
         """Patch success rate by layer."""
-        return self.values["success"]  # type: ignore[return-value]
+        return self.values["success"]  # type: ignore[return-value]  (every pair has one: never None)
 
     @property
     def n(self) -> int:

@@ -36,7 +36,7 @@ def columns_of(plan: Plan, model: LoadedModel, tokenized: TokenizedPair) -> Colu
         first = tokenized.first_difference if plan.source in PAIR_SOURCES else 0
         targets = original.targets([role for role, at in original.roles.items() if at[-1] >= first])
     else:
-        targets = original.targets(plan.targets)  # type: ignore[arg-type]
+        targets = original.targets(plan.targets)  # type: ignore[arg-type]  (a list: else "roles")
     single = range(len(original.token_ids)) if plan.positions == "all" else {p for at in targets.values() for p in at}
     positions = sorted(single)
     joint = [at for at in targets.values() if len(at) > 1]

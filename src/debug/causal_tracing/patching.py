@@ -30,9 +30,9 @@ class Grids:
     interventions: list[Intervention]
     where: list[tuple[int, bool, tuple[int, ...]]]
     """Of each: pair, whether it is the control's, its square in the grid."""
-    z_patched: dict[int, Float[Tensor, "*grid 2"]]
-    tops: dict[int, Int[Tensor, "*grid"]]
-    controls: dict[int, Int[Tensor, "*grid"]]
+    z_patched: dict[int, Float[Tensor, "... 2"]]
+    tops: dict[int, Int[Tensor, "..."]]
+    controls: dict[int, Int[Tensor, "..."]]
 
     @classmethod
     def of(cls, group: Group, used: Sequence[int]) -> Grids:

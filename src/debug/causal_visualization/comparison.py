@@ -76,9 +76,9 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
         layers.insert(0, base.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
     width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
-        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]
+        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]  (charts)
     width = max(200, min(1000, width))
-    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]
+    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]  (charts)
     columns = max(1, min(4, 1000 // (width + 60)))
     unit = {"seq_len": "lines: ", "hops": "hops: "}.get(panel, "")
     facet = alt.Facet(f"{panel}:N", sort=_ordered(frame[panel]), header=alt.Header(labelExpr=f"'{unit}' + datum.label"))
@@ -97,7 +97,7 @@ def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Cha
     frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), n, *ends).with_columns(
         how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
     )
-    end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]
+    end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]  (polars: a number)
     form = ".3f" if signed else ".1%"
     base = alt.Chart(frame).encode(
         x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=axis_of()),

@@ -87,11 +87,11 @@ def colour_of(frame: pl.DataFrame, metric: str, field: str | None = None) -> alt
 
 
 def _largest(frame: pl.DataFrame, metric: str) -> float:
-    return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]
+    return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]  (a number, of polars' many kinds)
 
 
 def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
-    return [dict(tooltip.to_dict()) for tooltip in tooltip_of(frame)]  # type: ignore[call-overload]
+    return [dict(tooltip.to_dict()) for tooltip in tooltip_of(frame)]  # type: ignore[call-overload]  (altair: a dict)
 
 
 def tooltip_of(frame: pl.DataFrame) -> list[alt.Tooltip]:

@@ -119,7 +119,8 @@ class Packed:
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.positions.shape  # type: ignore[return-value]
+        rows, tokens = self.positions.shape
+        return rows, tokens
 
     @property
     def prefix(self) -> int:

@@ -28,6 +28,9 @@ class GeneratorError(InputError):
         self.seed = seed
 
 
+Answer = int | str | bool
+
+
 @dataclass(frozen=True)
 class GeneratedProgram:
     """What a generator gave for one seed; ``hops`` is None for programs that have no variable chain."""
@@ -35,7 +38,7 @@ class GeneratedProgram:
     seed: int
     seq_len: int
     program: str
-    answer: int | str | bool
+    answer: Answer
     metadata: dict[str, Any] = field(default_factory=dict)
 
     @property

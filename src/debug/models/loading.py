@@ -78,7 +78,7 @@ def load(
         model_id,
         (dtype, device, quantization or ""),
         lambda: _load(model_id, dtype, device, quantization, trust_remote_code),
-    )  # type: ignore[return-value]
+    )  # type: ignore[return-value]  (the cache holds what its second argument made)
 
 
 def load_vllm(
@@ -106,7 +106,7 @@ def load_vllm(
         model_id,
         ("vllm", dtype, device, json.dumps(arguments, sort_keys=True, default=str)),
         lambda: start_vllm(model_id, dtype, device, arguments, trust_remote_code),
-    )  # type: ignore[return-value]
+    )  # type: ignore[return-value]  (the cache holds what its second argument made)
 
 
 def _cached(model_id: str, how: tuple[str, ...], read: Callable[[], Loaded]) -> Loaded:

@@ -122,7 +122,9 @@ def _tango_high(gained: int, lost: int, n: int) -> float:
         return gained - lost - n * difference + critical * deviation
 
     start, end = (gained - lost) / n + 1e-12, 1 - 1e-12
-    return optimize.bisect(too_low, start, end, xtol=1e-13) if start < end else 1.0  # type: ignore[return-value]
+    if start >= end:
+        return 1.0
+    return optimize.bisect(too_low, start, end, xtol=1e-13)  # type: ignore[return-value]  (without full_output a float)
 
 
 def _paired_by_seed(by_seed: Float[np.ndarray, " seed"], size: Float[np.ndarray, " seed"]) -> tuple[Interval, float]:

@@ -62,7 +62,7 @@ def alive(tag: str | None) -> str | None:
     said = read(tag)
     if said is None:
         return None
-    pid, age = int(said["pid"]), time.time() - float(said["at"])  # type: ignore[call-overload]
+    pid, age = int(said["pid"]), time.time() - float(said["at"])  # type: ignore[call-overload]  (as read)
     here = _who(pid)
     if said.get("host") == here["host"] and said.get("machine") == here["machine"]:
         there = said | here == said and here["started"] is not None

@@ -121,7 +121,8 @@ class Store(Connection):
             if cell.info.run_id in keep if keep is not None else cell.info.status == "FINISHED":
                 continue
             if cell.info.status not in ENDED:  # it ended, with its process, when that was last heard of
-                end = max(int(1000 * float(last["at"])), cell.info.start_time) if last else None  # type: ignore[arg-type]
+                heard = float(last["at"]) if last else None  # type: ignore[arg-type]  (read() has seen to it)
+                end = max(int(1000 * heard), cell.info.start_time) if heard is not None else None
                 self.client.set_terminated(cell.info.run_id, "KILLED", end)
             self.client.set_tag(cell.info.run_id, SUPERSEDED, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
         return self.client.get_run(run_id)

@@ -204,7 +204,7 @@ class RunTable:
             now = rows()
             self._all_again = begun + max(_ALL_SECONDS, _ALL_SHARE * (time.monotonic() - begun))
         else:
-            newest: int = self._rows["start_time"].max() or 0  # type: ignore[assignment]
+            newest: int = self._rows["start_time"].max() or 0  # type: ignore[assignment]  (milliseconds)
             started = rows(f"attributes.start_time >= {min(newest, self._looked) - _CLOCKS_APART}")
             going_on = [rows(f"attributes.status = '{status}'") for status in ("RUNNING", "SCHEDULED")]
             new = pl.concat([started, *going_on]).unique("run_id", keep="last")

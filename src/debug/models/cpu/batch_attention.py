@@ -96,7 +96,7 @@ def _attend(
     # Far below any score, and finite: padding may attend to nothing of its own, and none of it may become nan.
     mask = torch.zeros_like(allowed, dtype=query.dtype).masked_fill_(~allowed, torch.finfo(query.dtype).min / 4)
     found, own_sum = _flash(grouped, key, value, mask.repeat(1, 1, heads // groups, 1), scaling)
-    if (prefix := key.prefix) is not None:  # type: ignore[attr-defined]
+    if (prefix := key.prefix) is not None:  # type: ignore[attr-defined]  (what update set)
         together = grouped.transpose(0, 1).reshape(1, groups, -1, width)
         of_prefix, prefix_sum = _flash(together, prefix[0], prefix[1], None, scaling)
         of_prefix = of_prefix.reshape(groups, rows, -1, width).transpose(0, 1)
