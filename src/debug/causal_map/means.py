@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from scipy import stats
 
 from debug.statistics import Interval, bootstrap_mean, bootstrap_means, wilson
@@ -53,7 +53,7 @@ def ratio_of_means(
 
 
 def mean_of(
-    is_rate: bool, values: Float[np.ndarray, "pair"], interventions: Float[np.ndarray, "pair"] | None = None
+    is_rate: bool, values: Float[np.ndarray, "pair"], interventions: Num[np.ndarray, "pair"] | None = None
 ) -> Interval | None:
     """NaN (the pair's own effect is too small to divide by, or it has no control) is left out of the mean and n.
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 
 from debug.causal_map import CausalMap, ratio_of_means
 from debug.statistics import Interval, bootstrap_mean
@@ -24,7 +24,7 @@ class Agreement(NamedTuple):
     exact: Float[np.ndarray, " square"]
     """Effects on the logit of c as shares of the counterfactual's whole effect."""
     estimated: Float[np.ndarray, " square"]
-    weights: Float[np.ndarray, " square"]
+    weights: Num[np.ndarray, " square"]
     """For how many squares each stands."""
 
     @property
@@ -86,7 +86,7 @@ def agreement_metrics(pairs: Sequence[Agreement]) -> dict[str, Interval]:
 def _spearman(
     exact: Float[np.ndarray, " square"],
     estimated: Float[np.ndarray, " square"],
-    weights: Float[np.ndarray, " square"],
+    weights: Num[np.ndarray, " square"],
     fewest: int = 2,
 ) -> float | None:
     """Spearman's correlation, each square counted as often as its weight says; scipy's has none."""

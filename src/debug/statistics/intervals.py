@@ -126,7 +126,7 @@ def bootstrap_mean(
 
 
 def bootstrap_means(
-    values: Float[np.ndarray, "n column"],
+    values: ArrayLike,
     confidence: float = CONFIDENCE,
     *,
     is_rate: bool = False,
