@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Num
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -126,7 +126,7 @@ def bootstrap_mean(
 
 
 def bootstrap_means(
-    values: ArrayLike,
+    values: Num[np.ndarray, "..."],
     confidence: float = CONFIDENCE,
     *,
     is_rate: bool = False,
