@@ -79,7 +79,7 @@ class Programs:
     value: Int[np.ndarray, "program line"]
 
     @property
-    def tokens(self) -> Int[np.ndarray, "program 4*line"]:
+    def tokens(self) -> Int[np.ndarray, "program token"]:
         read = np.take_along_axis(self.lhs, np.maximum(self.source, 0), axis=1)
         rhs = np.where(self.source < 0, DIGIT + self.value, LETTER + read)
         lines = np.stack([LETTER + self.lhs, np.full_like(rhs, EQUALS), rhs, np.full_like(rhs, NEWLINE)], axis=2)
