@@ -186,9 +186,10 @@ WORKLOADS: dict[str, Callable[[LoadedModel], Workload]] = {
 def trace(
     model: LoadedModel, pairs: Sequence[ProgramPair], template: str = prompts.VARIABLE_BINDING, **plan: Any
 ) -> CausalTracingResult:
-    """The engine as it is timed here: a map and its self-checks, without the control and the logit lens."""
+    """The engine as it is timed here: a map and its self-checks, of any answers, without the control and the
+    logit lens."""
     return run_causal_tracing_experiment(
-        model, pairs, prompt_template=template, control=False, logit_lens=False, **plan
+        model, pairs, prompt_template=template, require_correct=False, control=False, logit_lens=False, **plan
     )
 
 

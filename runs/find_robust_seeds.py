@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.core import ExperimentConfig
 from debug.options import add_flags, given
 from debug.robust_seeds import RobustSearch
 
@@ -19,7 +20,7 @@ from debug.robust_seeds import RobustSearch
 def arguments() -> argparse.Namespace:
     parser = cli.parser(__doc__)
     cli.backend_options(parser)
-    add_flags(parser, RobustSearch, defaults={"models": ["tiny"], "count": 5})
+    add_flags(parser, RobustSearch, defaults={"models": ["tiny"], "count": 5}, like=ExperimentConfig)
     return parser.parse_args()
 
 

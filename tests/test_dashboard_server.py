@@ -107,7 +107,7 @@ def test_make_dashboard_starts_that_server(tmp_path):
         ("localhost", "127.0.0.1", "127.0.0.1", [], None),
         (None, "localhost:8501", None, [], "every address of this machine"),
         ("0.0.0.0", "localhost:8501", None, [], "listens on 0.0.0.0"),
-        ("127.0.0.1", "lab.example:8501", None, [], "a name that is not this machine's own"),
+        ("127.0.0.1", "lab.example:8501", None, [], "a name other than localhost"),
         ("127.0.0.1", "localhost", "10.0.0.7", [], "from another machine"),
         ("127.0.0.1", "localhost", None, ["X-Forwarded-For"], "through a proxy (X-Forwarded-For)"),
     ],

@@ -313,7 +313,7 @@ def test_accuracy_results_are_imported_by_model_hops_and_length(store_of_module,
     assert 0 < runs[0].metrics["accuracy_ci_low"] < 0.5
     assert runs[1].samples.row(0, named=True)["parsed"] is None
     assert [str(problem).partition(": ")[2] for problem in result.problems] == [
-        "field 'seq_len' is '3'; expected an integer",
+        "field 'seq_len' is '3'; expected an integer of at most 64 bits",
         "field 'total_samples' is 6; the rows that were imported give 5",
     ]
 

@@ -45,9 +45,7 @@ def alone(model_id, seed, hops, seq_len, max_new_tokens=8):
 
 def test_seeds_of_the_bundled_model_hold_the_published_ones_and_each_is_answered_alone(uri):
     for (hops, seq_len), published in {(1, 5): 11, (2, 5): 3, (3, 5): 2}.items():
-        [found] = find_robust_seeds(
-            RobustSearch(models=["tiny"], hops=[hops], seq_lens=[seq_len], count=12), ExperimentRunner(uri)
-        )
+        [found] = find_robust_seeds(RobustSearch(["tiny"], [hops], [seq_len], count=12), ExperimentRunner(uri))
         assert published in found.seeds
         assert found.seeds == sorted(found.seeds)
         assert len(found.seeds) == 12

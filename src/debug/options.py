@@ -22,6 +22,10 @@ class OneOf(tuple[str, ...]):
     """``Annotated[str, OneOf(("a", "b"))]``: the values that a field may have."""
 
 
+class Known(tuple[str, ...]):
+    """``Annotated[str, Known(("a", "b"))]``: names that the help lists; other values may do, too."""
+
+
 FLAGS: dict[str, Sequence[str]] = {
     "prompt_template": ("--prompt",),
     "program_generator": ("--task", "--generator"),
@@ -33,15 +37,15 @@ FLAGS: dict[str, Sequence[str]] = {
 def check_choices(given: Any) -> None:
     """Raises InputError where a field of a dataclass has none of the values that its type allows."""
     for name, hint in get_type_hints(type(given), include_extras=True).items():
-        options, value = choices(hint), getattr(given, name, None)
+        options, value = named(hint, OneOf), getattr(given, name, None)
         if options and value is not None and value not in options:
             raise InputError(f"{name} is {value!r:.80}; expected one of {', '.join(options)}")
 
 
-def choices(hint: Any) -> OneOf | None:
-    """The values that a type allows; None where it names none."""
+def named(hint: Any, mark: type[OneOf | Known]) -> tuple[str, ...]:
+    """The values that a type allows, or names; none where it does not say."""
     parts = [hint, *(part for part in get_args(hint) if get_origin(part) is Annotated)]
-    return next((mark for part in parts for mark in get_args(part)[1:] if isinstance(mark, OneOf)), None)
+    return next((each for part in parts for each in get_args(part)[1:] if isinstance(each, mark)), ())
 
 
 def docs_of(kind: type) -> dict[str, str]:
@@ -64,22 +68,26 @@ def add_flags(
     kind: type,
     *,
     defaults: Mapping[str, Any] | None = None,
-    but: Sequence[str] = (),
+    like: type | None = None,
     as_logged: bool = False,
 ) -> None:
-    """A flag for each field of a dataclass but some; what is not given is not in the parsed options, see :func:`given`.
+    """A flag for each field of a dataclass; what is not given is not in the parsed options, see :func:`given`.
 
     Args:
         defaults: a script's own, in the place of the dataclass's.
+        like: a dataclass with the docstrings of fields that have none here.
         as_logged: the help names no defaults: what is not given stays as it was.
     """
-    hints, docs = get_type_hints(kind, include_extras=True), docs_of(kind)
+    hints = get_type_hints(kind, include_extras=True)
+    docs = (docs_of(like) if like else {}) | docs_of(kind)
     for each in fields(kind):
-        if not each.init or each.name in but:
+        if not each.init:
             continue
         own = (defaults or {}).get(each.name)
         default = _default(each) if own is None else own
         text = docs.get(each.name, "")
+        if known := named(hints[each.name], Known):
+            text += f" One of: {', '.join(known)}."
         if default is not None and not as_logged:
             text += f" (default: {_shown(default)})"
         parser.add_argument(
@@ -113,7 +121,7 @@ def _shown(default: Any) -> str:
 
 def read_as(hint: Any) -> dict[str, Any]:
     """How argparse reads a type: choices, yes or no, one value, or several."""
-    if options := choices(hint):
+    if options := named(hint, OneOf):
         return {"choices": options}
     if bool in _parts(hint):
         return {"action": argparse.BooleanOptionalAction}

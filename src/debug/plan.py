@@ -12,8 +12,8 @@ from debug.attention_knockout import HYPOTHESES
 from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
 from debug.errors import InputError
 from debug.models.hook_points import COMPONENTS
-from debug.options import OneOf, check_choices
-from debug.prompts import CODE, get_prompt
+from debug.options import Known, OneOf, check_choices
+from debug.prompts import CODE, PROMPTS, get_prompt
 
 if TYPE_CHECKING:
     from debug.models import LoadedModel
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 KNOCKOUT = "attention_knockout"
 INTERVENTION_TYPES = (*COMPONENTS, KNOCKOUT)
 METHODS = ("patching", "attribution")
+Template = Annotated[str, Known(PROMPTS)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Plan:
     chain_following, or targets as queries->keys."""
     targets: str | Sequence[str] | None = None
     """What means over pairs are taken at: "roles" for every role from the root's value on, or names of targets."""
-    prompt_template: str = CODE
+    prompt_template: Template = CODE
     """Name of a prompt template, or a text with {code}."""
     require_correct: bool = True
     """Skip pairs of which the model does not answer both programs."""

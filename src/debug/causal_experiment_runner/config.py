@@ -25,7 +25,9 @@ class CausalConfig(StudyConfig, Plan):
     name: str | None = field(default=None, kw_only=True)  # type: ignore[assignment]  (set when it is made)
     """MLflow experiment (default: the kind of run)."""
     models: Sequence[str] = field(kw_only=True)
-    program_generator: str | Generator = field(default="variable_binding", kw_only=True)
+    program_generator: str | Generator = field(init=False, repr=False)
+    generator: str | Generator = field(default="variable_binding", kw_only=True)
+    """Generator of the programs, by name."""
     num_seqs: int = field(default=50, kw_only=True)
     hops: Sequence[int | None] = field(default=(3,), kw_only=True)
     seq_lens: Sequence[int] = field(default=(5,), kw_only=True)
@@ -36,6 +38,7 @@ class CausalConfig(StudyConfig, Plan):
         Plan.__post_init__(self)
         if self.name is None:
             self._set("name", self.kind)
+        self._set("program_generator", self.generator)
         StudyConfig.__post_init__(self)
 
     @property

@@ -56,7 +56,7 @@ class CausalExperimentRunner:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        (name, generator), (_, template) = config.generator, config.prompt
+        (name, generator), (_, template) = config.named_generator, config.prompt
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         names = models.names_of(config.models)

@@ -53,7 +53,8 @@ class Metric:
     bootstrap; or no mean, as pairs share no scale."""
     stored: str | None = None
     """Name in the tracking store, where that is another."""
-    no_effect: float = 0.0
+    no_effect: float | None = 0.0
+    """Its value where a patch does nothing; None where that is another one for each pair."""
     loses: bool = False
     """Whether larger values are further from the original's answer, not closer to the counterfactual's."""
     of_control: bool = False
@@ -127,7 +128,9 @@ METRICS: dict[str, Metric] = {
             *("rate", "rate", "patch_success_rate"),
         ),
         Metric("normalized_logit_diff", "normalized logit difference", _share, _patched, "share", "ratio of means"),
-        Metric("logit_diff", "logit difference", _difference, lambda m: _patched(m) and not m.estimated),
+        Metric(
+            "logit_diff", "logit difference", _difference, lambda m: _patched(m) and not m.estimated, no_effect=None
+        ),
         Metric("logit_change", "change of the counterfactual answer's logit", _change, _patched, interval="none"),
         Metric("answer_kept", "answer kept", _top_is(1), _ablated, "rate", "rate", "answer_kept_rate", no_effect=1.0),
         Metric("answer_logit_drop", "drop of the answer's logit", _drop, _ablated, loses=True),

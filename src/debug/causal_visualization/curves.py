@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import altair as alt
+import numpy as np
 import polars as pl
 
 from debug.causal_map import METRICS, RANDOM, MeanCausalMap, column_of, metric_of, title_of
@@ -79,6 +80,8 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
 def _drawn(mean: MeanCausalMap, metric: Metric) -> tuple[dict[str, float], list[str]]:
     """Target -> its largest effect at any layer; and the targets that are drawn."""
     nothing = metric_of(metric).no_effect
+    if nothing is None:  # most targets do nothing at most layers
+        nothing = float(np.median([v.estimate for curve in mean.curves for v in curve[metric] if v] or [0.0]))
     effect = {
         curve.target: max((abs(v.estimate - nothing) for v in curve[metric] if v), default=0.0) for curve in mean.curves
     }

@@ -69,7 +69,7 @@ class StudyConfig:
         get_prompt(self.prompt_template)
         self._check_integers(num_seqs=1, seed=0)
         self._check_booleans("independent_cells")
-        generator_name, generator = self.generator
+        generator_name, generator = self.named_generator
         takes_hops = "num_hops" in inspect.signature(generator).parameters
         for seq_len in self.seq_lens:
             check_lengths(seq_len)
@@ -99,7 +99,7 @@ class StudyConfig:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected true or false")
 
     @property
-    def generator(self) -> tuple[str, Generator]:
+    def named_generator(self) -> tuple[str, Generator]:
         """Name and function."""
         return get_generator(self.program_generator)
 
@@ -126,14 +126,18 @@ class StudyConfig:
     @property
     def shared(self) -> str | None:
         """What a reader must know who compares the cells: see :func:`shared_programs`."""
-        return shared_programs((self.generator[0], *cell, self.first_seed(*cell)) for cell in self.cells)
+        return shared_programs((self.named_generator[0], *cell, self.first_seed(*cell)) for cell in self.cells)
 
     def to_record(self) -> dict[str, Any]:
         """The configuration as JSON values: functions by name, the template by name and text."""
         record = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "program_generator"}
         record = {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
         prompt_name, prompt_text = self.prompt
-        return record | {"prompt_template": prompt_name, "prompt_text": prompt_text, "generator": self.generator[0]}
+        return record | {
+            "prompt_template": prompt_name,
+            "prompt_text": prompt_text,
+            "generator": self.named_generator[0],
+        }
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,11 @@ class ExperimentConfig(StudyConfig):
             self._set("answer_parser", parser)
         get_parser(self.answer_parser)  # type: ignore[arg-type]  (None no more)
         self.prompt_text(max(self.seq_lens))
+
+    @property
+    def generator(self) -> tuple[str, Generator]:
+        """Name and function."""
+        return self.named_generator
 
     @property
     def parser(self) -> tuple[str, Parser]:

@@ -3,20 +3,34 @@
 from __future__ import annotations
 
 import importlib.util
-
-import torch
+import sys
+from itertools import chain
+from pathlib import Path
 
 from debug.errors import InputError
 from debug.models.errors import BackendMissing
-from debug.models.numbers import DTYPES
 
 QUANTIZATIONS = ("4bit", "8bit")
 
 
+def has_gpu() -> bool:
+    """Whether torch sees a GPU. It is not imported to ask where Linux has no device of one."""
+    devices = chain.from_iterable(Path("/dev").glob(name) for name in ("nvidia*", "kfd", "dxg"))
+    if "torch" not in sys.modules and sys.platform == "linux" and not any(devices):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    import torch
+
+    from debug.models.numbers import DTYPES
+
+    device = device or ("cuda" if has_gpu() else "cpu")
     dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    if device.startswith("cuda") and not torch.cuda.is_available():
+    if device.startswith("cuda") and not has_gpu():
         raise InputError(
             f"device is {device!r}, but torch {torch.__version__} sees no GPU here; leave it out, or say 'cpu'"
         )
@@ -69,6 +83,6 @@ def choose_backend(
         return "transformers", f"{quantization} weights are loaded through transformers"
     if not installed:
         return "transformers", "vLLM is not installed"
-    if not (device or ("cuda" if torch.cuda.is_available() else "cpu")).startswith("cuda"):
+    if not (device or ("cuda" if has_gpu() else "cpu")).startswith("cuda"):
         return "transformers", "on a CPU vLLM takes half a minute to start and gains little"
     return "vllm", "vLLM is installed and there is a GPU"

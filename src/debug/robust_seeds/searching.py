@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
@@ -19,8 +19,11 @@ from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
 from debug.prompts.answers import DIGITS, suited
 from debug.robust_seeds.search_config import KIND, RobustSearch
-from debug.runner import ExperimentRunner, Model, NothingScored, given
+from debug.runner import ExperimentRunner, NothingScored, given
 from debug.statistics import Interval, rate_until
+
+if TYPE_CHECKING:
+    from debug.runner.asking import Model
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +86,8 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
         shared = {
             "models": [model.id for model in loaded],
             "model": names,
-            "generator": search.generator[0],
-            "prompt_template": search.prompt[0],
+            "generator": search.programs.generator[0],
+            "prompt_template": search.programs.prompt[0],
             "few_shot": search.few_shot,
             "seed": search.seed,
             "num_seqs": search.count,
@@ -95,8 +98,8 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             "device": ", ".join(dict.fromkeys(model.device for model in loaded)),
         }
         study.log_params(shared)
-        study.log_json("config.json", search.to_record())
-        for hops, seq_len in search.cells:
+        study.log_json("config.json", search.programs.to_record() | {"all_incorrect": search.all_incorrect})
+        for hops, seq_len in search.programs.cells:
             named = "any" if hops is None else hops
             with study.cell(
                 f"{names} · {named} hops · {seq_len} lines", shared | {"hops": named, "seq_len": seq_len}
@@ -121,7 +124,7 @@ def _search_cell(
     batch_size: int,
     cell: tracking.RunWriter,
 ) -> RobustSeeds:
-    template = search.prompt_text(seq_len)
+    template = search.programs.prompt_text(seq_len)
     seeds: list[int] = []
     tried, counted, errors = 0, 0, Counter()
     candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
@@ -152,7 +155,7 @@ def _search_cell(
 
 
 def _pairs(search: RobustSearch, hops: int | None, seq_len: int, template: str) -> Iterator[ProgramPair]:
-    for each in generators.search(search.generator[1], seq_len, search.seed, hops, template):
+    for each in generators.search(search.programs.generator[1], seq_len, search.seed, hops, template):
         yield make_pair(each.program, each.seed)
 
 
@@ -190,7 +193,7 @@ def _ask(
             both = completions[2 * place], completions[2 * place + 1]
             record = records[n]
             error = both[0].error or both[1].error
-            parsed = [None if one.error else parse_answer(search.parser[1], one.text) for one in both]
+            parsed = [None if one.error else parse_answer(search.programs.parser[1], one.text) for one in both]
             expected = record["expected"], record["expected_counterfactual"]
             correct = [given_answer == answer for given_answer, answer in zip(parsed, expected, strict=True)]
             record["answers"][model.id] = parsed

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from debug import lazy
 
 if TYPE_CHECKING:
-    from debug.runner.asking import Model, given
+    from debug.runner.asking import given
     from debug.runner.labels import told_apart
     from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
     from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from debug.core import ExperimentConfig, cut_off, parse_answer
 from debug.errors import DebugError
 from debug.generators import GeneratedProgram
-from debug.models import LoadedModel, VllmModel
 from debug.models.heuristics import Heuristic
 from debug.prompts import fill, get_prompt, without_final_space
 from debug.prompts.answers import suited
 from debug.runner.programs import Drawn
 
-Model = LoadedModel | VllmModel | Heuristic
+if TYPE_CHECKING:  # rules alone cost no torch
+    from debug.models import LoadedModel, VllmModel
+
+    Model = LoadedModel | VllmModel | Heuristic
 
 
 _NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output", "parsed", "correct", "chain"), None)

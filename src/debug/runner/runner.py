@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import polars as pl
@@ -19,7 +19,7 @@ from debug.errors import InputError
 from debug.generators import GeneratedProgram
 from debug.models import heuristics
 from debug.runner import logged
-from debug.runner.asking import Model, records_of, suited_to
+from debug.runner.asking import records_of, suited_to
 from debug.runner.charts import save_charts
 from debug.runner.comparisons import compare_series, what_is_shared
 from debug.runner.labels import params_of
@@ -27,6 +27,9 @@ from debug.runner.programs import Drawn, draw_programs
 from debug.runner.results import ExperimentResult, hops_text
 from debug.runner.scoring import count_records, score_records
 from debug.runner.study import PlannedCell, Resuming, Study, how_run
+
+if TYPE_CHECKING:
+    from debug.runner.asking import Model
 
 logger = logging.getLogger(__name__)
 

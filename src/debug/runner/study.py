@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 from filelock import FileLock
@@ -21,8 +21,10 @@ from filelock import FileLock
 from debug import models, provenance, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
-from debug.runner.asking import Model
 from debug.runner.labels import labels_of, params_of, shortened, title_of
+
+if TYPE_CHECKING:
+    from debug.runner.asking import Model
 
 KIND = "accuracy"
 _STUDY = "debug.study"  # tag: digest of a study's configs
