@@ -85,7 +85,7 @@ ANSWERS: Sequence[Mutant] = (
     Mutant(
         "a causal run's prompts may be longer than the window",
         "causal_tracing/pairs.py",
-        "    model.check_window(len(tokenized.original.token_ids))\n",
+        "        self.model.check_window(len(tokenized.original.token_ids))\n",
         "",
         "tests/test_answers.py::test_a_prompt_beyond_the_models_window_is_a_skipped_pair_with_the_reason",
     ),
@@ -147,7 +147,7 @@ ANSWERS: Sequence[Mutant] = (
     ),
     Mutant(
         "a pair whose logits are not finite is measured",
-        "causal_tracing/grouped.py",
+        "causal_tracing/experiment.py",
         "if not group.is_finite(number):",
         "if False:",
         "tests/test_causal_tracing.py::test_only_pairs_whose_logits_are_not_finite_are_skipped[plan0]",

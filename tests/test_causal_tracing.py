@@ -18,7 +18,7 @@ from debug import plan as plans
 from debug.attention_knockout import edges_of, random_control
 from debug.causal_map import CausalMap, mean_over_pairs, random_of
 from debug.causal_tracing import Reference, agreement, agreement_metrics, trace_pairs
-from debug.causal_tracing.pairs import prepare
+from debug.causal_tracing.pairs import PairReader
 from debug.counterfactual import make_pair, same_answer_program
 from debug.engine import Cut, SelfCheckError, Site, plain_hooks, self_checks
 from debug.models import LoadedModel
@@ -225,8 +225,8 @@ def partner_of(model: LoadedModel, given: list[ProgramPair], number: int) -> str
     """The text of the program that a pair is resampled from: never its own, never one of its answers."""
     plan = Plan(source="resample")
     reference = Reference.found(model, given, plan, 4096)
-    one = prepare(model, number, given[number], plan)
-    token_ids = present(reference.partner(one, plan)).token_ids
+    one = PairReader(model, plan).prepared(number, given[number])
+    token_ids = present(reference.partner(one)).token_ids
     (partner,) = [program for program, tokenized in reference.programs if tokenized.token_ids == token_ids]
     assert partner.text != given[number].original.text
     assert partner.answer not in (given[number].expected_original, given[number].expected_counterfactual)
@@ -238,7 +238,7 @@ def test_no_partner_has_an_answer_of_the_pair(qwen: LoadedModel) -> None:
     reference = Reference.found(qwen, given, plan, 4096)
     answer_of = {tuple(tokenized.token_ids): program.answer for program, tokenized in reference.programs}
     for number, pair in enumerate(given):
-        partner = reference.partner(prepare(qwen, number, pair, plan), plan)
+        partner = reference.partner(PairReader(qwen, plan).prepared(number, pair))
         assert partner is not None
         assert answer_of[tuple(partner.token_ids)] not in (pair.expected_original, pair.expected_counterfactual)
 
@@ -259,7 +259,7 @@ def test_a_pairs_own_program_is_not_in_its_mean(qwen: LoadedModel, direction: st
     runs = {pair.original.text: activations(qwen, pair.original, "mlp")["mlp"] for pair in given}
     for chosen in (given, [*given, given[0]], given[1:]):
         reference = Reference.found(qwen, chosen, plan, 4096)
-        one = prepare(qwen, 0, given[0], plan)
+        one = PairReader(qwen, plan).prepared(0, given[0])
         own = {"mlp": [at.view(-1, at.shape[-1]) for at in runs[given[0].original.text]]}
         reference._sums = {}
         sums = reference.mean_without(

@@ -186,6 +186,10 @@ class ProgramPair:
             )
 
     @property
+    def programs(self) -> tuple[Program, Program]:
+        return self.original, self.counterfactual
+
+    @property
     def expected_original(self) -> int:
         return self.original.answer
 

@@ -89,6 +89,10 @@ class TokenizedPair:
     """c and o: the first token of the counterfactual's and of the original's answer."""
 
     @property
+    def programs(self) -> tuple[TokenizedProgram, TokenizedProgram]:
+        return self.original, self.counterfactual
+
+    @property
     def differing(self) -> tuple[int, ...]:
         """Positions at which the two prompts differ, in order."""
         both = zip(self.original.token_ids, self.counterfactual.token_ids, strict=True)
@@ -160,7 +164,13 @@ def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE)
             answers do not differ in the token that follows the prompt (:func:`.forms`; where a prompt that
             does not end in white space leaves two, answers that begin with the space are meant).
     """
-    original, counterfactual = (analyze(tokenizer, p, prompt_template) for p in (pair.original, pair.counterfactual))
+    return pair_of(tokenizer, pair, *(analyze(tokenizer, program, prompt_template) for program in pair.programs))
+
+
+def pair_of(
+    tokenizer: Any, pair: ProgramPair, original: TokenizedProgram, counterfactual: TokenizedProgram
+) -> TokenizedPair:
+    """The pair of two programs that are tokenized; raises PairError as :func:`analyze_pair`."""
     values = f"root {str(pair.expected_original)!r} -> {str(pair.expected_counterfactual)!r}"
     if len(original.token_ids) != len(counterfactual.token_ids):
         raise PairError(

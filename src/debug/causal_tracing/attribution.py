@@ -88,7 +88,7 @@ def _estimated(
     z_patched = z_patched.expand(*group.shape(number), 2).clone()
     z_patched[..., 1] = torch.nan
     by_layer = []
-    for layer in plan.layers_of(model):
+    for layer in group.reader.layers:
         stored = passes.activations[plan.intervention_type][layer]
         effect = (stored[counterfactual] - stored[clean]).float() * slopes[layer].float()
         by_head = group.head_sets() != [None]

@@ -9,19 +9,22 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from debug import models
 from debug.causal_map import CausalMap, Metric, as_metric
+from debug.causal_tracing.attribution import estimate
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.group import Group
-from debug.causal_tracing.grouped import results_of
-from debug.causal_tracing.pairs import PreparedPair, StoredRuns, as_written, prepare, where_written
+from debug.causal_tracing.pairs import PairReader, PreparedPair, StoredRuns, as_written
+from debug.causal_tracing.patching import patch
 from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
 from debug.counterfactual import as_pair
 from debug.engine import SelfCheckError, default_batch_tokens
+from debug.engine.self_checks import Check, checks_of
 from debug.errors import InputError
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
@@ -52,26 +55,24 @@ def trace_pairs(
         SelfCheckError: logits of a patched forward pass, or of all pairs, are not finite; or the self-checks of the
             pairs that were yielded last failed.
     """
-    plan.layers_of(model)  # raises, before anything runs
-    plan.heads_of(model)
-    if plan.source == "stored" and stored is None:
-        raise InputError("source is 'stored'; CausalExperimentRunner patches from activations of logged runs")
+    PairReader(model, plan, stored)  # raises, before anything runs
     batch_tokens = batch_tokens or default_batch_tokens(model)
     plan, pairs = as_written(model, plan, pairs)
+    reader = PairReader(model, plan, stored)
     if plan.needs_reference and reference is None:
         pairs = list(pairs)
         reference = Reference.found(model, pairs, plan, batch_tokens)
     finite = overflowed = False
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
-        done, by_length = _prepared(model, window, plan, stored, reference)
+        done, by_length = _prepared(reader, window, reference)
         pending = [index for index, _ in window]
 
         def traced(part: Sequence[PreparedPair]) -> list[PairResult]:
-            return list(results_of(Group(model, part, plan, reference, batch_tokens)))
+            return list(_results_of(Group(reader, part, reference, batch_tokens)))
 
         for group in by_length:
-            for results in in_parts(group, _together(model, group, plan, batch_tokens), traced):
+            for results in in_parts(group, _together(reader, group, batch_tokens), traced):
                 finite |= any(result.skipped != model.not_finite for result in results)
                 overflowed |= any(result.skipped == model.not_finite for result in results)
                 done |= {result.index: result for result in results}
@@ -87,11 +88,7 @@ def trace_pairs(
 
 
 def _prepared(
-    model: LoadedModel,
-    window: Sequence[tuple[int, ProgramPair | dict[str, Any] | str]],
-    plan: Plan,
-    stored: StoredRuns | None,
-    reference: Reference | None,
+    reader: PairReader, window: Sequence[tuple[int, ProgramPair | dict[str, Any] | str]], reference: Reference | None
 ) -> tuple[dict[int, PairResult], list[list[PreparedPair]]]:
     """Of numbered pairs those that cannot be used, with their reasons, by number; the others by the prompts' length."""
     done: dict[int, PairResult] = {}
@@ -101,14 +98,14 @@ def _prepared(
         pair = None
         try:
             pair = as_pair(given)
-            ready = prepare(model, index, pair, plan, stored)
+            ready = reader.prepared(index, pair)
             if reference is not None:
-                ready = ready._replace(partner=reference.partner(ready, plan))
+                ready = ready._replace(partner=reference.partner(ready))
         except (ProgramError, PairError, VocabularyError, PromptTooLong) as error:
             done[index] = PairResult(index, pair, skipped=str(error))
         else:
             prepared.append(ready)
-    for ready in where_written(model, plan, prepared):
+    for ready in reader.where_written(prepared):
         if isinstance(ready, PairResult):
             done[ready.index] = ready
         else:
@@ -116,14 +113,65 @@ def _prepared(
     return done, list(by_length.values())
 
 
-def _together(model: LoadedModel, group: Sequence[PreparedPair], plan: Plan, batch_tokens: int) -> int:
+def _together(reader: PairReader, group: Sequence[PreparedPair], batch_tokens: int) -> int:
     """How many pairs of one length are run together: as many as share forward passes well, and as few as one would mind
     to lose when interrupted."""
     length = len(group[0].tokenized.original.token_ids)
-    tokens = len(plan.layers_of(model)) * len(group[0].columns.columns) * length // 2  # that a pair's squares run
-    if not plan.knockout and COMPONENTS[plan.intervention_type].per_head:
-        tokens *= len(plan.heads_of(model))
+    tokens = len(reader.layers) * len(group[0].columns.columns) * length // 2  # that a pair's squares run
+    if not reader.plan.knockout and COMPONENTS[reader.plan.intervention_type].per_head:
+        tokens *= len(reader.heads)
     return max(1, min(batch_tokens // (2 * length), 32 * batch_tokens // max(1, tokens)))
+
+
+def _results_of(group: Group) -> Iterator[PairResult]:
+    used = []
+    for number, one in enumerate(group.given):
+        if not group.is_finite(number):
+            yield PairResult(one.index, one.pair, group.model.not_finite, prompt=group.said(number)["prompt"])
+        elif reason := group.reader.reason_to_skip(one, group.top_tokens(number)):
+            yield PairResult(one.index, one.pair, reason, **group.said(number))
+        else:
+            used.append(number)
+    if not used:
+        return
+    checks = _checks(group, used)
+    fill = estimate if group.plan.method == "attribution" else patch
+    filled = fill(group, used, checks)
+    for number in used:
+        one = group.given[number]
+        yield PairResult(
+            one.index,
+            one.pair,
+            **group.said(number),
+            causal_map=filled.maps[number],
+            checks=filled.checks,
+            activations=_kept_activations(group, number),
+            interventions=filled.ran[number],
+            rank_agreement=filled.agreement[number][0] if number in filled.agreement else None,
+            agreement=filled.agreement[number][1] if number in filled.agreement else None,
+        )
+
+
+def _checks(group: Group, used: list[int]) -> list[Check]:
+    used = [0] if group.plan.source == "stored" else used
+    pairs = [group.rows_of(number) for number in used]
+    differing = [group.given[number].tokenized.differing for number in used]
+    return checks_of(group.model, group.passes, group.plan.intervention_type, pairs, differing)
+
+
+def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
+    if group.plan.save_activations == "none" or group.plan.source == "stored":  # these are the source run's
+        return {}
+    positions = sorted({p for column in group.given[number].columns.targets.values() for p in column})
+    if group.plan.save_activations == "all":
+        positions = list(range(group.passes.length))
+    token_ids = [program.token_ids for program in group.given[number].tokenized.programs]
+    kept = {"positions": np.array(positions), "token_ids": np.array(token_ids)}
+    for name, row in zip(("clean", "counterfactual"), group.rows_of(number), strict=True):
+        for component, layers in group.passes.activations.items():
+            stacked = torch.stack([layer[row, positions] for layer in layers]).cpu()
+            kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
+    return kept
 
 
 def run_causal_tracing_experiment(

@@ -11,11 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from debug.causal_tracing.pairs import PreparedPair, is_correct
+from debug.causal_tracing.pairs import PairReader, PreparedPair
 from debug.causal_tracing.reference import Reference, recorded
 from debug.engine import Cut, Intervention, Site, forward_passes
 from debug.errors import InputError
-from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
 
@@ -25,13 +24,13 @@ class Group:
 
     def __init__(
         self,
-        model: LoadedModel,
+        reader: PairReader,
         given: Sequence[PreparedPair],
-        plan: Plan,
         reference: Reference | None,
         batch_tokens: int,
     ) -> None:
-        self.model, self.given, self.plan, self.batch_tokens = model, given, plan, batch_tokens
+        self.reader, self.given, self.batch_tokens = reader, given, batch_tokens
+        self.model, self.plan = model, plan = reader.model, reader.plan
         programs = [g.tokenized.original for g in given]
         # Where the counterfactuals' activations are stored, the first pair's forward pass is made all the same: the
         # self-checks compare with a whole one.
@@ -47,33 +46,29 @@ class Group:
                 self.source_row[number] = len(given) + number
         self.passes = forward_passes(model, torch.tensor([program.token_ids for program in programs]), recorded(plan))
         self.finite = self.passes.logits.isfinite().all(-1).tolist()
-        if not plan.knockout and plan.source == "zero":
-            self._add_sources(
-                {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in self.passes.activations.items()}
-            )
-        if plan.source == "mean" and reference is not None:
-            means = [reference.mean_without(one, self._own_activations(number)) for number, one in enumerate(given)]
-            self._add_sources(
-                {
-                    name: [torch.stack([mean[name][layer] for mean in means]) for layer in range(len(layers))]
-                    for name, layers in self.passes.activations.items()
-                }
-            )
-        if plan.source == "stored":
-            self._add_sources(self._stored_activations())
+        if (sources := self._sources(reference)) is not None:  # these are of no forward pass here: one for each, or all
+            count = len(next(iter(sources.values()))[0])
+            self.source_row = {number: len(self.passes) + number % count for number in range(len(given))}
+            self.passes = self.passes.with_sources(sources)
         self.tops = self.passes.logits.argmax(-1).tolist()
 
-    def _add_sources(self, activations: dict[str, list[Float[Tensor, "source token width"]]]) -> None:
-        """Patch every pair from these, which are of no forward pass here: a source for each, or one for all."""
-        count = len(next(iter(activations.values()))[0])
-        self.source_row = {number: len(self.passes) + number % count for number in range(len(self.given))}
-        dtype = self.passes.activations["residual_stream"][0].dtype
-        self.passes = self.passes.with_sources(
-            {name: [at.to(dtype) for at in layers] for name, layers in activations.items()}
-        )
+    def _sources(self, reference: Reference | None) -> dict[str, list[Float[Tensor, "source token width"]]] | None:
+        """Activations to patch from that are of none of the group's programs."""
+        kept = self.passes.activations
+        if self.plan.source == "stored":
+            return self._stored_activations()
+        if self.plan.source == "mean" and reference is not None:
+            means = [reference.mean_without(one, self._own_activations(n)) for n, one in enumerate(self.given)]
+            return {
+                name: [torch.stack([mean[name][n] for mean in means]).to(at.dtype) for n, at in enumerate(layers)]
+                for name, layers in kept.items()
+            }
+        if self.plan.source == "zero" and not self.plan.knockout:
+            return {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in kept.items()}
+        return None
 
     def _own_activations(self, number: int) -> dict[str, list[Float[Tensor, "token width"]]]:
-        row = self.rows_of(number)[self.plan.direction != "into_original"]
+        row = self.given[number].in_order(*self.rows_of(number))[0]
         return {name: [at[row] for at in layers] for name, layers in self.passes.activations.items()}
 
     def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
@@ -120,11 +115,8 @@ class Group:
     def said(self, number: int) -> dict[str, Any]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
         one, tops = self.given[number], (self.tops[number], self.counterfactual(number)[1])
-        answers = tuple(self.model.tokenizer.decode([top]) for top in tops)
-        prompts = (one.tokenized.original.prompt, one.tokenized.counterfactual.prompt)
-        if self.plan.direction == "into_counterfactual":
-            answers, prompts = answers[::-1], prompts[::-1]
-        return {"correct": is_correct(one, self.plan, tops), "answers": answers, "prompt": prompts[0]}
+        answers = (self.model.tokenizer.decode([top]) for top in tops)
+        return {"correct": one.is_correct(tops), "answers": one.in_order(*answers), "prompt": one.own.prompt}
 
     def first_difference(self, number: int) -> int:
         """The first position at which the clean forward pass and the source can differ."""
@@ -140,11 +132,10 @@ class Group:
         source = self.source_row.get(number) if source is None else source
         first = self.first_difference(number) if first is None else first
         model, plan, columns = self.model, self.plan, self.given[number].columns
-        window = plan.window(model.n_layers)
-        for (i, layer), (k, column) in product(enumerate(plan.layers_of(model)), enumerate(columns.columns)):
-            layers = range(layer, layer + window)
+        for (i, layer), (k, column) in product(enumerate(self.reader.layers), enumerate(columns.columns)):
+            layers = range(layer, layer + self.reader.window)
             if plan.knockout:
-                heads = None if plan.heads is None else tuple(plan.heads_of(model)[0])
+                heads = None if plan.heads is None else tuple(self.reader.heads[0])
                 yield (i, k), Intervention(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
             elif any(_can_matter(plan, at, column, first, self.passes.length, model.n_layers) for at in layers):
                 for j, heads in enumerate(self.head_sets()):
@@ -155,12 +146,12 @@ class Group:
     def head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:
             return [None]
-        return [tuple(heads) for heads in self.plan.heads_of(self.model)]
+        return [tuple(heads) for heads in self.reader.heads]
 
     def shape(self, number: int) -> tuple[int, ...]:
         heads = self.head_sets()
         axis = () if heads == [None] else (len(heads),)
-        return (len(self.plan.layers_of(self.model)), *axis, len(self.given[number].columns.columns))
+        return (len(self.reader.layers), *axis, len(self.given[number].columns.columns))
 
 
 def _can_matter(

@@ -16,15 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from debug.causal_tracing.batches import in_parts
-from debug.causal_tracing.pairs import PreparedPair, own_program, prepare, reason_to_skip
+from debug.causal_tracing.pairs import PairReader, PreparedPair
 from debug.counterfactual import as_pair
 from debug.engine import ForwardPasses, default_batch_tokens, forward_passes
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
 from debug.programs import Program, ProgramError, ProgramPair
-from debug.prompts import fill
-from debug.token_analyzer import PairError, TokenizedProgram, analyze
+from debug.token_analyzer import PairError, TokenizedProgram
 
 REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
 
@@ -47,7 +46,8 @@ class Reference:
         plan: Plan,
         batch_tokens: int | None = None,
     ) -> None:
-        self.model, self.plan, self.programs = model, plan, list(programs)
+        self.model, self.programs = model, list(programs)
+        self.source, self.recorded = plan.source, recorded(plan)
         self.batch_tokens = batch_tokens or default_batch_tokens(model)
         self._sums: dict[int, dict[str, list[Tensor]]] = {}
 
@@ -56,26 +56,25 @@ class Reference:
         cls, model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
     ) -> Reference:
         """The originals of the first REFERENCE pairs that a plan's filters let through."""
-        stream, programs = iter(pairs), []
+        reader, stream, programs = PairReader(model, replace(plan, control=False)), iter(pairs), []
         while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
             by_length: dict[int, list[tuple[int, PreparedPair]]] = defaultdict(list)
             for number, given in enumerate(window):
                 with suppress(ProgramError, PairError, VocabularyError, PromptTooLong):
-                    one = prepare(model, number, as_pair(given), replace(plan, control=False))
+                    one = reader.prepared(number, as_pair(given))
                     by_length[len(one.tokenized.original.token_ids)].append((number, one))
             usable: dict[int, tuple[Program, TokenizedProgram]] = {}
             for length, group in by_length.items():
 
                 def asked(part: Sequence[tuple[int, PreparedPair]]) -> list[tuple[int, int]]:
-                    both = [(one.tokenized.original, one.tokenized.counterfactual) for _, one in part]
-                    token_ids = torch.tensor([program.token_ids for pair in both for program in pair])
+                    token_ids = torch.tensor([each.token_ids for _, one in part for each in one.tokenized.programs])
                     tops = forward_passes(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
                     return [(top, other) for top, other in tops]
 
                 tops = [t for part in in_parts(group, max(1, batch_tokens // (2 * length)), asked) for t in part]
                 for (number, one), top in zip(group, tops, strict=True):
-                    if reason_to_skip(one, plan, top) is None:
-                        usable[number] = (one.pair.original, own_program(one, plan))
+                    if reader.reason_to_skip(one, top) is None:
+                        usable[number] = (one.pair.original, one.own)
             programs += [usable[number] for number in sorted(usable)]
         return cls(model, programs[:REFERENCE], plan, batch_tokens)
 
@@ -86,11 +85,9 @@ class Reference:
         Raises:
             ProgramError, VocabularyError: a text is no program, or the model has no token for part of it.
         """
-        programs = []
-        for program in map(Program.parse, texts):
-            model.check_vocabulary(fill(plan.template, program.text))
-            programs.append((program, analyze(model.tokenizer, program, plan.template)))
-        return cls(model, programs, plan, batch_tokens)
+        reader = PairReader(model, plan)
+        programs = map(Program.parse, texts)
+        return cls(model, [(program, reader.tokenized(program)) for program in programs], plan, batch_tokens)
 
     @property
     def texts(self) -> list[str]:
@@ -98,10 +95,10 @@ class Reference:
 
     def others(self, one: PreparedPair) -> list[tuple[Program, TokenizedProgram]]:
         """Those of as many tokens that are not the pair's own."""
-        own = own_program(one, self.plan).token_ids
+        own = one.own.token_ids
         return [each for each in self.programs if len(each[1].token_ids) == len(own) and each[1].token_ids != own]
 
-    def partner(self, one: PreparedPair, plan: Plan) -> TokenizedProgram | None:
+    def partner(self, one: PreparedPair) -> TokenizedProgram | None:
         """Of a resampling plan, another program; drawn by the prompt's text.
 
         Raises:
@@ -109,23 +106,23 @@ class Reference:
         """
         answers = {one.pair.expected_original, one.pair.expected_counterfactual}
         others = self.others(one)
-        if plan.source == "resample":
+        resamples = self.source == "resample"
+        if resamples:
             others = [each for each in others if each[0].answer not in answers]
         if not others:
-            length, which = len(one.tokenized.original.token_ids), " with another answer" * (plan.source == "resample")
+            length, which = len(one.tokenized.original.token_ids), " with another answer" * resamples
             raise PairError(
-                f"source {plan.source!r} needs another program of {length} tokens{which}; the reference set of "
+                f"source {self.source!r} needs another program of {length} tokens{which}; the reference set of "
                 f"{len(self.programs)} has none"
             )
         rng = np.random.RandomState(zlib.crc32(one.tokenized.original.prompt.encode()))
-        return others[rng.randint(len(others))][1] if plan.source == "resample" else None
+        return others[rng.randint(len(others))][1] if resamples else None
 
     def mean_without(
         self, one: PreparedPair, own: dict[str, list[Float[Tensor, "token width"]]]
     ) -> dict[str, list[Float[Tensor, "token width"]]]:
         """Means over the others, given the activations of the pair's own program; float64, position by position."""
-        program = own_program(one, self.plan)
-        length, others = len(program.token_ids), self.others(one)
+        length, others = len(one.own.token_ids), self.others(one)
         every = [other for _, other in self.programs if len(other.token_ids) == length]
         if length not in self._sums:
             self._sums[length] = self._sum(every)
@@ -140,9 +137,7 @@ class Reference:
         sums: dict[str, list[Tensor]] = {}
 
         def run(part: Sequence[TokenizedProgram]) -> ForwardPasses:
-            return forward_passes(
-                self.model, torch.tensor([program.token_ids for program in part]), recorded(self.plan)
-            )
+            return forward_passes(self.model, torch.tensor([program.token_ids for program in part]), self.recorded)
 
         for passes in in_parts(programs, max(1, self.batch_tokens // len(programs[0].token_ids)), run):
             for name, layers in passes.activations.items():
