@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from debug.programs import Program, ProgramError, ProgramPair
+from debug.programs import AnyPair, AnyProgram, Pair, Program, ProgramError, ProgramPair, TextProgram, pair_from_record
 
 
 def make_pair(program: str | Program, seed: int | None = None, root_value: int | None = None) -> ProgramPair:
@@ -30,31 +30,34 @@ def make_pair(program: str | Program, seed: int | None = None, root_value: int |
     return ProgramPair(original, original.with_root(root_value), seed)
 
 
-def as_pair(program: ProgramPair | dict[str, Any] | str) -> ProgramPair:
-    """A pair from what users have: a pair, a program's text, or a dict of which only ``original`` is required.
+def as_pair(program: AnyPair | dict[str, Any] | str) -> AnyPair:
+    """A pair from what users have: a pair, a program's text, or a dict of which only ``original`` is required; of
+    texts that are no variable binding ``original``, ``counterfactual`` and both expected answers.
 
     Raises:
         ProgramError: the text is no program, or the dict's fields contradict it.
     """
-    if isinstance(program, ProgramPair):
+    if isinstance(program, Pair):
         return program
     if isinstance(program, str):
         return make_pair(program)
     if not isinstance(program, dict) or not isinstance(program.get("original"), str):
         raise ProgramError(f"expected a pair, a program's text or a dict with 'original', given {program!r:.200}")
     if program.get("counterfactual") is not None:
-        return ProgramPair.from_record(program)
+        return pair_from_record(program)
     derived = make_pair(program["original"], program.get("seed"), program.get("expected_counterfactual"))
     return ProgramPair.from_record({**program, "counterfactual": derived.counterfactual.text})
 
 
-def same_answer_program(program: Program, attempt: int = 0) -> Program | None:
+def same_answer_program(program: AnyProgram, attempt: int = 0) -> Program | None:
     """Another program with the same answer: its variables renamed, its lines, numbers and query as they were.
 
     The source of the same-answer control: what differs in its run is everything but the value and where it goes. Names
     of one letter become other letters of their case, longer ones are exchanged with names of their own length; the draw
-    is by ``RandomState`` of the text and ``attempt``. None where no other names can be had.
+    is by ``RandomState`` of the text and ``attempt``. None where no others can be had, as of texts.
     """
+    if isinstance(program, TextProgram):
+        return None
     names = list(dict.fromkeys(assignment.lhs for assignment in program.assignments))
     rng = np.random.RandomState([zlib.crc32(program.text.encode()), attempt, 2])
     renamed: dict[str, str] = {}

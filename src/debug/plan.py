@@ -144,7 +144,7 @@ class Plan:
             if not _TARGET.fullmatch(part):
                 raise InputError(
                     f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
-                    "rhs|newline|line>, query_<hash|var|colon> or final, or several of them joined by '+'"
+                    "rhs|newline|line>, query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
                 )
 
     def params(self, model: LoadedModel) -> dict[str, Any]:
@@ -232,4 +232,7 @@ def _number(value: str | int) -> str | int:
     return operator.index(value)
 
 
-_TARGET = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)|final|\d+")
+_TARGET = re.compile(
+    r"(?!ref_depth|query_)[A-Za-z_][A-Za-z0-9_.-]*|\d+"
+    r"|ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)"
+)

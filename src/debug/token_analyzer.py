@@ -7,12 +7,12 @@ of several tokens and a beginning-of-sequence token come out right for any fast 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
 
 from debug.errors import InputError
-from debug.programs import Program, ProgramPair, Span
+from debug.programs import AnyPair, AnyProgram, Program, Span, TextPair, TextProgram
 from debug.prompts import CODE, answers, fill, program_start, tokenization
 
 
@@ -31,12 +31,9 @@ class TokenizedProgram:
     special token, the space that some tokenizers put before the text, a byte of a character that ends in a later one.
     """
     roles: dict[str, list[int]]
-    """Every role -> its token positions: ``ref_depth_k_{lhs,equals,rhs,newline}``, ``query_*`` and ``final``."""
-
-    @property
-    def default_targets(self) -> list[str]:
-        right_hand_sides = [role for role in self.roles if role.endswith("_rhs")]
-        return [*right_hand_sides, "query_var", "query_colon", "final"]
+    """Every role -> its token positions: ``ref_depth_k_{lhs,equals,rhs,newline}`` and ``query_*`` of variable binding,
+    named spans and ``line_<n>_end`` of other texts, and ``final``."""
+    default_targets: list[str]
 
     def positions(self, name: str | int) -> list[int]:
         """Token positions of a role, of a chain line (``ref_depth_2_line``), of a number, or of several joined by "+".
@@ -59,7 +56,8 @@ class TokenizedProgram:
         return self.roles[name]
 
     def targets(self, names: Sequence[str | int] | None = None) -> dict[str, list[int]]:
-        """Token positions of the named targets; by default right-hand sides, ``query_var``, ``query_colon``, ``final``.
+        """Token positions of the named targets; by default right-hand sides, ``query_var``, ``query_colon``, ``final``,
+        of texts that are no variable binding all roles.
 
         Targets that fall on the same positions are one. It is called by its role where it has one (``final`` or
         ``ref_depth_1_rhs`` where it is one of these, so that what holds by construction there is known as such), else
@@ -74,7 +72,7 @@ class TokenizedProgram:
         roles = {tuple(at): role for role, at in reversed(self.roles.items())}
         named = {tuple(at): name for name, at in reversed(found.items()) if name in self.roles}
         canonical |= {at: roles[at] for at in canonical if at in roles} | named
-        canonical |= {tuple(self.roles[name]): name for name in ("ref_depth_1_rhs", "final")}
+        canonical |= {tuple(self.roles[name]): name for name in ("ref_depth_1_rhs", "final") if name in self.roles}
         return {str(canonical[tuple(at)]): at for at in found.values()}
 
 
@@ -82,7 +80,7 @@ class TokenizedProgram:
 class TokenizedPair:
     """A pair whose two prompts are the same tokens but for those of the root value."""
 
-    pair: ProgramPair
+    pair: AnyPair
     original: TokenizedProgram
     counterfactual: TokenizedProgram
     answer_tokens: tuple[int, int]
@@ -103,12 +101,15 @@ class TokenizedPair:
         return self.differing[0]
 
 
-def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> TokenizedProgram:
+def analyze(tokenizer: Any, program: AnyProgram, prompt_template: str = CODE) -> TokenizedProgram:
     """Tokenize a program's prompt and find its roles.
 
     Args:
         tokenizer: a fast tokenizer of transformers.
         prompt_template: text with one ``{code}``, where the program goes.
+
+    Raises:
+        PairError: no token covers a role, or a named span begins or ends inside a token.
     """
     start = program_start(prompt_template)
     prompt, token_ids, offsets, added = tokenization.read(tokenizer, fill(prompt_template, program.text))
@@ -119,7 +120,17 @@ def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> To
     spans = dict(zip(read, pairwise([0, *ends, len(prompt)]), strict=True))
     names = tokenizer.convert_ids_to_tokens(token_ids)
     texts = [prompt[slice(*spans.get(position, (0, 0)))] or name for position, name in enumerate(names)]
-    return TokenizedProgram(prompt, token_ids, texts, _roles(program, spans, start, len(texts)))
+    roles = _roles(program, spans, start, len(texts))
+    if isinstance(program, TextProgram):
+        for name, (first, last) in program.spans.items():
+            covered = spans[roles[name][0]][0], spans[roles[name][-1]][1]
+            outside = prompt[covered[0] : first + start] + prompt[last + start : covered[1]]
+            if outside.strip():
+                raise PairError(
+                    f"span {name!r}, {program.text[first:last]!r}, begins or ends inside a token: its tokens are "
+                    f"{[texts[position] for position in roles[name]]}"
+                )
+    return TokenizedProgram(prompt, token_ids, texts, roles, program.default_targets)
 
 
 def of_texts(program: Program, tokens: Sequence[str]) -> TokenizedProgram:
@@ -132,23 +143,15 @@ def of_texts(program: Program, tokens: Sequence[str]) -> TokenizedProgram:
         raise PairError(f"the tokens' texts are {''.join(tokens)[:200]!r}, and the program is {program.text[:200]!r}")
     ends = list(accumulate(map(len, tokens)))
     spans = dict(enumerate(pairwise([0, *ends])))
-    return TokenizedProgram(program.text, [-1] * len(tokens), list(tokens), _roles(program, spans, 0, len(tokens)))
+    roles = _roles(program, spans, 0, len(tokens))
+    return TokenizedProgram(program.text, [-1] * len(tokens), list(tokens), roles, program.default_targets)
 
 
-def _roles(program: Program, spans: dict[int, Span], shift: int, n_tokens: int) -> dict[str, list[int]]:
-    roles = {role: _positions(spans, span, shift) for role, span in _role_spans(program).items()}
+def _roles(program: AnyProgram, spans: dict[int, Span], shift: int, n_tokens: int) -> dict[str, list[int]]:
+    roles = {role: _positions(spans, span, shift) for role, span in program.roles.items()}
     if missing := [role for role, positions in roles.items() if not positions]:
         raise PairError(f"no token covers {', '.join(missing)} in {program.text!r}")
     return roles | {"final": [n_tokens - 1]}
-
-
-def _role_spans(program: Program) -> dict[str, Span]:
-    spans = {}
-    for assignment in program.chain.assignments:
-        prefix = f"ref_depth_{assignment.ref_depth}"
-        for part in ("lhs", "equals", "rhs", "newline"):
-            spans[f"{prefix}_{part}"] = getattr(assignment, f"{part}_span")
-    return spans | {f"query_{part}": getattr(program, f"query_{part}_span") for part in ("hash", "var", "colon")}
 
 
 def _positions(spans: dict[int, Span], role: Span, shift: int) -> list[int]:
@@ -156,28 +159,41 @@ def _positions(spans: dict[int, Span], role: Span, shift: int) -> list[int]:
     return [position for position, span in spans.items() if max(start, span[0]) < min(end, span[1])]
 
 
-def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE) -> TokenizedPair:
+def analyze_pair(tokenizer: Any, pair: AnyPair, prompt_template: str = CODE) -> TokenizedPair:
     """Tokenize both programs of a pair and check that they can be patched into each other.
 
+    Of texts that are no variable binding the roles of either are those of both, token by token; each stretch of tokens
+    that differs and is no role is one more, ``difference_<n>``.
+
     Raises:
-        PairError: the prompts have different numbers of tokens, differ outside the root value's tokens, or their
-            answers do not differ in the token that follows the prompt (:func:`.forms`; where a prompt that
-            does not end in white space leaves two, answers that begin with the space are meant).
+        PairError: the prompts have different numbers of tokens, differ (of variable binding) outside the root value's
+            tokens or (of other texts) nowhere, or their answers do not differ in the token that follows the prompt
+            (:func:`.forms`; where a prompt that does not end in white space leaves two, answers that begin with the
+            space are meant).
     """
     return pair_of(tokenizer, pair, *(analyze(tokenizer, program, prompt_template) for program in pair.programs))
 
 
 def pair_of(
-    tokenizer: Any, pair: ProgramPair, original: TokenizedProgram, counterfactual: TokenizedProgram
+    tokenizer: Any, pair: AnyPair, original: TokenizedProgram, counterfactual: TokenizedProgram
 ) -> TokenizedPair:
     """The pair of two programs that are tokenized; raises PairError as :func:`analyze_pair`."""
-    values = f"root {str(pair.expected_original)!r} -> {str(pair.expected_counterfactual)!r}"
+    is_text = isinstance(pair, TextPair)
+    values = (
+        f"{'answer' if is_text else 'root'} {str(pair.expected_original)!r} -> {str(pair.expected_counterfactual)!r}"
+    )
     if len(original.token_ids) != len(counterfactual.token_ids):
         raise PairError(
-            f"original has {len(original.token_ids)} tokens, counterfactual {len(counterfactual.token_ids)}; the root "
-            f"value must tokenize to the same number of tokens ({values}):\n{original.tokens}\n{counterfactual.tokens}"
+            f"original has {len(original.token_ids)} tokens, counterfactual {len(counterfactual.token_ids)}; "
+            f"{'they' if is_text else 'the root value'} must tokenize to the same number of tokens ({values}):\n"
+            f"{original.tokens}\n{counterfactual.tokens}"
         )
     differing = [p for p, (a, b) in enumerate(zip(original.token_ids, counterfactual.token_ids, strict=True)) if a != b]
+    if is_text:
+        if not differing:
+            raise PairError(f"the prompts are the same tokens ({values}):\n{original.tokens}")
+        original, counterfactual = _with_roles_of_both(original, counterfactual, differing)
+        return TokenizedPair(pair, original, counterfactual, _answer_tokens(tokenizer, pair, original))
     root = original.roles["ref_depth_1_rhs"]
     if not differing or not set(differing) <= set(root):
         raise PairError(
@@ -187,7 +203,25 @@ def pair_of(
     return TokenizedPair(pair, original, counterfactual, _answer_tokens(tokenizer, pair, original))
 
 
-def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram) -> tuple[int, int]:
+def _with_roles_of_both(
+    original: TokenizedProgram, counterfactual: TokenizedProgram, differing: Sequence[int]
+) -> tuple[TokenizedProgram, TokenizedProgram]:
+    roles = original.roles | {name: at for name, at in counterfactual.roles.items() if name not in original.roles}
+    stretches: list[list[int]] = []
+    for position in differing:
+        if stretches and stretches[-1][-1] == position - 1:
+            stretches[-1].append(position)
+        else:
+            stretches.append([position])
+    unnamed = {f"difference_{n}": at for n, at in enumerate(stretches, 1) if at not in roles.values()}
+    roles = unnamed | roles
+    names = [*unnamed, *dict.fromkeys([*original.default_targets, *counterfactual.default_targets])]
+    return replace(original, roles=roles, default_targets=names), replace(
+        counterfactual, roles=roles, default_targets=names
+    )
+
+
+def _answer_tokens(tokenizer: Any, pair: AnyPair, original: TokenizedProgram) -> tuple[int, int]:
     values = [str(pair.expected_counterfactual), str(pair.expected_original)]
     try:
         forms = answers.forms(tokenizer, original.prompt, original.token_ids, values)

@@ -25,7 +25,7 @@ from debug.errors import InputError
 from debug.generators import search
 from debug.models import LoadedModel
 from debug.plan import Plan
-from debug.programs import ProgramError, ProgramPair
+from debug.programs import AnyPair, ProgramError
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class CausalExperimentRunner:
     def run_intervention_experiment(
         self,
         model_id: str | LoadedModel,
-        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        programs: Sequence[AnyPair | dict[str, Any] | str],
         intervention_type: str = "residual_stream",
         *,
         layers: Sequence[int] | None = None,
@@ -116,14 +116,14 @@ class CausalExperimentRunner:
     def run_plan(
         self,
         model_id: str | LoadedModel,
-        programs: Sequence[ProgramPair | dict[str, Any] | str],
+        programs: Sequence[AnyPair | dict[str, Any] | str],
         plan: Plan,
         *,
         name: str | None = None,
         wanted: int | None = None,
         params: dict[str, Any] | None = None,
         tags: dict[str, str] | None = None,
-        reference: Sequence[str] | None = None,
+        reference: Sequence[str | dict[str, Any]] | None = None,
     ) -> CausalExperimentResult:
         """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
 
@@ -187,7 +187,7 @@ class CausalExperimentRunner:
         wanted: int,
         max_tries: int,
         params: dict[str, Any],
-        reference: Sequence[str] | None = None,
+        reference: Sequence[str | dict[str, Any]] | None = None,
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         asked = plan.prompt_template
@@ -247,7 +247,7 @@ def _reference(
     plan: Plan,
     max_tries: int,
     batch_tokens: int,
-    texts: Sequence[str] | None,
+    texts: Sequence[str | dict[str, Any]] | None,
 ) -> tuple[Reference, Iterator[Any]]:
     """A cell's reference set, from texts or from the first of its pairs; and all of its pairs."""
     if texts is not None:
@@ -262,7 +262,7 @@ def _reference(
     return Reference.found(model, first(), plan, batch_tokens), chain(seen, pairs)
 
 
-def _common_params(programs: Sequence[ProgramPair | dict[str, Any] | str]) -> dict[str, Any]:
+def _common_params(programs: Sequence[AnyPair | dict[str, Any] | str]) -> dict[str, Any]:
     """hops and seq_len of programs that were given, where all have the same, else ``any``; the first one's seed."""
     pairs = []
     for program in programs:

@@ -12,7 +12,7 @@ from debug import causal_visualization as charts
 from debug.causal_experiment_runner.results import CellResult
 from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, agreement_metrics
-from debug.programs import ProgramPair
+from debug.programs import Answer, AnyPair
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunWriter
 
@@ -25,7 +25,7 @@ class CellWriter:
     def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Any]) -> None:
         self.run, self.cell, self.params = run, cell, params
         self.mean = MeanOverPairs()
-        self.pairs: list[ProgramPair] = []
+        self.pairs: list[AnyPair] = []
         self.first: CausalMap | None = None
         self.correct: list[tuple[bool, bool]] = []
         self.maps: list[CausalMap] = []
@@ -145,7 +145,7 @@ def _sample(result: PairResult) -> dict[str, Any]:
         "raw_output": answers and answers[0],
         "parsed": pair and answers and _parsed(answers[0], pair.expected_original),
         "correct": correct and correct[0],
-        "chain": pair and list(pair.variable_chain.names),
+        "chain": pair and pair.variable_chain and list(pair.variable_chain.names),
         "error": result.skipped,
         "counterfactual": pair and pair.counterfactual.text,
         "expected_counterfactual": pair and pair.expected_counterfactual,
@@ -154,9 +154,11 @@ def _sample(result: PairResult) -> dict[str, Any]:
     }
 
 
-def _parsed(top_token: str, expected: int) -> int | None:
+def _parsed(top_token: str, expected: Answer) -> Answer | None:
     """The top token as an answer; null where an answer has more tokens than the one that was asked for."""
     text = top_token.strip()
+    if type(expected) is not int:
+        return expected if text == str(expected) else text or None
     return int(text) if text.isdecimal() and len(text) >= len(str(expected)) else None
 
 

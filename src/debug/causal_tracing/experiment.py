@@ -29,7 +29,7 @@ from debug.errors import InputError
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import ProgramError, ProgramPair
+from debug.programs import AnyPair, ProgramError
 from debug.token_analyzer import PairError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ WINDOW = 64  # pairs that are looked at together: those of one length share forw
 
 def trace_pairs(
     model: LoadedModel,
-    pairs: Iterable[ProgramPair | dict[str, Any] | str],
+    pairs: Iterable[AnyPair | dict[str, Any] | str],
     plan: Plan,
     batch_tokens: int | None = None,
     stored: StoredRuns | None = None,
@@ -88,7 +88,7 @@ def trace_pairs(
 
 
 def _prepared(
-    reader: PairReader, window: Sequence[tuple[int, ProgramPair | dict[str, Any] | str]], reference: Reference | None
+    reader: PairReader, window: Sequence[tuple[int, AnyPair | dict[str, Any] | str]], reference: Reference | None
 ) -> tuple[dict[int, PairResult], list[list[PreparedPair]]]:
     """Of numbered pairs those that cannot be used, with their reasons, by number; the others by the prompts' length."""
     done: dict[int, PairResult] = {}
@@ -176,7 +176,7 @@ def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
 
 def run_causal_tracing_experiment(
     model_id: str | LoadedModel,
-    programs: Sequence[ProgramPair | dict[str, Any] | str],
+    programs: Sequence[AnyPair | dict[str, Any] | str],
     intervention_type: str = "residual_stream",
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",

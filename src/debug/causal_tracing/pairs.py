@@ -16,7 +16,7 @@ from debug.counterfactual import as_pair, same_answer_program
 from debug.errors import InputError
 from debug.models import LoadedModel, VocabularyError
 from debug.plan import Plan
-from debug.programs import Program, ProgramError, ProgramPair
+from debug.programs import AnyPair, AnyProgram, ProgramError
 from debug.prompts import answers, fill
 from debug.token_analyzer import PairError, TokenizedPair, TokenizedProgram, analyze, pair_of
 
@@ -43,7 +43,7 @@ class PreparedPair(NamedTuple):
     """A pair as it will be run: into which program, with which columns, and the other programs that it needs."""
 
     index: int
-    pair: ProgramPair
+    pair: AnyPair
     tokenized: TokenizedPair
     """Its ``original`` is the program that is patched, whatever the direction."""
     columns: Columns
@@ -72,8 +72,8 @@ class PreparedPair(NamedTuple):
 
 
 def as_written(
-    model: LoadedModel, plan: Plan, pairs: Iterable[ProgramPair | dict[str, Any] | str]
-) -> tuple[Plan, Iterator[ProgramPair | dict[str, Any] | str]]:
+    model: LoadedModel, plan: Plan, pairs: Iterable[AnyPair | dict[str, Any] | str]
+) -> tuple[Plan, Iterator[AnyPair | dict[str, Any] | str]]:
     """The plan with its prompts as they are run (:mod:`.answers`), decided on the first pairs; and all pairs.
 
     Without the template's final space, where that merges with an answer; with the white space that the model itself
@@ -83,13 +83,14 @@ def as_written(
     for given in islice(rest, PROBED):
         first.append(given)
         try:
-            program = as_pair(given).original.text
+            pair = as_pair(given)
         except ProgramError:
             continue
-        template = answers.suited(model.tokenizer, plan.prompt_template, program, answers.DIGITS)
+        program, values = pair.original.text, answers.of_pair(pair)
+        template = answers.suited(model.tokenizer, plan.prompt_template, program, values or answers.DIGITS)
         plan = replace(plan, prompt_template=template)
-        prompts.append(fill(plan.prompt_template, program))
-        if plan.answer_lead is not None or prompts[-1][-1:].isspace():
+        prompts.append((fill(plan.prompt_template, program), values))
+        if plan.answer_lead is not None or prompts[-1][0][-1:].isspace():
             break
     if plan.answer_lead is None and prompts:
         plan = replace(plan, answer_lead=answers.lead(model, prompts))
@@ -109,12 +110,12 @@ class PairReader:
         self.model, self.plan, self._stored = model, plan, stored
         self.layers, self.heads, self.window = plan.layers_of(model), plan.heads_of(model), plan.window(model.n_layers)
 
-    def tokenized(self, program: Program) -> TokenizedProgram:
+    def tokenized(self, program: AnyProgram) -> TokenizedProgram:
         """Raises VocabularyError where the model has no token for part of the prompt."""
         self.model.check_vocabulary(fill(self.plan.template, program.text))
         return analyze(self.model.tokenizer, program, self.plan.template)
 
-    def prepared(self, index: int, pair: ProgramPair) -> PreparedPair:
+    def prepared(self, index: int, pair: AnyPair) -> PreparedPair:
         """Raises PairError, VocabularyError or PromptTooLong: the reason why this pair is skipped."""
         plan, is_reversed = self.plan, self.plan.direction == "into_counterfactual"
         directed = pair.reversed if is_reversed else pair
@@ -128,9 +129,11 @@ class PairReader:
 
     def reason_to_skip(self, one: PreparedPair, tops: tuple[int, int]) -> str | None:
         """What the plan's filters say, given the top tokens of the clean and of the counterfactual forward pass."""
-        root_line = one.pair.variable_chain.root.line
-        if self.plan.exclude_shallow and root_line < 2:
-            return f"shallow: the root value is assigned on line {root_line + 1}"
+        if self.plan.exclude_shallow:
+            if one.pair.variable_chain is None:
+                return "exclude_shallow is for variable binding: this text has no root value"
+            if (line := one.pair.variable_chain.root.line) < 2:
+                return f"shallow: the root value is assigned on line {line + 1}"
         correct = one.is_correct(tops)
         if self.plan.require_correct and not all(correct):
             wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
@@ -151,14 +154,14 @@ class PairReader:
             if one.index not in found:
                 yield one
                 continue
-            pair = one.tokenized.pair
-            values = [str(pair.expected_counterfactual), str(pair.expected_original)]
-            tokens = answers.agreed(model.tokenizer, one.tokenized.original, lead, values, found[one.index])
+            c, o = map(str, (one.tokenized.pair.expected_counterfactual, one.tokenized.pair.expected_original))
+            values = answers.of_pair(one.pair)
+            tokens = answers.agreed(model.tokenizer, one.tokenized.original, lead, (c, o), found[one.index], values)
             if tokens is not None:
                 yield one._replace(tokenized=replace(one.tokenized, answer_tokens=tokens))
                 continue
             said = [model.tokenizer.decode(ids) for ids in found[one.index]]
-            correct = one.in_order(answers.says(said[0], values[1]), answers.says(said[1], values[0]))
+            correct = one.in_order(answers.says(said[0], o, values), answers.says(said[1], c, values))
             shown = [model.tokenizer.convert_ids_to_tokens(ids) for ids in found[one.index]]
             reason = (
                 f"where the answer begins is not decided: behind {one.tokenized.original.tokens[-3:]} the model writes "

@@ -22,7 +22,7 @@ from debug.engine import ForwardPasses, default_batch_tokens, forward_passes
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import Program, ProgramError, ProgramPair
+from debug.programs import AnyPair, AnyProgram, ProgramError, as_given, from_given
 from debug.token_analyzer import PairError, TokenizedProgram
 
 REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
@@ -42,7 +42,7 @@ class Reference:
     def __init__(
         self,
         model: LoadedModel,
-        programs: Iterable[tuple[Program, TokenizedProgram]],
+        programs: Iterable[tuple[AnyProgram, TokenizedProgram]],
         plan: Plan,
         batch_tokens: int | None = None,
     ) -> None:
@@ -53,7 +53,7 @@ class Reference:
 
     @classmethod
     def found(
-        cls, model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
+        cls, model: LoadedModel, pairs: Iterable[AnyPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
     ) -> Reference:
         """The originals of the first REFERENCE pairs that a plan's filters let through."""
         reader, stream, programs = PairReader(model, replace(plan, control=False)), iter(pairs), []
@@ -63,7 +63,7 @@ class Reference:
                 with suppress(ProgramError, PairError, VocabularyError, PromptTooLong):
                     one = reader.prepared(number, as_pair(given))
                     by_length[len(one.tokenized.original.token_ids)].append((number, one))
-            usable: dict[int, tuple[Program, TokenizedProgram]] = {}
+            usable: dict[int, tuple[AnyProgram, TokenizedProgram]] = {}
             for length, group in by_length.items():
 
                 def asked(part: Sequence[tuple[int, PreparedPair]]) -> list[tuple[int, int]]:
@@ -79,21 +79,24 @@ class Reference:
         return cls(model, programs[:REFERENCE], plan, batch_tokens)
 
     @classmethod
-    def of_texts(cls, model: LoadedModel, texts: Iterable[str], plan: Plan, batch_tokens: int) -> Reference:
-        """The set of a logged run, from its programs' texts.
+    def of_texts(
+        cls, model: LoadedModel, texts: Iterable[str | dict[str, Any]], plan: Plan, batch_tokens: int
+    ) -> Reference:
+        """The set of a logged run, from its programs' texts, or records.
 
         Raises:
             ProgramError, VocabularyError: a text is no program, or the model has no token for part of it.
         """
         reader = PairReader(model, plan)
-        programs = map(Program.parse, texts)
+        programs = map(from_given, texts)
         return cls(model, [(program, reader.tokenized(program)) for program in programs], plan, batch_tokens)
 
     @property
-    def texts(self) -> list[str]:
-        return [program.text for program, _ in self.programs]
+    def texts(self) -> list[str | dict[str, Any]]:
+        """The programs as JSON values: :meth:`of_texts` takes them."""
+        return [as_given(program) for program, _ in self.programs]
 
-    def others(self, one: PreparedPair) -> list[tuple[Program, TokenizedProgram]]:
+    def others(self, one: PreparedPair) -> list[tuple[AnyProgram, TokenizedProgram]]:
         """Those of as many tokens that are not the pair's own."""
         own = one.own.token_ids
         return [each for each in self.programs if len(each[1].token_ids) == len(own) and each[1].token_ids != own]

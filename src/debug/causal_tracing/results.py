@@ -12,7 +12,7 @@ from debug.causal_map import CausalMap, MeanCausalMap, Metric, mean_over_pairs
 from debug.causal_tracing.agreement import Agreement
 from debug.engine.self_checks import SelfChecks
 from debug.plan import Plan
-from debug.programs import ProgramPair
+from debug.programs import AnyPair
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class PairResult:
     """What became of one pair: its causal map, or the reason why it was skipped."""
 
     index: int
-    pair: ProgramPair | None
+    pair: AnyPair | None
     skipped: str | None = None
     correct: tuple[bool, bool] | None = None
     """Whether the model's top token answers the original, and the counterfactual; None where it was not asked."""

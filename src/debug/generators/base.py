@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from debug.errors import InputError
+from debug.programs import Answer
 
 Generator = Callable[..., tuple]
 
@@ -26,9 +27,6 @@ class GeneratorError(InputError):
     def __init__(self, seed: int, message: str) -> None:
         super().__init__(message)
         self.seed = seed
-
-
-Answer = int | str | bool
 
 
 @dataclass(frozen=True)

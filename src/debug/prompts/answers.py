@@ -124,16 +124,24 @@ def written(model: Any, prompts: Sequence[str]) -> list[list[int]]:
     return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
 
 
-def lead(model: Any, prompts: Sequence[str]) -> str:
-    """The white space that a model writes, as tokens of its own, before most of its answers to these prompts.
+def of_pair(pair: Any) -> tuple[str, ...]:
+    """The answers that can be expected of a pair (:class:`debug.programs.Pair`): its two, where they are texts; none
+    where they are numbers, for then all numbers can."""
+    answers = (pair.expected_original, pair.expected_counterfactual)
+    return () if all(type(answer) is int for answer in answers) else tuple(map(str, answers))
+
+
+def lead(model: Any, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """The white space that a model writes, as tokens of its own, before most of its answers to these prompts, each of
+    which stands with its answers' texts (none: numbers).
 
     Nothing where the prompts end in white space, or the model begins no answer, or the space is the answer's token's.
     """
-    asked = [prompt for prompt in prompts if not prompt[-1:].isspace() and token_ids(model.tokenizer, prompt)]
+    asked = [each for each in prompts if not each[0][-1:].isspace() and token_ids(model.tokenizer, each[0])]
     votes: Counter[str] = Counter()
-    for prompt, tokens in zip(asked, written(model, asked), strict=True):
+    for (prompt, values), tokens in zip(asked, written(model, [prompt for prompt, _ in asked]), strict=True):
         before = _white_space(model.tokenizer, tokens)
-        if not _ANSWER.match(model.tokenizer.decode(tokens)):
+        if not _is_answer(model.tokenizer.decode(tokens), values):
             continue
         ids = [*token_ids(model.tokenizer, prompt), *before]
         # A tokenizer may decode a token of white space as nothing.
@@ -146,25 +154,31 @@ def lead(model: Any, prompts: Sequence[str]) -> str:
 
 
 def agreed(
-    tokenizer: Any, prompt: Any, lead: str, values: Sequence[str], written: Sequence[Sequence[int]]
+    tokenizer: Any,
+    prompt: Any,
+    lead: str,
+    both: Sequence[str],
+    written: Sequence[Sequence[int]],
+    values: Sequence[str] = (),
 ) -> tuple[int, int] | None:
     """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
     or begins both with the same token.
 
     Args:
         prompt: the :class:`debug.token_analyzer.TokenizedProgram` that the answers follow; it ends in ``lead``.
-        values: both answers' texts.
+        both: both answers' texts.
         written: what the model writes behind the two prompts without ``lead``.
+        values: the answers that can be expected; none: numbers.
     """
     bare = token_ids(tokenizer, prompt.prompt.removesuffix(lead))
     expected = list(prompt.token_ids[len(bare) :])
-    forms_ = [f for f in forms(tokenizer, prompt.prompt, prompt.token_ids, [*values, *DIGITS]) if not f.lead]
+    forms_ = [f for f in forms(tokenizer, prompt.prompt, prompt.token_ids, [*both, *(values or DIGITS)]) if not f.lead]
     spaces = set()
     for tokens in written:
         before = _white_space(tokenizer, tokens)
         if tokens and list(tokens[: len(expected)]) != expected:
             return None
-        if before != expected and _ANSWER.match(tokenizer.decode(tokens)):
+        if before != expected and _is_answer(tokenizer.decode(tokens), values):
             return None
         spaces |= {form.space for form in forms_ if {*tokens[len(expected) :][:1]} & {*form.tokens}}
     if len(spaces) > 1 or not forms_:
@@ -173,10 +187,16 @@ def agreed(
     return (c, o) if c != o else None
 
 
-def says(text: str, value: str) -> bool:
-    """Whether what a model began to write is this answer."""
+def says(text: str, value: str, values: Sequence[str] = ()) -> bool:
+    """Whether what a model began to write is this one of the answers (none: numbers)."""
+    if values:
+        return bool(text.strip()) and (value.startswith(text.strip()) or text.lstrip().startswith(value))
     match = _ANSWER.match(text)
     return match is not None and match[1] == value
+
+
+def _is_answer(text: str, values: Sequence[str]) -> bool:
+    return any(says(text, value, values) for value in values) if values else _ANSWER.match(text) is not None
 
 
 def _white_space(tokenizer: Any, tokens: Sequence[int]) -> list[int]:

@@ -16,7 +16,7 @@ from debug import checks, provenance
 from debug.causal_map import CausalMap
 from debug.checks import from_json
 from debug.counterfactual import make_pair
-from debug.programs import ProgramError, ProgramPair
+from debug.programs import AnyPair, ProgramError, as_given, pair_from_record
 from debug.provenance import without_passwords
 from debug.records import Answer, validated
 from debug.tracking import heartbeat
@@ -209,7 +209,7 @@ class LoggedRun(Artifacts):
                 yield record
 
     @cached_property
-    def pairs(self) -> list[ProgramPair]:
+    def pairs(self) -> list[AnyPair]:
         """programs.json: the pairs of the run, in the order in which causal maps number them."""
         name = "programs.json"
         content = self.json_object(name)
@@ -223,13 +223,13 @@ class LoggedRun(Artifacts):
             if not isinstance(record, dict):
                 raise self.broken(name, f"pair {index} is {record!r:.80}; expected a JSON object")
             try:
-                pairs.append(ProgramPair.from_record(record))
+                pairs.append(pair_from_record(record))
             except ProgramError as error:
                 raise self.broken(name, f"pair {index}: {error}") from error
         return pairs
 
     @property
-    def programs(self) -> list[ProgramPair]:
+    def programs(self) -> list[AnyPair]:
         """The pairs that the run is about, of all cells where it is a study: what `run_intervention_experiment` takes.
 
         Of an accuracy run they are its programs with the counterfactuals that their seeds give.
@@ -252,16 +252,18 @@ class LoggedRun(Artifacts):
         return pairs
 
     @property
-    def reference(self) -> list[str]:
+    def reference(self) -> list[str | dict[str, Any]]:
         """The programs that a mean was over, or partners were drawn from; those of its pairs where it had no such set.
+
+        Of variable binding they are texts, else records (:meth:`debug.programs.TextProgram.to_record`).
 
         Raises:
             TrackingError: the file of them is not what it should be.
         """
         if "reference.json" not in self.artifacts():
-            return [pair.original.text for pair in self.pairs]
+            return [as_given(pair.original) for pair in self.pairs]
         programs = self.json_object("reference.json").get("programs")
-        if not isinstance(programs, list) or not all(isinstance(text, str) for text in programs):
+        if not isinstance(programs, list) or not all(isinstance(one, str | dict) for one in programs):
             raise self.broken("reference.json", f"field 'programs' is {programs!r:.80}; expected a list of texts")
         return programs
 

@@ -15,7 +15,7 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from debug.errors import InputError
-from debug.programs import ProgramPair
+from debug.programs import AnyPair
 from debug.tracking import heartbeat
 from debug.tracking.connection import _PAGE, Connection, _Field
 from debug.tracking.contract import (
@@ -236,7 +236,7 @@ def load_run(run_id: str, tracking_uri: str | None = None) -> LoggedRun:
     return Store(tracking_uri).load_run(run_id)
 
 
-def load_programs(run_id: str, tracking_uri: str | None = None) -> list[ProgramPair]:
+def load_programs(run_id: str, tracking_uri: str | None = None) -> list[AnyPair]:
     """The pairs of a logged run; see :attr:`LoggedRun.programs`."""
     return load_run(run_id, tracking_uri).programs
 

@@ -19,7 +19,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run,
 
 from debug import provenance
 from debug.errors import InputError
-from debug.programs import ProgramPair
+from debug.programs import AnyPair
 from debug.provenance import without_passwords
 from debug.tracking import heartbeat
 from debug.tracking.connection import Connection
@@ -202,7 +202,7 @@ class RunWriter:
         with self._reported(name), path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
-    def log_programs(self, pairs: Iterable[ProgramPair]) -> None:
+    def log_programs(self, pairs: Iterable[AnyPair]) -> None:
         """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
         self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
 

@@ -1,4 +1,4 @@
-"""What a program is: assignment lines, a query line, its variable chain, the pair with its counterfactual.
+"""Programs of variable binding: assignment lines, a query line, its variable chain.
 
     k = 2
     j = k
@@ -13,20 +13,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-from debug.errors import InputError
-
-Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
+from debug.programs.texts import ProgramError, Span
 
 _NAME = r"[A-Za-z_][A-Za-z_0-9]*"
 _NUMBER = r"0|-?[1-9][0-9]{0,17}"  # one way to write each, so that a pair can be told from the numbers alone
 _ASSIGNMENT = re.compile(rf"(?P<lhs>{_NAME})[ \t]*(?P<equals>=)[ \t]*(?P<rhs>{_NUMBER}|{_NAME})[ \t]*")
 _QUERY = re.compile(rf"(?P<hash>#)(?P<var>{_NAME})(?P<colon>:)[ \t]*")
-
-
-class ProgramError(InputError):
-    """A text that is not a program, or two programs that are not a pair."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +134,19 @@ class Program:
             line = self.assignments[line].source
         return VariableChain(tuple(reversed(chain)))
 
+    @cached_property
+    def roles(self) -> dict[str, Span]:
+        """``ref_depth_k_{lhs,equals,rhs,newline}`` of the queried chain and ``query_*`` -> characters of the text."""
+        spans = {}
+        for assignment in self.chain.assignments:
+            for part in ("lhs", "equals", "rhs", "newline"):
+                spans[f"ref_depth_{assignment.ref_depth}_{part}"] = getattr(assignment, f"{part}_span")
+        return spans | {f"query_{part}": getattr(self, f"query_{part}_span") for part in ("hash", "var", "colon")}
+
+    @property
+    def default_targets(self) -> list[str]:
+        return [*(role for role in self.roles if role.endswith("_rhs")), "query_var", "query_colon", "final"]
+
     @property
     def answer(self) -> int:
         return self.chain.root_value
@@ -162,87 +168,3 @@ class Program:
 
 def _shift(span: Span, offset: int) -> Span:
     return span[0] + offset, span[1] + offset
-
-
-@dataclass(frozen=True)
-class ProgramPair:
-    """A program and its counterfactual: the same text but for the root value, so that the answers differ.
-
-    ``seed`` is the generator's RNG seed where the pair came from one: it names the whole pair.
-    """
-
-    original: Program
-    counterfactual: Program
-    seed: int | None = None
-
-    def __post_init__(self) -> None:
-        value = self.counterfactual.answer
-        if self.original.answer == value:
-            raise ProgramError(f"original and counterfactual have the same answer, {value}; the root value must differ")
-        if self.original.with_root(value) != self.counterfactual:
-            raise ProgramError(
-                "original and counterfactual must differ in the root value and in nothing else:\n"
-                f"{self.original.text!r}\n{self.counterfactual.text!r}"
-            )
-
-    @property
-    def programs(self) -> tuple[Program, Program]:
-        return self.original, self.counterfactual
-
-    @property
-    def expected_original(self) -> int:
-        return self.original.answer
-
-    @property
-    def expected_counterfactual(self) -> int:
-        return self.counterfactual.answer
-
-    @property
-    def variable_chain(self) -> VariableChain:
-        return self.original.chain
-
-    @property
-    def reversed(self) -> ProgramPair:
-        """The pair with its two programs exchanged: activations then move from the original into the counterfactual."""
-        return ProgramPair(self.counterfactual, self.original, self.seed)
-
-    def to_record(self) -> dict[str, Any]:
-        """The pair as JSON values; :meth:`from_record` reads it back."""
-        return {
-            "seed": self.seed,
-            "hops": self.original.hops,
-            "seq_len": self.original.seq_len,
-            "original": self.original.text,
-            "counterfactual": self.counterfactual.text,
-            "expected_original": self.expected_original,
-            "expected_counterfactual": self.expected_counterfactual,
-            "variable_chain": list(self.variable_chain.names),
-        }
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> ProgramPair:
-        """A pair from :meth:`to_record`'s dict or a user's own; only ``original`` and ``counterfactual`` are read,
-        the other fields are checked against what the programs say.
-
-        Raises:
-            ProgramError: a field is missing, has another type, or contradicts the programs.
-        """
-        if not isinstance(record, dict):
-            raise ProgramError(f"a pair is a record of fields, given: {record!r:.80}")
-        texts = [record.get(field) for field in ("original", "counterfactual")]
-        if not all(isinstance(text, str) for text in texts):
-            raise ProgramError(
-                f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(map(str, record))}"
-            )
-        seed = record.get("seed")
-        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-            raise ProgramError(f"'seed' is {seed!r}; expected an integer or nothing")
-        pair = cls(Program.parse(texts[0]), Program.parse(texts[1]), seed)  # type: ignore[arg-type]  (both are texts)
-        derived = pair.to_record()
-        for field in derived.keys() & record.keys() - {"seed", "original", "counterfactual"}:
-            given = record[field]
-            if isinstance(given, tuple):
-                given = list(given)
-            if given is not None and (given != derived[field] or isinstance(given, bool)):
-                raise ProgramError(f"'{field}' is {given!r}, but the programs say {derived[field]!r}")
-        return pair
