@@ -114,7 +114,7 @@ def test_choices_are_refused_on_the_command_line_and_in_python() -> None:
     check_choices(Options(["tiny"]))
     for name in ("size", "source"):
         with pytest.raises(InputError, match=f"{name} is 'huge'; expected one of small, large"):
-            check_choices(Options(["tiny"], **{name: "huge"}))
+            check_choices(Options(["tiny"], **dict[str, Any]({name: "huge"})))
 
 
 def test_names_that_are_known_are_listed_and_others_will_do() -> None:
