@@ -84,7 +84,7 @@ def test_no_name_of_a_packages_face_is_also_that_of_a_module_in_it() -> None:
             elif isinstance(node, ast.FunctionDef | ast.ClassDef):
                 names = {node.name}
             elif isinstance(node, ast.Assign):
-                names = {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+                names = {each.id for to in node.targets for each in ast.walk(to) if isinstance(each, ast.Name)}
             else:
                 continue
             itself = isinstance(node, ast.ImportFrom) and node.module == package
