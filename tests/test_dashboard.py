@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from debug.causal_map import mean_over_pairs
@@ -750,9 +751,9 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
 def on_this_machine(monkeypatch):
     """The dashboard listens on 127.0.0.1 alone, as its configuration has it, and is asked from there."""
     monkeypatch.setattr("streamlit.runtime.context.ContextProxy.ip_address", "127.0.0.1")
-    st.config.set_option("server.address", "127.0.0.1")
+    config.set_option("server.address", "127.0.0.1")
     yield
-    st.config.set_option("server.address", None)
+    config.set_option("server.address", None)
 
 
 @pytest.mark.usefixtures("on_this_machine")
