@@ -21,6 +21,7 @@ from debug.causal_tracing import Reference, agreement, agreement_metrics, trace_
 from debug.causal_tracing.pairs import PairReader
 from debug.counterfactual import make_pair, same_answer_program
 from debug.engine import Cut, SelfCheckError, Site, plain_hooks, self_checks
+from debug.errors import InputError
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
@@ -887,6 +888,85 @@ def test_every_set_of_heads_has_a_curve_of_its_own(heads: Any, names: list[str])
         assert [rate.estimate for rate in result.mean[f"final/{name}"].success] == by_hand[:, number].tolist()
 
 
+# --- A caller's own metric ---
+
+
+def margin(causal_map: CausalMap) -> np.ndarray:
+    return causal_map.z_patched[..., 0] - 2 * causal_map.z_patched[..., 1]
+
+
+@pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads", "positions": "targets"}])
+def test_a_metric_may_be_the_callers_own_function(plan: dict[str, Any]) -> None:
+    result = run_causal_tracing_experiment("tiny", pairs(3), metric=margin, **plan)
+    plain = run_causal_tracing_experiment("tiny", pairs(3), **plan)
+    z = [m.z_patched.astype(float) for m in result.maps]
+    by_hand = [each[..., 0] - 2 * each[..., 1] for each in z]
+    for m, values, expected in zip(result.maps, result.values, by_hand, strict=True):
+        np.testing.assert_allclose(values, expected[..., : len(m.positions)], rtol=1e-5)
+    assert result.mean.metrics == (*plain.mean.metrics[:3], "margin", *plain.mean.metrics[3:])
+    assert result.mean.overall.items() > plain.mean.overall.items()
+    final = np.mean(
+        [each[..., m.target_columns["final"]] for m, each in zip(result.maps, by_hand, strict=True)], axis=0
+    )
+    curves = [result.mean[f"final/head_{head}"] for head in range(4)] if plan else [result.mean["final"]]
+    found = np.array([[present(value).estimate for value in curve["margin"]] for curve in curves])
+    np.testing.assert_allclose(found.T.reshape(final.shape), final, rtol=1e-5)
+
+
+def test_a_square_without_a_value_is_left_out_of_the_mean() -> None:
+    def first_pair(causal_map: CausalMap) -> np.ndarray:
+        return np.full(causal_map.top.shape, 3.0 if causal_map.pair == 0 else np.nan)
+
+    mean = run_causal_tracing_experiment("tiny", pairs(3), positions="targets", metric=first_pair).mean
+    value = present(mean.overall["first_pair"])
+    assert (value.estimate, value.n) == (3, 1)
+
+
+def test_a_metric_by_name_is_in_the_mean_once() -> None:
+    result = run_causal_tracing_experiment("tiny", pairs(1), metric="logit_diff")
+    assert result.mean.metrics == run_causal_tracing_experiment("tiny", pairs(1)).mean.metrics
+    np.testing.assert_array_equal(result.values[0], result.maps[0].logit_diff)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda m: m.z_patched, r"'lambda' gives values of shape \(7, 23, 2\); the map has \(7, 23\) squares"),
+        (lambda m: m.z_clean[0], r"'lambda' gives values of shape \(\); the map has \(7, 23\) squares"),
+        (lambda m: "large", r"'lambda' gives 'large'; expected an array of numbers"),
+        (lambda m: [[1.0], [1.0, 2.0]], r"'lambda' gives \[\[1.0\], \[1.0, 2.0\]\]; expected an array of numbers"),
+        (
+            lambda m: np.where(m.top == m.top[0, 0], np.inf, 0),
+            r"'lambda' gives infinite values; expected numbers, or NaN",
+        ),
+    ],
+)
+def test_what_a_metric_must_not_return_is_named(returned: Callable[[CausalMap], Any], message: str) -> None:
+    result = run_causal_tracing_experiment("tiny", pairs(1), metric=returned)
+    for read in ("values", "mean"):
+        with pytest.raises(InputError, match=message):
+            getattr(result, read)
+
+
+def test_an_error_in_a_metric_is_the_callers_to_see() -> None:
+    def broken(causal_map: CausalMap) -> np.ndarray:
+        raise ValueError("mine")
+
+    with pytest.raises(ValueError, match=r"^mine$"):
+        _ = run_causal_tracing_experiment("tiny", pairs(1), metric=broken).values
+
+
+def test_a_metric_that_cannot_be_is_refused_before_any_model_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def success(causal_map: CausalMap) -> np.ndarray:
+        return causal_map.z_patched[..., 0]
+
+    monkeypatch.setattr(models, "load", None)
+    with pytest.raises(InputError, match=r"metric is 'nonsense'; expected one of success"):
+        run_causal_tracing_experiment("tiny", pairs(1), metric="nonsense")
+    with pytest.raises(InputError, match=r"metric 'success' is one of METRICS already; give the function another name"):
+        run_causal_tracing_experiment("tiny", pairs(1), metric=success)
+
+
 def test_a_program_in_a_longer_prompt_is_patched_at_its_own_tokens() -> None:
     """Solved examples before it: positions count the whole prompt, and what comes before the root is not run."""
     template = "a = 1\nb = a\n#b: 1\n\n{code}"
@@ -911,6 +991,11 @@ def test_a_program_in_a_longer_prompt_is_patched_at_its_own_tokens() -> None:
         ({"intervention_layers": [6], "intervention_type": "mlp"}, "mlp of 'tiny' has 0 to 5"),
         ({"intervention_layers": [4], "layer_window": 4}, "has 0 to 3, 4 together"),
         ({"intervention_layers": []}, "layers is an empty list"),
+        ({"intervention_layers": ["x"]}, r"layers is \['x'\]; expected layer numbers, or None for all"),
+        ({"intervention_layers": [1.5]}, r"layers is \[1.5\]; expected layer numbers"),
+        ({"intervention_layers": 3}, "layers is 3; expected layer numbers"),
+        ({"layer_window": "x"}, "layer_window is 'x'; expected 1 layer or more"),
+        ({"random_draws": 1.5}, "random_draws is 1.5; expected 1 or more"),
         ({"layer_window": 0}, "layer_window is 0; expected 1 layer or more"),
         ({"layer_window": 8}, "layer_window is 8; residual_stream of 'tiny' has 7 layers"),
         ({"heads": [0]}, "heads is given, but residual_stream has none; attention_heads has"),

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.causal_map import LEGACY, CausalMap, mean_over_pairs
+from debug.causal_map import LEGACY, METRICS, CausalMap, mean_over_pairs
 from debug.causal_map.names import Place
 from debug.causal_visualization import (
     accuracy_chart,
@@ -188,6 +188,24 @@ def test_of_more_targets_than_colours_those_that_matter_are_drawn():
     ]
     assert not any(label.startswith("position_") for label in domain)
     assert "not drawn: " in " ".join(chart["title"]["subtitle"])
+
+
+@pytest.mark.parametrize("usual", [-7.0, 0.0, 3.0])
+def test_where_no_value_means_no_effect_those_farthest_from_the_median_are_drawn(usual):
+    """A pair's logit difference without any effect is that of its clean run; most targets do nothing at most layers."""
+    assert METRICS["logit_diff"].no_effect is None
+    mean = mean_over_pairs([make_map()])
+
+    def target(number: int):
+        values: list[Interval | None] = [Interval(usual, None, None, 1)] * len(mean.layers)
+        values[number % len(values)] = Interval(usual + number * (-1) ** number, None, None, 1)
+        return replace(mean.curves[0], place=Place(f"position_{number}"), values={"logit_diff": values})
+
+    chart = curves_by_layer(replace(mean, curves=[target(number) for number in range(1, 13)]), "logit_diff").to_dict()
+    colour = next(layer["encoding"]["color"] for layer in chart["layer"] if "color" in layer["encoding"])
+    assert colour["scale"]["domain"] == [f"position_{number} (n=1)" for number in range(5, 13)]
+    assert len(colour["scale"]["range"]) == 8
+    assert "not drawn: 4 targets whose effect is at most 4 at every layer" in chart["title"]["subtitle"]
 
 
 def test_the_mean_over_heads_has_a_panel_a_target_with_its_own_values():

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 from pathlib import Path
+from types import SimpleNamespace
+from typing import get_type_hints
 
 import numpy as np
 import polars as pl
 import pytest
 import streamlit as st
+from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from debug.causal_map import mean_over_pairs
 from debug.core import parse_last_integer
 from debug.legacy import import_results
+from debug.options import OneOf, given, named
+from debug.plan import Plan
 from debug.provenance import files_digest
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunTable, Store
@@ -739,6 +745,65 @@ def test_a_rerun_is_asked_as_on_a_command_line(store):
     assert "--intervention-type=mlp --positions=targets --layers 0 1 2 5 --pairs 1" in literal(app)
     for broken in ("a", "3-1", "-1", "1,,x", "0-99999"):
         assert "These settings are not valid" in sentences(opened("rerun", run=run_id, layers=broken))
+
+
+@pytest.fixture
+def on_this_machine(monkeypatch):
+    """The dashboard listens on 127.0.0.1 alone, as its configuration has it, and is asked from there."""
+    monkeypatch.setattr("streamlit.runtime.context.ContextProxy.ip_address", "127.0.0.1")
+    config.set_option("server.address", "127.0.0.1")
+    yield
+    config.set_option("server.address", None)
+
+
+@pytest.mark.usefixtures("on_this_machine")
+@pytest.mark.parametrize("answer", ["yes", "no"])
+def test_every_option_of_a_plan_is_an_argument_of_the_rerun(store, monkeypatch, answer):
+    """What is chosen under "More options" is what the script that is started reads from its arguments."""
+    hints = get_type_hints(Plan, include_extras=True)
+    words = {
+        "targets": ("final ref_depth_2_rhs", ["final", "ref_depth_2_rhs"]),
+        "prompt_template": ("Program: {code}", "Program: {code}"),
+        "source_run": ("a run's name", "a run's name"),
+        "layer_window": ("2", 2),
+        "heads": ("0 3+5", [0, "3+5"]),
+        "random_draws": ("7", 7),
+        "answer_lead": (" ", " "),
+    }
+    chosen = dict(words)
+    for name in {each.name for each in dataclasses.fields(Plan)} - {"intervention_type", "positions", "layers", *words}:
+        choices = named(hints[name], OneOf)
+        chosen[name] = (choices[-1], choices[-1]) if choices else (answer, answer == "yes")
+
+    run_id, expected = log_causal(store, [make_map()]), {name: value for name, (_, value) in chosen.items()}
+    assert started_with(monkeypatch, run_id, {name: text for name, (text, _) in chosen.items()}) == expected
+    assert started_with(monkeypatch, run_id, dict.fromkeys(chosen, "as logged") | dict.fromkeys(words, "")) == {}
+
+
+def started_with(monkeypatch, run_id: str, query: dict[str, str]) -> dict[str, object]:
+    """The changes to a plan that runs/rerun.py reads from its arguments, where the page at this URL starts it."""
+    started: list[list[str]] = []
+
+    def start(command: list[str], **_: object) -> SimpleNamespace:
+        started.append(command)
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    app = opened("rerun", run=run_id, **query)
+    assert "cannot be started" not in sentences(app)
+    with monkeypatch.context() as here:
+        here.setattr("subprocess.Popen", start)
+        next(button for button in app.button if button.label == "Run it").click().run()
+        assert not app.exception
+        [[_, script, *arguments]] = started
+        here.setattr("sys.argv", [script, *arguments])
+        return given(runpy.run_path(script)["arguments"](), Plan)
+
+
+@pytest.mark.parametrize("name", ["prompt_template", "heads", "source_run", "targets"])
+def test_no_text_becomes_another_option_of_the_rerun(store, name):
+    app = opened("rerun", run=log_causal(store, [make_map()]), **{name: "-x --tracking-uri=elsewhere"})
+    assert "expected no word that begins with -" in sentences(app) + literal(app)
+    assert not [button for button in app.button if button.label == "Run it"]
 
 
 def test_a_dashboard_that_others_may_reach_starts_no_process(store, monkeypatch):

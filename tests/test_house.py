@@ -1,7 +1,13 @@
 """Rules of the house that no linter knows."""
 
+import ast
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 IGNORED = re.compile(r"#\s*(?:type|pyright):\s*ignore\b(?:\[[^]]*\])?(.*)")
@@ -21,3 +27,67 @@ def test_what_type_checkers_are_told_to_ignore_has_its_reason() -> None:
     ]
     assert ignored
     assert [place for place, behind in ignored if not re.search(r"\w{3}", behind)] == []
+
+
+def imported_by(script: str, *arguments: str, **environment: str) -> tuple[set[str], str]:
+    """The top-level modules that a script in runs/ has imported when it ends, and what it printed."""
+    run = (
+        "import runpy, sys\n"
+        "sys.argv = sys.argv[1:]\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end\n"
+        "print('imported:', *{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", run, str(ROOT / "runs" / script), *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    said, _, names = done.stdout.rpartition("imported: ")
+    return set(names.split()), said
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "runs").glob("*.py")))
+def test_the_help_of_a_script_imports_nothing_that_takes_seconds(script: str) -> None:
+    found, said = imported_by(script, "--help")
+    assert "usage: " in said
+    assert "debug" in found
+    assert found & {"torch", "scipy", "mlflow", "pydantic", "nnsight", "transformers"} == set()
+
+
+def test_rules_in_the_place_of_models_cost_no_torch(uri: str) -> None:
+    rules = ("--models", "heuristic:any-number", "heuristic:largest-chain")
+    found, said = imported_by("accuracy.py", *rules, "--num-seqs", "5", MLFLOW_TRACKING_URI=uri)
+    assert "heuristic:largest-chain" in said
+    assert "mlflow" in found
+    assert found & {"torch", "nnsight"} == set()
+
+
+def test_no_name_of_a_packages_face_is_also_that_of_a_module_in_it() -> None:
+    """Once the module is imported, the package's attribute of that name would be the module. Of three names
+    in ``debug`` it is the module that is meant: generators and prompts, given as modules, and lazy, which its face
+    uses."""
+    faces = sorted((ROOT / "src" / "debug").rglob("__init__.py"))
+    assert len(faces) > 15
+    hidden, given = [], []
+    for face in faces:
+        package = ".".join(face.parent.relative_to(ROOT / "src").parts)
+        modules = {
+            path.stem for path in face.parent.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()
+        }
+        for node in ast.walk(ast.parse(face.read_text("utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                names = {alias.asname or alias.name for alias in node.names}
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                names = {node.name}
+            elif isinstance(node, ast.Assign):
+                names = {each.id for to in node.targets for each in ast.walk(to) if isinstance(each, ast.Name)}
+            else:
+                continue
+            itself = isinstance(node, ast.ImportFrom) and node.module == package
+            (given if itself else hidden).extend(f"{package}.{name}" for name in sorted(names & modules))
+    assert hidden == []
+    assert sorted(given) == ["debug.generators", "debug.lazy", "debug.prompts"]

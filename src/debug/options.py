@@ -126,10 +126,10 @@ def read_as(hint: Any) -> dict[str, Any]:
     if bool in _parts(hint):
         return {"action": argparse.BooleanOptionalAction}
     several = any(get_origin(part) is Sequence for part in _parts(hint))
-    flat = [leaf for part in _parts(hint) for leaf in _leaves(part)]
-    metavar = "N" if set(flat) <= {int, type(None)} else None
+    held = {leaf for part in _parts(hint) if part is not type(None) for leaf in _leaves(part)}
+    metavar = "N" if int in held and str not in held else None
     return {
-        "type": _number_or_word if int in flat else str,
+        "type": int if held == {int} else _number_or_word if int in held else str,
         **({"nargs": "+"} if several else {}),
         **({"metavar": metavar} if metavar else {}),
     }

@@ -6,6 +6,7 @@ import operator
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Annotated, Any
 
 from debug.attention_knockout import HYPOTHESES
@@ -93,13 +94,20 @@ class Plan:
         if not len(self.positions):
             raise InputError("positions is an empty list; expected 'all', 'targets', or names of targets and numbers")
         if self.layers is not None:
-            self._set("layers", [int(layer) for layer in self.layers])
+            try:
+                numbers = [int(each) if isinstance(each, str) else operator.index(each) for each in self.layers]
+            except (TypeError, ValueError) as error:
+                raise InputError(f"layers is {self.layers!r:.80}; expected layer numbers, or None for all") from error
+            self._set("layers", numbers)
             if not self.layers:
                 raise InputError("layers is an empty list; expected layer numbers, or None for all")
-        if self.random_draws < 1:
-            raise InputError(f"random_draws is {self.random_draws}; expected 1 or more, or control=False for none")
-        if self.layer_window is not None and self.layer_window < 1:
-            raise InputError(f"layer_window is {self.layer_window}; expected 1 layer or more")
+        if not isinstance(self.random_draws, Integral) or self.random_draws < 1:
+            raise InputError(
+                f"random_draws is {self.random_draws!r:.80}; expected 1 or more, or control=False for none"
+            )
+        window = self.layer_window
+        if window is not None and (not isinstance(window, Integral) or window < 1):
+            raise InputError(f"layer_window is {window!r:.80}; expected 1 layer or more")
         if self.targets is not None and not isinstance(self.positions, str):
             raise InputError("positions names the targets already; give targets only with positions 'all' or 'targets'")
         if self.targets is not None:

@@ -137,7 +137,7 @@ class CausalMap:
         """A metric over the single positions; NaN where it has no value.
 
         Raises:
-            CausalMapError: this map has no such metric.
+            CausalMapError: this map has no such metric, or a caller's own gives no numbers of the map's shape.
         """
         return self.values(metric)[..., : len(self.positions)]
 
@@ -146,11 +146,17 @@ class CausalMap:
         if isinstance(metric, str) and metric not in self.metrics:
             raise CausalMapError(f"this map has no {metric!r}; it has {', '.join(self.metrics)}")
         one = METRICS[metric] if isinstance(metric, str) else metric
-        values = np.asarray(one.of(self), dtype=float)
+        given = one.of(self)
+        try:
+            values = np.asarray(given, dtype=float)
+        except (TypeError, ValueError) as error:
+            raise CausalMapError(f"metric {one.name!r} gives {given!r:.80}; expected an array of numbers") from error
         if values.shape != self.top.shape:
             raise CausalMapError(
                 f"metric {one.name!r} gives values of shape {values.shape}; the map has {self.top.shape} squares"
             )
+        if one.name not in METRICS and np.isinf(values).any():
+            raise CausalMapError(f"metric {one.name!r} gives infinite values; expected numbers, or NaN for no value")
         return values
 
     @property

@@ -170,7 +170,8 @@ class MeanOverPairs:
         if self._first is None:
             self._first = causal_map
             shared = [METRICS[name] for name in causal_map.metrics if METRICS[name].interval != "none"]
-            self._metrics = [*shared, *self._own, *(metric for metric in METRICS.values() if metric.of_control)]
+            controls = [metric for metric in METRICS.values() if metric.of_control]
+            self._metrics = [*dict.fromkeys([*shared, *self._own, *controls])]
         first = self._first
         if causal_map.layers != first.layers or causal_map.metrics != first.metrics:
             raise CausalMapError(

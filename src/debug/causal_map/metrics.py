@@ -185,12 +185,14 @@ def as_metric(metric: str | Metric | Values) -> Metric:
     pairs have bootstrap intervals.
 
     Raises:
-        InputError: no metric of that name.
+        InputError: no metric of that name, or a function by the name of another metric.
     """
     if isinstance(metric, Metric):
         return metric
     if callable(metric):
         name = getattr(metric, "__name__", "metric").strip("<>")
+        if name in METRICS:
+            raise InputError(f"metric {name!r} is one of METRICS already; give the function another name")
         return Metric(name, name.replace("_", " "), metric, lambda _: True)
     if metric not in METRICS:
         raise InputError(f"metric is {metric!r:.80}; expected one of {', '.join(METRICS)}, or a function of a map")

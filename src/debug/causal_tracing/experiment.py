@@ -209,10 +209,11 @@ def run_causal_tracing_experiment(
     if not programs:
         raise InputError("programs is empty; expected at least one pair")
     what = Plan(intervention_type, intervention_layers, positions, **plan)
+    own = None if metric is None else as_metric(metric)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
     model.say_what_prompts_lose()
     results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
-    result = CausalTracingResult(model.id, what, results, None if metric is None else as_metric(metric))
+    result = CausalTracingResult(model.id, what, results, own)
     if not result.maps:
         raise InputError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")
     return result
