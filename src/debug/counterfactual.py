@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import string
 import zlib
-from typing import Any
 
 import numpy as np
 
+from debug.kinds import Json
 from debug.programs import Program, ProgramError, ProgramPair
+
+PairLike = ProgramPair | dict[str, Json] | str
+"""What :func:`as_pair` takes."""
 
 
 def make_pair(program: str | Program, seed: int | None = None, root_value: int | None = None) -> ProgramPair:
@@ -30,7 +33,7 @@ def make_pair(program: str | Program, seed: int | None = None, root_value: int |
     return ProgramPair(original, original.with_root(root_value), seed)
 
 
-def as_pair(program: ProgramPair | dict[str, Any] | str) -> ProgramPair:
+def as_pair(program: PairLike) -> ProgramPair:
     """A pair from what users have: a pair, a program's text, or a dict of which only ``original`` is required.
 
     Raises:

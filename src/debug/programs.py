@@ -13,9 +13,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from debug.errors import InputError
+from debug.kinds import Json
 
 Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
 
@@ -202,7 +202,7 @@ class ProgramPair:
         """The pair with its two programs exchanged: activations then move from the original into the counterfactual."""
         return ProgramPair(self.counterfactual, self.original, self.seed)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
         return {
             "seed": self.seed,
@@ -216,7 +216,7 @@ class ProgramPair:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> ProgramPair:
+    def from_record(cls, record: dict[str, Json]) -> ProgramPair:
         """A pair from :meth:`to_record`'s dict or a user's own; only ``original`` and ``counterfactual`` are read,
         the other fields are checked against what the programs say.
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Any
 
 from debug.errors import InputError
+from debug.kinds import Tokenizer
 from debug.programs import Program, ProgramPair, Span
 from debug.prompts import CODE, answers, fill, program_start, tokenization
 
@@ -99,7 +99,7 @@ class TokenizedPair:
         return self.differing[0]
 
 
-def analyze(tokenizer: Any, program: Program, prompt_template: str = CODE) -> TokenizedProgram:
+def analyze(tokenizer: Tokenizer, program: Program, prompt_template: str = CODE) -> TokenizedProgram:
     """Tokenize a program's prompt and find its roles.
 
     Args:
@@ -152,7 +152,7 @@ def _positions(spans: dict[int, Span], role: Span, shift: int) -> list[int]:
     return [position for position, span in spans.items() if max(start, span[0]) < min(end, span[1])]
 
 
-def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE) -> TokenizedPair:
+def analyze_pair(tokenizer: Tokenizer, pair: ProgramPair, prompt_template: str = CODE) -> TokenizedPair:
     """Tokenize both programs of a pair and check that they can be patched into each other.
 
     Raises:
@@ -177,7 +177,7 @@ def analyze_pair(tokenizer: Any, pair: ProgramPair, prompt_template: str = CODE)
     return TokenizedPair(pair, original, counterfactual, _answer_tokens(tokenizer, pair, original))
 
 
-def _answer_tokens(tokenizer: Any, pair: ProgramPair, original: TokenizedProgram) -> tuple[int, int]:
+def _answer_tokens(tokenizer: Tokenizer, pair: ProgramPair, original: TokenizedProgram) -> tuple[int, int]:
     values = [str(pair.expected_counterfactual), str(pair.expected_original)]
     try:
         forms = answers.forms(tokenizer, original.prompt, original.token_ids, values)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from debug.errors import InputError
+from debug.kinds import Json
 
 Generator = Callable[..., tuple]
 
@@ -39,7 +39,7 @@ class GeneratedProgram:
     seq_len: int
     program: str
     answer: Answer
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Json] = field(default_factory=dict)
 
     @property
     def hops(self) -> int | None:

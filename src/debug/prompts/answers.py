@@ -24,11 +24,16 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice, takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from debug.errors import InputError
+from debug.kinds import Tokenizer
 from debug.prompts import tokenization
 from debug.prompts.templates import fill, get_prompt, without_final_space
+
+if TYPE_CHECKING:
+    from debug.models import LoadedModel
+    from debug.token_analyzer import TokenizedProgram
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +53,7 @@ class Form(NamedTuple):
     """Of each answer, the token behind the lead; of some answers the same."""
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens of a text as a model reads it; none where it has no token for part of it."""
     try:
         return tokenization.read(tokenizer, text).token_ids
@@ -56,7 +61,7 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
         return []
 
 
-def forms(tokenizer: Any, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
+def forms(tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
     """The ways in which a tokenizer lets these answers follow a prompt: with a space first, then without.
 
     Raises:
@@ -82,7 +87,7 @@ def forms(tokenizer: Any, prompt: str, prompt_ids: Sequence[int], answers: Seque
     return found
 
 
-def suited(tokenizer: Any, template: str, program: str, answers: Sequence[str]) -> str:
+def suited(tokenizer: Tokenizer, template: str, program: str, answers: Sequence[str]) -> str:
     """The text of the template without its final space, where that is one token with what follows; else as it is.
 
     Args:
@@ -112,19 +117,19 @@ def _say(what: str) -> None:
     logger.info("%s", what)
 
 
-def _merges(tokenizer: Any, prompt: str, answers: Sequence[str]) -> bool:
+def _merges(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> bool:
     """Whether a prompt's tokens are others when one of the answers follows; no text without a token merges."""
     ids = token_ids(tokenizer, prompt)
     behind = [token_ids(tokenizer, f"{prompt}{answer}") for answer in answers]
     return any(found and found[: len(ids)] != ids for found in behind)
 
 
-def written(model: Any, prompts: Sequence[str]) -> list[list[int]]:
+def written(model: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
     """The first tokens that a model (:class:`debug.models.LoadedModel`) writes, greedily, behind each prompt."""
     return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
 
 
-def lead(model: Any, prompts: Sequence[str]) -> str:
+def lead(model: LoadedModel, prompts: Sequence[str]) -> str:
     """The white space that a model writes, as tokens of its own, before most of its answers to these prompts.
 
     Nothing where the prompts end in white space, or the model begins no answer, or the space is the answer's token's.
@@ -146,7 +151,11 @@ def lead(model: Any, prompts: Sequence[str]) -> str:
 
 
 def agreed(
-    tokenizer: Any, prompt: Any, lead: str, values: Sequence[str], written: Sequence[Sequence[int]]
+    tokenizer: Tokenizer,
+    prompt: TokenizedProgram,
+    lead: str,
+    values: Sequence[str],
+    written: Sequence[Sequence[int]],
 ) -> tuple[int, int] | None:
     """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
     or begins both with the same token.
@@ -179,7 +188,7 @@ def says(text: str, value: str) -> bool:
     return match is not None and match[1] == value
 
 
-def _white_space(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+def _white_space(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     """The tokens of white space that these begin with."""
     special = set(tokenizer.all_special_ids)
     return list(takewhile(lambda token: token not in special and not tokenizer.decode([token]).strip(), tokens))
