@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -20,13 +19,14 @@ from debug.causal_tracing.grouped import results_of
 from debug.causal_tracing.pairs import PreparedPair, StoredRuns, as_written, prepare, where_written
 from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
-from debug.counterfactual import as_pair
+from debug.counterfactual import PairLike, as_pair
 from debug.engine import SelfCheckError, default_batch_tokens
 from debug.errors import InputError
+from debug.kinds import Argument
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import ProgramError, ProgramPair
+from debug.programs import ProgramError
 from debug.token_analyzer import PairError
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ WINDOW = 64  # pairs that are looked at together: those of one length share forw
 
 def trace_pairs(
     model: LoadedModel,
-    pairs: Iterable[ProgramPair | dict[str, Any] | str],
+    pairs: Iterable[PairLike],
     plan: Plan,
     batch_tokens: int | None = None,
     stored: StoredRuns | None = None,
@@ -88,7 +88,7 @@ def trace_pairs(
 
 def _prepared(
     model: LoadedModel,
-    window: Sequence[tuple[int, ProgramPair | dict[str, Any] | str]],
+    window: Sequence[tuple[int, PairLike]],
     plan: Plan,
     stored: StoredRuns | None,
     reference: Reference | None,
@@ -128,7 +128,7 @@ def _together(model: LoadedModel, group: Sequence[PreparedPair], plan: Plan, bat
 
 def run_causal_tracing_experiment(
     model_id: str | LoadedModel,
-    programs: Sequence[ProgramPair | dict[str, Any] | str],
+    programs: Sequence[PairLike],
     intervention_type: str = "residual_stream",
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",
@@ -137,7 +137,7 @@ def run_causal_tracing_experiment(
     dtype: str | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
-    **plan: Any,
+    **plan: Argument,
 ) -> CausalTracingResult:
     """Patch each pair's counterfactual activations into its clean forward pass, square by square; maps stay in memory.
 

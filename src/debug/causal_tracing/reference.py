@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,12 @@ from torch import Tensor
 
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.pairs import PreparedPair, own_program, prepare, reason_to_skip
-from debug.counterfactual import as_pair
+from debug.counterfactual import PairLike, as_pair
 from debug.engine import ForwardPasses, default_batch_tokens, forward_passes
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import Program, ProgramError, ProgramPair
+from debug.programs import Program, ProgramError
 from debug.prompts import fill
 from debug.token_analyzer import PairError, TokenizedProgram, analyze
 
@@ -52,9 +51,7 @@ class Reference:
         self._sums: dict[int, dict[str, list[Tensor]]] = {}
 
     @classmethod
-    def found(
-        cls, model: LoadedModel, pairs: Iterable[ProgramPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
-    ) -> Reference:
+    def found(cls, model: LoadedModel, pairs: Iterable[PairLike], plan: Plan, batch_tokens: int) -> Reference:
         """The originals of the first REFERENCE pairs that a plan's filters let through."""
         stream, programs = iter(pairs), []
         while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
