@@ -9,8 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import polars as pl
 import streamlit as st
@@ -28,7 +27,6 @@ from debug.tracking import TrackingError
 if TYPE_CHECKING:
     from debug.causal_visualization.interactive import Chart
 
-_T = TypeVar("_T")
 CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
 READING = (TrackingError, CausalMapError, ProgramError)
 """Errors of reading a store's files; a page shows them as a sentence."""
@@ -188,7 +186,7 @@ def problem(sentence: str, detail: object = "") -> None:
         literally(without_passwords(str(detail)))
 
 
-def part(show: Callable[..., _T], *arguments: Argument) -> _T | None:
+def part(show: Callable[..., object], *arguments: Argument) -> object:
     """Draw a part of a page; an error in it becomes a message, and the rest of the page stays."""
     try:
         return show(*arguments)
@@ -323,7 +321,7 @@ def downloads(key: str, data: pl.DataFrame | None, chart: Chart | None = None) -
     if data is not None:
         made |= {"csv": lambda: _flat(data).write_csv().encode(), "parquet": lambda: _parquet(data)}
     if chart is not None:
-        made |= {kind: partial(_picture, chart, kind) for kind in ("png", "svg")}
+        made |= {kind: lambda kind=kind, chart=chart: _picture(chart, kind) for kind in ("png", "svg")}
     with st.popover("Download", type="tertiary"):
         for kind, make in made.items():
             st.download_button(kind.upper(), make, f"{key}.{kind}", key=f"download {key} {kind}", on_click="ignore")

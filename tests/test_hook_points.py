@@ -48,10 +48,10 @@ def hooked(model: LoadedModel, point: str, layer: int, hear: Callable[[Tensor], 
     name = names.get(point, norm if layer == model.n_layers else place)
     module = model.hf.get_submodule(name)
 
-    def before(_: torch.nn.Module, given: tuple, named: dict) -> None:
+    def before(_: object, given: tuple, named: dict) -> None:
         hear((given or tuple(named.values()))[0].detach().clone())
 
-    def after(_: torch.nn.Module, __: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
+    def after(_: object, __: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
         hear((output[0] if isinstance(output, tuple) else output).detach().clone())
 
     if point in names and point != "heads":

@@ -106,13 +106,8 @@ def _patched(patches: Sequence[_Patch], shape: tuple[int, int], n_heads: int, va
 
 
 def _without_edges(
-    cuts: Sequence[tuple[int, Cut]],
-    n_rows: int,
-    n_heads: int,
-    _: torch.nn.Module,
-    arguments: tuple,
-    keywords: dict[str, Argument],
-) -> tuple[tuple, dict[str, Argument]]:
+    cuts: Sequence[tuple[int, Cut]], n_rows: int, n_heads: int, _: object, arguments: tuple, keywords: dict
+) -> tuple[tuple, dict]:
     """An attention block's arguments, their mask less the edges that each row (an intervention) of the batch cuts."""
     mask = keywords["attention_mask"].expand(n_rows, n_heads, -1, -1).clone()
     for row, cut in cuts:
@@ -191,9 +186,7 @@ def _noise(model: LoadedModel, passes: ForwardPasses, rows: Sequence[int]) -> fl
 def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """A plain torch hook where a component is; what ``edit`` returns, where it returns something, is put there."""
 
-    def into(
-        _: torch.nn.Module, arguments: tuple, keywords: dict[str, Argument]
-    ) -> tuple[tuple, dict[str, Argument]] | None:
+    def into(_: object, arguments: tuple, keywords: dict) -> tuple[tuple, dict] | None:
         if not arguments:
             name, value = next(iter(keywords.items()))
             new = edit(value)
@@ -201,7 +194,7 @@ def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor
         new = edit(arguments[0])
         return None if new is None else ((new, *arguments[1:]), keywords)
 
-    def out_of(_: torch.nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
+    def out_of(_: object, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         new = edit(output[0] if isinstance(output, tuple) else output)
         return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
 

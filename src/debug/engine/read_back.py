@@ -68,10 +68,10 @@ class ReadBack:
         """Keep what the module at a place is given or gives."""
         (component, layer), model = place, self.model
 
-        def first_input(_: torch.nn.Module, arguments: tuple, keywords: dict[str, Tensor]) -> None:
+        def first_input(_: object, arguments: tuple, keywords: dict) -> None:
             heard.setdefault(place, arguments[0] if arguments else next(iter(keywords.values())))
 
-        def output(_: torch.nn.Module, __: tuple, value: Tensor | tuple[Tensor, ...]) -> None:
+        def output(_: object, __: tuple, value: Tensor | tuple[Tensor, ...]) -> None:
             heard[place] = value[0] if isinstance(value, tuple) else value
 
         module = model.hook_point(component).module(layer)

@@ -51,9 +51,7 @@ class VllmModel(AnswersPrompts):
     def end_tokens(self) -> set[int]:
         return self.ends
 
-    def _run(
-        self, prompts: list[tuple[int, list[int]]], sampling: list[dict]
-    ) -> Iterator[tuple[int, Any]]:  # vLLM's CompletionOutput
+    def _run(self, prompts: list[tuple[int, list[int]]], sampling: list[dict]) -> Iterator[tuple[int, Any]]:  # vLLM's
         from vllm import SamplingParams
 
         outputs = self.llm.generate(

@@ -151,11 +151,7 @@ def lead(model: LoadedModel, prompts: Sequence[str]) -> str:
 
 
 def agreed(
-    tokenizer: Tokenizer,
-    prompt: TokenizedProgram,
-    lead: str,
-    values: Sequence[str],
-    written: Sequence[Sequence[int]],
+    tokenizer: Tokenizer, prompt: TokenizedProgram, lead: str, values: Sequence[str], written: Sequence[Sequence[int]]
 ) -> tuple[int, int] | None:
     """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
     or begins both with the same token.

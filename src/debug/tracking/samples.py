@@ -40,12 +40,7 @@ NOT_RECORDED = frozenset({"prompt", "raw_output", "correct", "expected"})
 """What imported runs may lack besides: the older format does not record all of it."""
 
 
-DTYPES: dict[object, pl.DataType | type[pl.DataType]] = {
-    Int64: pl.Int64,
-    Text: pl.String,
-    Boolean: pl.Boolean,
-    Names: pl.List(pl.String),
-}
+DTYPES = {Int64: pl.Int64, Text: pl.String, Boolean: pl.Boolean, Names: pl.List(pl.String)}
 
 
 @cache
