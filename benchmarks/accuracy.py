@@ -59,7 +59,7 @@ def main(options: argparse.Namespace) -> None:
     with packed:
         matrix_products(model, 1, model.n_layers)
     looped = pipeline("text-generation", model=model.hf, tokenizer=model.tokenizer)
-    engine: Any = None
+    engine: Any = None  # a VllmModel where one is asked for
     if "vllm" in options.backends:
         started = time.perf_counter()
         engine = models.load_vllm(options.model, dtype=model.dtype)

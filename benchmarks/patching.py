@@ -33,7 +33,7 @@ from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -41,12 +41,13 @@ import torch
 from matrix_products import matrix_products, unavoidable_flop
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Qwen3Config
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, Qwen3Config
 
 from debug import generators, models, prompts
 from debug.causal_tracing import CausalTracingResult, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.engine import default_batch_tokens
+from debug.kinds import Argument, Json
 from debug.models import LoadedModel
 from debug.programs import ProgramPair
 from debug.statistics import bootstrap_mean
@@ -104,7 +105,7 @@ class Report:
 
     scale: Scale
     path: Path | None
-    content: dict[str, Any]
+    content: dict[str, Json]
 
     def row(self, section: str, workload: str, what: str, value: float, unit: str, how: str) -> None:
         entry = {
@@ -184,7 +185,7 @@ WORKLOADS: dict[str, Callable[[LoadedModel], Workload]] = {
 
 
 def trace(
-    model: LoadedModel, pairs: Sequence[ProgramPair], template: str = prompts.VARIABLE_BINDING, **plan: Any
+    model: LoadedModel, pairs: Sequence[ProgramPair], template: str = prompts.VARIABLE_BINDING, **plan: Argument
 ) -> CausalTracingResult:
     """The engine as it is timed here: a map and its self-checks, of any answers, without the control and the
     logit lens."""
@@ -440,7 +441,7 @@ def breakdown(report: Report, workload: Workload) -> None:
 IDS = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
 
 
-def random_model(config: Any) -> LoadedModel:
+def random_model(config: PreTrainedConfig) -> LoadedModel:
     """Random weights of any size, with the bundled model's tokenizer."""
     torch.manual_seed(0)
     hf = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
@@ -497,7 +498,7 @@ def growth(report: Report) -> None:
         report.row("growth", "", f"time by {what}, exponent", exponent, "", how)
 
 
-def peak_memory(config: dict[str, int]) -> dict[str, Any]:
+def peak_memory(config: dict[str, int]) -> dict[str, Json]:
     """Runs in a process of its own: highest resident memory after loading, and after tracing, in GiB."""
 
     def highest() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import polars as pl
 import streamlit as st
@@ -13,6 +12,7 @@ from view import all_runs, choice, draw, literally, one_run, part, said_of
 from debug.causal_map import ESTIMATED, title_of
 from debug.causal_visualization.comparison import over_steps
 from debug.causal_visualization.side_by_side import no_difference, side_by_side
+from debug.kinds import Json
 from debug.provenance import files_digest, without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
@@ -130,7 +130,7 @@ def digest(run: LoggedRun, checkpoint: str) -> str | None:
         return None
 
 
-def short_label(row: dict[str, Any]) -> str:
+def short_label(row: dict[str, Json]) -> str:
     """A causal run of a checkpoint, for a narrow box."""
     return " · ".join(
         [

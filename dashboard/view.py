@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import polars as pl
 import streamlit as st
@@ -19,9 +19,13 @@ from streamlit.navigation.page import StreamlitPage
 
 from debug.causal_map import ESTIMATED, CausalMapError
 from debug.errors import DebugError
+from debug.kinds import Argument, Json
 from debug.programs import ProgramError
 from debug.provenance import without_passwords
 from debug.tracking import TrackingError
+
+if TYPE_CHECKING:
+    from debug.causal_visualization.interactive import Chart
 
 CARRIED = ("runs", "run", "with", "pair", "metric", "target", "layer", "token")
 READING = (TrackingError, CausalMapError, ProgramError)
@@ -46,14 +50,14 @@ def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
             st.page_link(page, query_params=along, width="content")
 
 
-def put(**values: Any) -> None:
+def put(**values: object) -> None:
     """Set names in the URL when the page's run ends; None and empty values remove a name."""
     for name, value in values.items():
         many = value if isinstance(value, list | tuple) else [] if value is None else [value]
         st.session_state["to write"][name] = [str(each) for each in many]
 
 
-def put_now(**values: Any) -> None:
+def put_now(**values: object) -> None:
     """The same at once, for callbacks of a click, which run before the page."""
     st.session_state["to write"] = {}
     put(**values)
@@ -108,7 +112,9 @@ def table_key(name: str, rows: list[int]) -> str:
     return f"{name} {begun[name]}"
 
 
-def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any) -> str:
+def choice(
+    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Argument
+) -> str:
     """A select box whose value is in the URL. A value of a link that is not an option is shown in a note."""
     given = given_by_url(name)
     if given is not None:
@@ -124,7 +130,7 @@ def choice(name: str, label: str, options: Sequence[str], show: Callable[[str], 
 
 
 def several(
-    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Any
+    name: str, label: str, options: Sequence[str], show: Callable[[str], str] = str, **settings: Argument
 ) -> list[str]:
     """A multiselect whose values are in the URL; empty is no filter. Values that are not options are ignored."""
     given = given_by_url(name)
@@ -137,7 +143,7 @@ def several(
     return picked
 
 
-def text(name: str, label: str, **settings: Any) -> str:
+def text(name: str, label: str, **settings: Argument) -> str:
     given = given_by_url(name)
     if given is not None:
         st.session_state[name] = given[0] if given else ""
@@ -146,7 +152,7 @@ def text(name: str, label: str, **settings: Any) -> str:
     return picked
 
 
-def yes(name: str, label: str, **settings: Any) -> bool:
+def yes(name: str, label: str, **settings: Argument) -> bool:
     given = given_by_url(name)
     if given is not None:
         st.session_state[name] = given == ["yes"]
@@ -180,7 +186,7 @@ def problem(sentence: str, detail: object = "") -> None:
         literally(without_passwords(str(detail)))
 
 
-def part(show: Callable[..., Any], *arguments: Any) -> Any:
+def part(show: Callable[..., object], *arguments: Argument) -> object:
     """Draw a part of a page; an error in it becomes a message, and the rest of the page stays."""
     try:
         return show(*arguments)
@@ -266,7 +272,7 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
     return choice(name, label, options, lambda run_id: run_label(rows[run_id]))
 
 
-def run_label(row: dict[str, Any]) -> str:
+def run_label(row: dict[str, Json]) -> str:
     started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
     status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
     how = f"{ESTIMATED} · " if row["kind"] == "attribution" else ""
@@ -288,7 +294,7 @@ def said_of(status: str, error: str | None) -> None:
 
 
 def draw(
-    chart: Any, key: str, data: pl.DataFrame | None = None, on_cell: Callable[[dict[str, Any]], None] | None = None
+    chart: Chart, key: str, data: pl.DataFrame | None = None, on_cell: Callable[[dict[str, Json]], None] | None = None
 ) -> None:
     """A chart in its own size, with its downloads; one that is wider than the page scrolls.
 
@@ -309,13 +315,13 @@ def draw(
         downloads(key, data, chart)
 
 
-def downloads(key: str, data: pl.DataFrame | None, chart: Any = None) -> None:
+def downloads(key: str, data: pl.DataFrame | None, chart: Chart | None = None) -> None:
     """The table behind a chart as CSV and Parquet, the chart as PNG and SVG; each is made on demand."""
     made: dict[str, Callable[[], bytes]] = {}
     if data is not None:
         made |= {"csv": lambda: _flat(data).write_csv().encode(), "parquet": lambda: _parquet(data)}
     if chart is not None:
-        made |= {kind: lambda kind=kind: _picture(chart, kind) for kind in ("png", "svg")}
+        made |= {kind: lambda kind=kind, chart=chart: _picture(chart, kind) for kind in ("png", "svg")}
     with st.popover("Download", type="tertiary"):
         for kind, make in made.items():
             st.download_button(kind.upper(), make, f"{key}.{kind}", key=f"download {key} {kind}", on_click="ignore")
@@ -330,7 +336,7 @@ def _parquet(data: pl.DataFrame) -> bytes:
     return file.getvalue()
 
 
-def _picture(chart: Any, kind: str) -> bytes:
+def _picture(chart: Chart, kind: str) -> bytes:
     if kind == "png":
         chart.save(picture := io.BytesIO(), format="png", scale_factor=2)
         return picture.getvalue()

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
 
 from debug import cli
 from debug.errors import InputError
+from debug.kinds import Argument, Json
 from debug.options import add_flags, given
 from debug.plan import Plan
 
@@ -32,7 +32,7 @@ def arguments() -> argparse.Namespace:
 
 
 def main(options: argparse.Namespace) -> None:
-    changes: dict[str, Any] = {}
+    changes: dict[str, Argument] = {}
     for assignment in options.set:
         name, equals, value = assignment.partition("=")
         if not equals:
@@ -53,7 +53,7 @@ def main(options: argparse.Namespace) -> None:
         print(f"\n{repeated}")
 
 
-def _value(text: str) -> Any:
+def _value(text: str) -> Json:
     try:
         return json.loads(text)
     except ValueError:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from debug.causal_map import CausalMap, save_maps
 from debug.counterfactual import make_pair
+from debug.kinds import Json
 from debug.tracking import Store
 
 PROGRAM = "i = 8\nx = i\nh = x\ny = 4\nw = x\n#h: "
@@ -90,7 +90,7 @@ def make_knockout(pair: int = 0) -> CausalMap:
     )
 
 
-def make_samples(n: int, raw_output: str = "8") -> list[dict[str, Any]]:
+def make_samples(n: int, raw_output: str = "8") -> list[dict[str, Json]]:
     """Samples of the published three-hop program, all answered with ``raw_output``."""
     known = {"seq_len": 5, "hops": 3, "program": PROGRAM, "prompt": PROGRAM, "expected": 8, "error": None}
     parsed = int(raw_output) if raw_output.isdecimal() else None

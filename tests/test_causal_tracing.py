@@ -4,7 +4,6 @@ import gc
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import count, product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,10 +21,11 @@ from debug.causal_tracing.pairs import PairReader
 from debug.counterfactual import make_pair, same_answer_program
 from debug.engine import Cut, SelfCheckError, Site, plain_hooks, self_checks
 from debug.errors import InputError
+from debug.kinds import Argument
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
-from debug.programs import ProgramPair
+from debug.programs import Program, ProgramPair
 from debug.token_analyzer import analyze, analyze_pair
 from present import present
 from reference import pairs
@@ -53,15 +53,17 @@ def spearman(a: np.ndarray, b: np.ndarray) -> float:
     return np.asarray(stats.spearmanr(a, b))[0]  # the statistic, then p
 
 
-def ids(model: LoadedModel, program: Any) -> torch.Tensor:
+def ids(model: LoadedModel, program: Program) -> torch.Tensor:
     return torch.tensor(analyze(model.tokenizer, program).token_ids)
 
 
-def by_hand(model: LoadedModel, program: Any, sites: list[Site], source: dict[str, list[torch.Tensor]]) -> torch.Tensor:
+def by_hand(
+    model: LoadedModel, program: Program, sites: list[Site], source: dict[str, list[torch.Tensor]]
+) -> torch.Tensor:
     return reference.patch(model, ids(model, program), sites, source)
 
 
-def activations(model: LoadedModel, program: Any, component: str) -> dict[str, list[torch.Tensor]]:
+def activations(model: LoadedModel, program: Program, component: str) -> dict[str, list[torch.Tensor]]:
     return {component: reference.run(model, ids(model, program), component)[1]}
 
 
@@ -105,7 +107,7 @@ def assert_map_is(causal_map: CausalMap, n: int, logits_of: Callable[[list[Site]
     ],
 )
 @pytest.mark.parametrize("name", ["qwen3", "gpt2", "tiny"])
-def test_cells_are_data(name: str, plan: dict[str, Any]) -> None:
+def test_cells_are_data(name: str, plan: dict[str, Argument]) -> None:
     """Sets of positions, windows of layers, sets of heads: each cell of the map is one trace with all of it patched."""
     model = models.load("tiny") if name == "tiny" else families.family(name)
     (pair,) = pairs(1)
@@ -132,7 +134,7 @@ def test_each_pair_is_patched_from_its_own_counterfactual(qwen: LoadedModel) -> 
 
 
 def test_the_axes_of_a_map_are_those_of_its_plan(qwen: LoadedModel) -> None:
-    def of(**plan: Any) -> CausalMap:
+    def of(**plan: Argument) -> CausalMap:
         return run_causal_tracing_experiment(qwen, pairs(1), **plan).maps[0]
 
     assert of().layers == [0, 1, 2, 3, 4]
@@ -175,7 +177,7 @@ def test_cells_that_are_not_run_have_no_effect(qwen: LoadedModel, component: str
 
 
 @pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads"}, {"intervention_type": KNOCKOUT}])
-def test_the_reverse_direction_is_the_pair_swapped_by_hand(qwen: LoadedModel, plan: dict[str, Any]) -> None:
+def test_the_reverse_direction_is_the_pair_swapped_by_hand(qwen: LoadedModel, plan: dict[str, Argument]) -> None:
     given = pairs(3)
     forth = run_causal_tracing_experiment(qwen, given, **plan)
     back = run_causal_tracing_experiment(qwen, given, direction="into_counterfactual", **plan)
@@ -294,14 +296,14 @@ def test_all_windows_of_pairs_draw_on_one_set_that_filters_let_through(tiny: Loa
 
 @pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads", "heads": [1, [0, 3]]}])
 def test_the_control_is_the_same_patch_from_a_program_of_the_same_answer(
-    tiny: LoadedModel, plan: dict[str, Any]
+    tiny: LoadedModel, plan: dict[str, Argument]
 ) -> None:
     given = pairs(2)
     result = run_causal_tracing_experiment(tiny, given, positions="targets", **plan)
     for pair, causal_map in zip(given, result.maps, strict=True):
-        control = same_answer_program(pair.original)
-        assert present(control).answer == pair.original.answer
-        assert present(control).text != pair.original.text
+        control = present(same_answer_program(pair.original))
+        assert control.answer == pair.original.answer
+        assert control.text != pair.original.text
         source = activations(tiny, control, causal_map.intervention_type)
         kept, rows = [], np.random.RandomState(0).permutation(len(causal_map.layers))[:4]
         axes = [*product(rows, range(len(causal_map.heads)))] if causal_map.heads else [(row,) for row in rows]
@@ -386,7 +388,7 @@ def test_lens_rows_are_the_hidden_states_read_by_the_final_norm_and_the_unembedd
 
 
 def test_the_lens_can_be_left_out_and_a_knockout_has_none(qwen: LoadedModel) -> None:
-    without_lens: list[dict[str, Any]] = [{"logit_lens": False}, {"intervention_type": KNOCKOUT}]
+    without_lens: list[dict[str, Argument]] = [{"logit_lens": False}, {"intervention_type": KNOCKOUT}]
     for plan in without_lens:
         (causal_map,) = run_causal_tracing_experiment(qwen, pairs(1), **plan).maps
         assert (causal_map.lens_logits, causal_map.lens_ranks) == (None, None)
@@ -438,7 +440,7 @@ def test_its_rank_agreement_is_scipys_with_the_exact_map(qwen: LoadedModel, comp
 
 def test_agreement_where_it_matters_is_that_of_the_exact_map(tiny: LoadedModel) -> None:
     """All cells of these pairs are patched exactly: nothing is left to the sample."""
-    where: dict[str, Any] = {"positions": ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]}
+    where: dict[str, Argument] = {"positions": ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]}
     exact = run_causal_tracing_experiment(tiny, pairs(3), **where)
     estimated = run_causal_tracing_experiment(tiny, pairs(3), method="attribution", **where)
     for one, other, found in zip(exact.maps, estimated.maps, estimated.agreement, strict=True):
@@ -486,7 +488,7 @@ def test_the_rank_agreement_counts_a_cell_as_often_as_its_weight_says(seed: int)
 
 
 def test_an_attribution_of_all_heads_together_is_the_sum_over_them(qwen: LoadedModel) -> None:
-    def of(heads: Any) -> np.ndarray:
+    def of(heads: Argument) -> np.ndarray:
         plan = {"method": "attribution", "heads": heads}
         return run_causal_tracing_experiment(qwen, pairs(1), "attention_heads", **plan).maps[0].logit_change
 
@@ -501,7 +503,7 @@ def test_an_attribution_of_all_heads_together_is_the_sum_over_them(qwen: LoadedM
     "plan", [{}, {"layer_window": 2}, {"heads": [1, 3]}, {"positions": ["final->ref_depth_1_rhs+ref_depth_2_line"]}]
 )
 @pytest.mark.parametrize("name", ["qwen3", "gpt_neox", "tiny"])
-def test_a_knockout_is_one_trace_with_the_edges_cut(name: str, plan: dict[str, Any]) -> None:
+def test_a_knockout_is_one_trace_with_the_edges_cut(name: str, plan: dict[str, Argument]) -> None:
     model = models.load("tiny") if name == "tiny" else families.family(name)
     (pair,) = pairs(1)
     (causal_map,) = run_causal_tracing_experiment(model, [pair], KNOCKOUT, **plan).maps
@@ -580,7 +582,7 @@ def test_the_value_leaves_the_root_and_arrives_at_the_last_token(
 
 # --- Many pairs ---
 
-QUICK: dict[str, Any] = {
+QUICK: dict[str, Argument] = {
     "positions": ["final"],
     "layers": [1],
     "control": False,
@@ -747,7 +749,7 @@ def test_other_errors_of_the_programs_own_runs_are_not_taken_for_memory(qwen: Lo
 
 @pytest.mark.parametrize("plan", [{}, {"method": "attribution"}, {"source": "mean"}])
 def test_memory_that_runs_out_in_the_programs_own_runs_halves_the_pairs(
-    qwen: LoadedModel, plan: dict[str, Any]
+    qwen: LoadedModel, plan: dict[str, Argument]
 ) -> None:
     given = [*pairs(7), *pairs(2, 9)]
     expected, failures = run_causal_tracing_experiment(qwen, given, positions="targets", **plan).maps, []
@@ -770,7 +772,7 @@ def test_memory_that_runs_out_in_the_programs_own_runs_halves_the_pairs(
 
 
 def test_numbers_may_be_numpys(qwen: LoadedModel) -> None:
-    def of(as_given: Callable[[list[int]], Any]) -> CausalMap:
+    def of(as_given: Callable[[list[int]], Argument]) -> CausalMap:
         plan = {"intervention_layers": as_given([1, 2]), "positions": as_given([2, 22]), "heads": as_given([0, 3])}
         return run_causal_tracing_experiment(qwen, pairs(1), "attention_heads", **plan).maps[0]
 
@@ -817,7 +819,7 @@ def test_broken_weights_are_refused(intervention_type: str) -> None:
         {"intervention_type": KNOCKOUT, "positions": "all"},
     ],
 )
-def test_only_pairs_whose_logits_are_not_finite_are_skipped(plan: dict[str, Any]) -> None:
+def test_only_pairs_whose_logits_are_not_finite_are_skipped(plan: dict[str, Argument]) -> None:
     """One letter of the alphabet overflows: programs that have it are no measurements, and say nothing of the others,
     which share their batches."""
     model, given = families.family("qwen2"), pairs(12, 3, 2)
@@ -880,7 +882,7 @@ def test_rates_are_successes_over_interventions_where_pairs_have_different_targe
         ("together", ["heads_0_1_2_3"]),
     ],
 )
-def test_every_set_of_heads_has_a_curve_of_its_own(heads: Any, names: list[str]) -> None:
+def test_every_set_of_heads_has_a_curve_of_its_own(heads: Argument, names: list[str]) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(3), "attention_heads", positions=["final"], heads=heads)
     assert {curve.target for curve in result.mean.curves} == {f"final/{name}" for name in names}
     by_hand = np.mean([m.at_target("final") for m in result.maps], axis=0)
@@ -896,7 +898,7 @@ def margin(causal_map: CausalMap) -> np.ndarray:
 
 
 @pytest.mark.parametrize("plan", [{}, {"intervention_type": "attention_heads", "positions": "targets"}])
-def test_a_metric_may_be_the_callers_own_function(plan: dict[str, Any]) -> None:
+def test_a_metric_may_be_the_callers_own_function(plan: dict[str, Argument]) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(3), metric=margin, **plan)
     plain = run_causal_tracing_experiment("tiny", pairs(3), **plan)
     z = [m.z_patched.astype(float) for m in result.maps]
@@ -941,7 +943,7 @@ def test_a_metric_by_name_is_in_the_mean_once() -> None:
         ),
     ],
 )
-def test_what_a_metric_must_not_return_is_named(returned: Callable[[CausalMap], Any], message: str) -> None:
+def test_what_a_metric_must_not_return_is_named(returned: Callable[[CausalMap], Argument], message: str) -> None:
     result = run_causal_tracing_experiment("tiny", pairs(1), metric=returned)
     for read in ("values", "mean"):
         with pytest.raises(InputError, match=message):
@@ -1037,10 +1039,10 @@ def test_a_program_in_a_longer_prompt_is_patched_at_its_own_tokens() -> None:
     ],
 )
 def test_bad_input_is_refused_with_what_was_given_and_what_was_expected(
-    arguments: dict[str, Any], message: str
+    arguments: dict[str, Argument], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        run_causal_tracing_experiment("tiny", **dict[str, Any](programs=pairs(1)) | arguments)
+        run_causal_tracing_experiment("tiny", **dict[str, Argument](programs=pairs(1)) | arguments)
 
 
 def test_a_bad_plan_is_refused_before_any_program_is_looked_at(qwen: LoadedModel) -> None:

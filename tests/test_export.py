@@ -8,13 +8,13 @@ import shutil
 import stat
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from debug.kinds import Json
 from debug.statistics import wilson
 from debug.tracking import LoggedRun, Store, TrackingError
 from debug.tracking.export import export_run, import_run
@@ -36,10 +36,10 @@ def elsewhere(tmp_path, _empty_store) -> Store:
     return Store(f"sqlite:///{tmp_path}/elsewhere/mlflow.db")
 
 
-def said(run: LoggedRun) -> dict[str, Any]:
+def said(run: LoggedRun) -> dict[str, Json]:
     """The whole run but for its ids."""
 
-    def without_ids(record: dict[str, Any]) -> dict[str, Any]:
+    def without_ids(record: dict[str, Json]) -> dict[str, Json]:
         tags = {name: value for name, value in record["tags"].items() if name not in LATER}
         children = sorted((without_ids(child) for child in record["children"]), key=lambda child: child["name"])
         return {**record, "run_id": "", "tags": tags, "children": children}
@@ -239,7 +239,7 @@ def test_a_link_in_a_zip_is_a_file_and_broken_zips_are_errors(tmp_path, elsewher
 
 
 def test_a_restoration_that_breaks_off_is_failed_and_done_again_later(exported, elsewhere, monkeypatch):
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError("disk full")
 
     with monkeypatch.context() as patched:

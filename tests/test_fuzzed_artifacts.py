@@ -14,7 +14,6 @@ import struct
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,14 +21,15 @@ from safetensors.numpy import save_file
 
 from debug.causal_map import CausalMapError, mean_over_pairs, save_maps
 from debug.counterfactual import make_pair
+from debug.kinds import Json
 from debug.tracking import LoggedRun, Store, TrackingError
 from debug.tracking.export import cells
 from present import present
 from synthetic import PROGRAM, make_map, make_samples
 
-WRONG: list[Any] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]
+WRONG: list[Json] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]
 MEGABYTES = 2**10  # in the units of ru_maxrss
-_watched: list[tuple[str, Any]] = []
+_watched: list[tuple[str, object]] = []
 _watching = False
 
 
@@ -73,7 +73,7 @@ def read_maps(run: LoggedRun) -> None:
     mean_over_pairs(maps)
 
 
-READERS: dict[str, Callable[[LoggedRun], Any]] = {
+READERS: dict[str, Callable[[LoggedRun], object]] = {
     "config.json": lambda run: run.config,
     "summary.json": lambda run: run.summary,
     "programs.json": lambda run: (run.pairs, run.programs),
@@ -133,7 +133,7 @@ def test_truncated_and_bit_flipped_files(logged, name):
     assert refused(logged, name, whole) is None
 
 
-def places(value: Any) -> Iterator[tuple]:
+def places(value: Json) -> Iterator[tuple]:
     """The path of every value inside a JSON value."""
     inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, each in inside:
@@ -141,7 +141,7 @@ def places(value: Any) -> Iterator[tuple]:
         yield from ((key, *path) for path in places(each))
 
 
-def changed(value: Any, path: tuple, new: Any, missing: bool = False) -> Any:
+def changed(value: Json, path: tuple, new: Json, missing: bool = False) -> Json:
     value = copy.deepcopy(value)
     holder = value
     for key in path[:-1]:
@@ -173,12 +173,12 @@ def test_wrong_types_and_missing_keys_in_json(logged, name):
         assert repr(field) in error
 
 
-def safetensors(header: Any, data: bytes, length: int | None = None) -> bytes:
+def safetensors(header: Json, data: bytes, length: int | None = None) -> bytes:
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack("<Q", len(text) if length is None else length) + text + data
 
 
-def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
+def parts(content: bytes) -> tuple[dict[str, Json], bytes]:
     (length,) = struct.unpack("<Q", content[:8])
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
@@ -186,7 +186,7 @@ def parts(content: bytes) -> tuple[dict[str, Any], bytes]:
 @pytest.mark.parametrize("name", ["causal_maps/00000.safetensors", "activations/00000.safetensors"])
 def test_safetensors_headers_that_lie(logged, name):
     header, data = parts(content_of(logged, name))
-    lies: list[Any] = [
+    lies: list[Json] = [
         *([2**40], [-1], [2**63], [2**32, 2**32], [0], [1.5], ["3"]),
         *([0, 2**60], [-4, 4], [8, 0], [0, 1]),
         *("F64", "BF16", "F8_E4M3", "I8", "BOOL", "x"),
@@ -215,7 +215,7 @@ def test_every_field_of_a_map_and_wrong_values_of_it(logged):
     header, data = parts(content_of(logged, name))
     maps = json.loads(header["__metadata__"]["causal_maps"])
 
-    def read(new: Any) -> str | None:
+    def read(new: Json) -> str | None:
         text = new if isinstance(new, str) else json.dumps(new)
         return refused(logged, name, safetensors(header | {"__metadata__": {"causal_maps": text}}, data))
 

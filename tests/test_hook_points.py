@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 import families
 from debug.engine import Intervention, Site, unembedded
 from debug.errors import DebugError
+from debug.kinds import Traced
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS, HookPoint
 from reference import fast, passes_of, strongest
@@ -48,10 +48,10 @@ def hooked(model: LoadedModel, point: str, layer: int, hear: Callable[[Tensor], 
     name = names.get(point, norm if layer == model.n_layers else place)
     module = model.hf.get_submodule(name)
 
-    def before(_: Any, given: tuple, named: dict) -> None:
+    def before(_: object, given: tuple, named: dict) -> None:
         hear((given or tuple(named.values()))[0].detach().clone())
 
-    def after(_: Any, __: tuple, output: Any) -> None:
+    def after(_: object, __: tuple, output: Tensor | tuple[Tensor, ...]) -> None:
         hear((output[0] if isinstance(output, tuple) else output).detach().clone())
 
     if point in names and point != "heads":
@@ -72,7 +72,7 @@ def test_every_component_has_a_name_for_notebooks(llama: LoadedModel) -> None:
 def test_what_is_read_is_what_torch_hears(model: LoadedModel, name: str) -> None:
     point: HookPoint = getattr(model, name)
     with torch.no_grad(), model.trace(TOKEN_IDS):
-        read: Any = list(point)
+        read: Traced = list(point)
         read.save()
         logits = model.logits.save()
     assert len(read) == len(point) == model.n_layers + (name == "residual")

@@ -5,20 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from debug.kinds import Json
 from debug.legacy import Imported, LegacyError, import_results
 from debug.tracking import LoggedRun, Store, load_programs
 
 REAL = Path(__file__).parents[2] / "shared" / "legacy_results"
 ORIGINAL, COUNTERFACTUAL = "a = 8\nb = a\n#b: ", "a = 6\nb = a\n#b: "
 LABELS = ["a", "Ġ=", "Ġ", "8", "Ċ", "b", "Ġ=", "Ġa", "Ċ", "#", "b", ":", "Ġ"]
-ROW: dict[str, Any] = {
+ROW: dict[str, Json] = {
     "intervention_type": "residual_stream",
     "layer_idx": 0,
     "head_idx": None,
@@ -36,7 +36,7 @@ ROW: dict[str, Any] = {
 }
 
 
-def grid(layers: int = 3, positions: range | list[int] = range(13), **changes: Any) -> list[dict[str, Any]]:
+def grid(layers: int = 3, positions: range | list[int] = range(13), **changes: Json) -> list[dict[str, Json]]:
     """Rows of a whole map: the value is at the root's token below layer 2, at the last token from there on."""
     rows = []
     for position in positions:
@@ -49,7 +49,7 @@ def grid(layers: int = 3, positions: range | list[int] = range(13), **changes: A
     return rows
 
 
-def written(rows: Any, folder: Path, name: str = "intervention_results.json", **beside: Any) -> Path:
+def written(rows: Json, folder: Path, name: str = "intervention_results.json", **beside: Json) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(json.dumps(rows))
     for stem, content in beside.items():
@@ -285,7 +285,7 @@ def test_a_folder_without_results_says_what_was_looked_for(tmp_path, store_of_mo
             import_results(folder, store_of_module.uri)
 
 
-SAMPLE: dict[str, Any] = {
+SAMPLE: dict[str, Json] = {
     "experiment": "basic_range",
     "model_id": "Qwen/Qwen3-0.6B",
     "seq_len": 2,

@@ -1,7 +1,6 @@
 """What a mean over pairs claims: peaks, hand-overs and shares that are there in other pairs too. No model runs."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from debug.causal_map import (
     peaks,
     ratio_of_means,
 )
+from debug.kinds import Argument
 from present import present
 from synthetic import make_map
 
@@ -42,7 +42,7 @@ def moves(success: Success) -> list[tuple[str, str, int]]:
     return [(move.before, move.after, move.layer) for move in found]
 
 
-def maps_of(success: Success, **changes: Any) -> list[CausalMap]:
+def maps_of(success: Success, **changes: Argument) -> list[CausalMap]:
     """Maps of six layers and the row above with these successes, each target on a token of its own."""
     one, n_layers = make_map(), len(success["final"][0]) - 1
     tokens = ["t"] * (len(success) + 2)
@@ -51,7 +51,7 @@ def maps_of(success: Success, **changes: Any) -> list[CausalMap]:
     for rows in zip(*success.values(), strict=True):
         there = np.stack(rows, axis=1) == 1
         z = np.where(there[..., None], one.z_counterfactual, one.z_clean).astype(np.float32)
-        columns: dict[str, Any] = {
+        columns: dict[str, Argument] = {
             "tokens": tokens,
             "layers": list(range(n_layers + 1)),
             "positions": [*places.values()],
@@ -216,7 +216,7 @@ def test_where_only_what_holds_by_construction_succeeds_there_is_no_peak() -> No
         assert curves[0]["patch_success_rate_by_layer/ref_depth_1_rhs"] == 1
 
 
-def with_target(name: str, at: list[int], **changes: Any) -> CausalMap:
+def with_target(name: str, at: list[int], **changes: Argument) -> CausalMap:
     one = make_map(heads=changes.pop("n_heads", None))
     changes.setdefault("targets", {name: at})
     return replace(one, target_columns=dict.fromkeys(changes["targets"], 0), **changes)
@@ -247,7 +247,7 @@ def with_target(name: str, at: list[int], **changes: Any) -> CausalMap:
         ("ref_depth_1_rhs", [2], {"intervention_type": "mlp"}, False),
     ],
 )
-def test_what_holds_by_construction(name: str, at: list[int], changes: dict[str, Any], held: bool) -> None:
+def test_what_holds_by_construction(name: str, at: list[int], changes: dict[str, Argument], held: bool) -> None:
     assert held_by_construction(with_target(name, at, **changes), name) == held
 
 

@@ -4,12 +4,12 @@ import hashlib
 import json
 import tarfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from debug.causal_map import mean_over_pairs
+from debug.kinds import Json
 from debug.tracking import Store
 
 DATA = Path(__file__).parent / "data"
@@ -19,13 +19,13 @@ def digest(value: bytes) -> str:
     return hashlib.sha256(value).hexdigest()[:16]
 
 
-def reading(uri: str) -> dict[str, Any]:
+def reading(uri: str) -> dict[str, Json]:
     """Of every run what it holds: records, samples and programs as digests, maps by metric, their mean to 6 digits."""
     store, found = Store(uri), {}
     for run_id in sorted(store.find_runs(limit=None)["run_id"]):
         run = store.load_run(run_id)
         record = {name: value for name, value in run.record().items() if name != "children"}
-        own: dict[str, Any] = {"name": run.name, "record": digest(json.dumps(record, sort_keys=True).encode())}
+        own: dict[str, Json] = {"name": run.name, "record": digest(json.dumps(record, sort_keys=True).encode())}
         if "samples.jsonl" in run.artifacts():
             own["samples"] = digest(run.samples.write_json().encode())
         if "programs.json" in run.artifacts():

@@ -6,7 +6,6 @@ point or a mask that is wrong in the library is seen; tests/reference.py takes b
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 import families
 from debug.engine import Cut, Intervention, Site
+from debug.kinds import Module
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from reference import fast, grid, passes_of, strongest
@@ -27,30 +27,30 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
     return families.family(request.param)
 
 
-def untouched(model: LoadedModel) -> Any:
+def untouched(model: LoadedModel) -> Module:
     """The same weights in a model that nnsight has never seen."""
     hf = type(model.hf)(model.config).eval()
     hf.load_state_dict(model.hf.state_dict())
     return hf
 
 
-def layers_of(hf: Any) -> list[Any]:
+def layers_of(hf: Module) -> list[Module]:
     return list(hf.model.layers if hf.config.model_type == "llama" else hf.transformer.h)
 
 
-def attention(hf: Any, layer: int) -> Any:
+def attention(hf: Module, layer: int) -> Module:
     return layers_of(hf)[layer].self_attn if hf.config.model_type == "llama" else layers_of(hf)[layer].attn
 
 
 @contextmanager
-def hooked(hf: Any, component: str, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
+def hooked(hf: Module, component: str, layer: int, change: Callable[[Tensor], Tensor]) -> Iterator[None]:
     """``change`` is given what there is of a component, [1, token, width], and gives what it shall be."""
 
     def before(_: nn.Module, given: tuple, named: dict) -> tuple[tuple, dict]:
         assert given, "the first argument is what a layer, a norm and a projection read"
         return (change(given[0]), *given[1:]), named
 
-    def after(_: nn.Module, __: tuple, output: Any) -> Any:
+    def after(_: nn.Module, __: tuple, output: Tensor | tuple) -> Tensor | tuple:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
     llama = hf.config.model_type == "llama"
@@ -70,11 +70,13 @@ def hooked(hf: Any, component: str, layer: int, change: Callable[[Tensor], Tenso
 
 
 @torch.no_grad()
-def logits(hf: Any, token_ids: Int[Tensor, "token"]) -> Float[Tensor, "vocabulary"]:
+def logits(hf: Module, token_ids: Int[Tensor, "token"]) -> Float[Tensor, "vocabulary"]:
     return hf(input_ids=token_ids[None], use_cache=False).logits[0, -1]
 
 
-def activations(hf: Any, token_ids: Int[Tensor, "token"], component: str, layer: int) -> Float[Tensor, "token width"]:
+def activations(
+    hf: Module, token_ids: Int[Tensor, "token"], component: str, layer: int
+) -> Float[Tensor, "token width"]:
     kept: list[Tensor] = []
 
     def keep(value: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def activations(hf: Any, token_ids: Int[Tensor, "token"], component: str, layer:
 
 
 def patched(
-    hf: Any, token_ids: Int[Tensor, "token"], site: Site, source: Float[Tensor, "token width"]
+    hf: Module, token_ids: Int[Tensor, "token"], site: Site, source: Float[Tensor, "token width"]
 ) -> Float[Tensor, "vocabulary"]:
     [position] = site.positions
     width = source.shape[1] // HEADS
@@ -103,7 +105,7 @@ def patched(
 
 
 def without_edges(
-    hf: Any,
+    hf: Module,
     token_ids: Int[Tensor, "token"],
     layers: Sequence[int],
     edges: Sequence[tuple[int, int]],

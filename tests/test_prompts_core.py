@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from debug.core import (
     parse_last_integer,
     parse_variable_binding,
 )
+from debug.kinds import Argument
 from debug.programs import Program
 from debug.prompts import few_shot, fill, get_prompt
 
@@ -308,7 +308,7 @@ def test_a_parser_that_fails_is_an_error_that_shows_the_text():
 
 # Configuration
 
-GOOD: dict[str, Any] = {
+GOOD: dict[str, Argument] = {
     "name": "depth",
     "prompt_template": prompts.VARIABLE_BINDING,
     "program_generator": generators.make_variable_binding_program,

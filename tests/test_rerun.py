@@ -164,7 +164,7 @@ def test_an_outcome_that_flips_is_different_however_little_the_logits_moved():
 
     def compared(other: CausalMap) -> tuple[str, list[str]]:
         runs = [SimpleNamespace(pairs=[], maps=[each], params={"dtype": "float32"}) for each in (one, other)]
-        return compare_maps(*cast(Any, runs))
+        return compare_maps(*cast(Any, runs))  # in the place of logged runs
 
     assert compared(one)[0] == "identical"
     moved = one.z_patched + np.float32(2e-5)

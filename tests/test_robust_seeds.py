@@ -213,7 +213,7 @@ def searched(monkeypatch, robust, count, batch_size, max_tried, errors=()):
 
     monkeypatch.setattr(searching, "_pairs", lambda *_: iter(range(len(robust))))
     monkeypatch.setattr(searching, "_ask", ask)
-    cell: Any = Cell()
+    cell: Any = Cell()  # in the place of a run's writer
     search = RobustSearch(models=["heuristic:any-number"], hops=[3], seq_lens=[5], count=count, max_tried=max_tried)
     found = searching._search_cell(search, [], 3, 5, batch_size, cell)
     assert found.seeds == np.flatnonzero(robust)[: len(found.seeds)].tolist()

@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,6 +21,7 @@ import torch
 import vocabularies
 from debug import ExperimentRunner, generators, models, prompts, quick_experiment
 from debug.core import ExperimentConfig
+from debug.kinds import Argument, Json
 from debug.models import Completion
 from debug.programs import Program
 from debug.runner import NothingScored, TooFewPrograms
@@ -43,9 +43,9 @@ def uri(empty_store, tmp_path) -> str:
     return f"sqlite:///{shutil.copy(empty_store, tmp_path)}"
 
 
-def depth(**fields: Any) -> ExperimentConfig:
+def depth(**fields: Argument) -> ExperimentConfig:
     """A small experiment on the published task; ``fields`` replace what it has."""
-    defaults: dict[str, Any] = {
+    defaults: dict[str, Argument] = {
         "name": "depth",
         "prompt_template": prompts.VARIABLE_BINDING,
         "program_generator": generators.make_variable_binding_program,
@@ -250,7 +250,7 @@ def statuses(uri: str) -> dict[str, str]:
     return {run.name: run.status for run in [logged, *logged.children]}
 
 
-def outcomes(uri: str) -> dict[str, Any]:
+def outcomes(uri: str) -> dict[str, Json]:
     """The counts of the one cell, and its samples as they are read back."""
     [cell] = study(uri).children
     summary = cell.summary

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from debug import causal_tracing, engine, models
 from debug.engine import Cut, Intervention, SelfCheckError, Site, plain_hooks, self_checks, writing
 from debug.engine.plain_hooks import plain_logits
 from debug.engine.self_checks import telling
+from debug.kinds import Argument
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
@@ -52,8 +52,8 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     run = engine.patched_logits
 
     def beside(
-        model: LoadedModel, passes: engine.ForwardPasses, interventions: Sequence[Intervention], *rest: Any
-    ) -> Any:
+        model: LoadedModel, passes: engine.ForwardPasses, interventions: Sequence[Intervention], *rest: Argument
+    ) -> object:
         def moved(intervention: Intervention) -> Intervention:
             if where == "source":
                 return replace(intervention, source=((intervention.source or 0) + 1) % len(passes))
@@ -73,7 +73,7 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
 @pytest.mark.parametrize("component", [*COMPONENTS, KNOCKOUT])
 def test_a_run_passes_its_own_checks(model: LoadedModel, component: str) -> None:
     """Nothing is asked here but what every run asks itself: tests/mutants.py has the engine write beside its place."""
-    plan: dict[str, Any] = {"layer_window": 1, "heads": [1]} if component == KNOCKOUT else {}
+    plan: dict[str, Argument] = {"layer_window": 1, "heads": [1]} if component == KNOCKOUT else {}
     assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
 
 
@@ -88,7 +88,7 @@ def test_a_run_of_a_mixture_of_experts_passes_its_own_checks(name: str, componen
 
 @pytest.mark.parametrize("component", COMPONENTS)
 def test_a_run_of_joint_positions_and_layers_passes_its_own_checks(model: LoadedModel, component: str) -> None:
-    plan: dict[str, Any] = {"positions": ["ref_depth_2_line", "ref_depth_3_rhs+final"], "layer_window": 2}
+    plan: dict[str, Argument] = {"positions": ["ref_depth_2_line", "ref_depth_3_rhs+final"], "layer_window": 2}
     assert len(run_causal_tracing_experiment(model, reference.pairs(3), component, **plan).maps) == 3
 
 
@@ -115,7 +115,7 @@ class Measured:
 def test_cells_that_run_beside_their_place_are_seen(
     model: LoadedModel, component: str, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan: dict[str, Any] = {"layer_window": 1, "heads": [1]} if component == KNOCKOUT else {}
+    plan: dict[str, Argument] = {"layer_window": 1, "heads": [1]} if component == KNOCKOUT else {}
     redirect_maps(monkeypatch, where)
     with pytest.raises(SelfCheckError, match="away from the same cells run with plain"):
         run_causal_tracing_experiment(model, reference.pairs(3), component, **plan)
@@ -126,7 +126,7 @@ def write_beside(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     overwrite = writing.overwrite
 
     def beside(
-        model: LoadedModel, passes: engine.ForwardPasses, component: str, layer: int, value: Any, hits: list
+        model: LoadedModel, passes: engine.ForwardPasses, component: str, layer: int, value: torch.Tensor, hits: list
     ) -> None:
         moves: dict[str, Callable[[writing.Hit], writing.Hit]] = {
             "row": lambda hit: hit._replace(row=(hit.row + 1) % value.shape[0]),
@@ -247,7 +247,7 @@ def random_llama(layers: int, width: int, dtype: str = "float32") -> LoadedModel
 def test_the_tolerance_is_measured_on_the_model() -> None:
     """Deeper and wider models round more, and formats of fewer bits; what each is allowed follows."""
 
-    def tolerance(*size: Any) -> float:
+    def tolerance(*size: Argument) -> float:
         found = run_causal_tracing_experiment(random_llama(*size), reference.pairs(1)).checks
         assert found.localized_max_abs is not None
         assert max(found.identity_max_abs, found.full_patch_max_abs, found.localized_max_abs) <= found.tolerance

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ from debug import models
 from debug.causal_experiment_runner import CausalExperimentResult, CausalExperimentRunner
 from debug.causal_experiment_runner.stored_activations import StoredActivations, StoredActivationsError
 from debug.causal_tracing import group
+from debug.kinds import Argument
 from debug.plan import Plan
 from debug.programs import ProgramPair
 from debug.rerun import rerun
@@ -22,7 +22,7 @@ PROGRAMS = ["i = 8\nx = i\nh = x\ny = 4\nw = x\n#h: ", "a = 3\nb = a\nc = b\nd =
 AGREE = 1e-6
 
 
-def traced(uri: str, programs: Sequence[str | ProgramPair] = PROGRAMS, **plan: Any) -> CausalExperimentResult:
+def traced(uri: str, programs: Sequence[str | ProgramPair] = PROGRAMS, **plan: Argument) -> CausalExperimentResult:
     plan = {"intervention_type": "residual_stream", "save_activations": "none"} | plan
     return CausalExperimentRunner(uri).run_plan("tiny", programs, Plan(**plan))
 

@@ -3,7 +3,6 @@
 import copy
 import string
 from functools import cache
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, processors
 
 import vocabularies
+from debug.kinds import Tokenizer
 from debug.programs import Program
 from debug.prompts import tokenization
 from debug.prompts.tokenization import appended, end_tokens, read, turn_end
@@ -20,7 +20,7 @@ PROGRAM = Program.parse("b = 1\na = b\n#a: ")
 
 
 @cache
-def around(name: str, before: str = "", behind: str = "") -> Any:
+def around(name: str, before: str = "", behind: str = "") -> Tokenizer:
     """A copy of a vocabulary whose tokenizer puts special tokens before and behind every text; the last is its end."""
     tokenizer = copy.deepcopy(vocabularies.tokenizer(name))
     tokenizer.add_special_tokens({"eos_token": behind or "</s>"})
@@ -110,7 +110,7 @@ TEMPLATES = {
 }
 
 
-def chatting(template: str | None, *tokens: str) -> Any:
+def chatting(template: str | None, *tokens: str) -> Tokenizer:
     tokenizer = around.__wrapped__("merged", "<s>")
     tokenizer.add_tokens([AddedToken(token, special=True) for token in tokens])
     tokenizer.chat_template = template

@@ -15,10 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -31,12 +30,13 @@ from safetensors.numpy import save_file
 
 from debug import provenance, tracking
 from debug.causal_map import save_maps
+from debug.kinds import Argument, Json
 from debug.programs import Program, ProgramPair
 from debug.tracking import LoggedRun, RunTable, Store, TrackingError, artifacts, find_runs, load_run, store_uri
 from present import present
 from synthetic import make_map
 
-SAMPLE: dict[str, Any] = {
+SAMPLE: dict[str, Json] = {
     "seed": 11,
     "seq_len": 2,
     "hops": 2,
@@ -109,7 +109,9 @@ def postgresql() -> Iterator[str]:
         pytest.skip("PostgreSQL's initdb is not installed (Debian: apt-get install postgresql)")
     binaries = Path(found[-1]).parent
     # it refuses to run as root, and may not enter pytest's own folders as somebody else
-    user: dict[str, Any] = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    user: dict[str, Argument] = (
+        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
+    )
     folder, port = Path(tempfile.mkdtemp(prefix="postgresql-")), free_port()
     if user:
         shutil.chown(folder, "postgres", "postgres")
@@ -133,7 +135,7 @@ def postgresql() -> Iterator[str]:
         shutil.rmtree(folder)
 
 
-def wait_for(ready: Any, process: subprocess.Popen, log: Path) -> None:
+def wait_for(ready: Callable[[], object], process: subprocess.Popen, log: Path) -> None:
     for _ in range(1200):
         assert process.poll() is None, log.read_text()
         try:
@@ -392,7 +394,7 @@ def test_control_c_leaves_killed_runs_with_their_artifacts(store: Store, request
 def test_control_c_while_a_run_is_created_or_ended_waits_for_it(sqlite: Store, moment, monkeypatch):
     call = getattr(sqlite.client, moment)
 
-    def interrupted(*args: Any, **kwargs: Any) -> Any:
+    def interrupted(*args: Argument, **kwargs: Argument) -> object:
         signal.raise_signal(signal.SIGINT)
         return call(*args, **kwargs)
 
@@ -430,7 +432,7 @@ def test_a_generator_that_is_abandoned_inside_a_run_does_not_leave_it_running(sq
 def test_a_run_whose_upload_fails_is_failed_and_its_files_are_kept(server, monkeypatch):
     store = Store(server[0])
 
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError("disk full")
 
     with (
@@ -447,7 +449,7 @@ def test_a_run_whose_upload_fails_is_failed_and_its_files_are_kept(server, monke
 def test_a_failed_upload_does_not_hide_the_error_that_ended_the_run(server, monkeypatch, caplog):
     store = Store(server[0])
 
-    def full(*_: Any) -> None:
+    def full(*_: object) -> None:
         raise OSError("disk full")
 
     with pytest.raises(ZeroDivisionError), store.start("up", "r", kind="accuracy") as run:

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import families
 from debug import models
 from debug.causal_tracing import run_causal_tracing_experiment
+from debug.kinds import Argument, Module
 from debug.models import LoadedModel, loading
 from debug.models.validation import why_unpatchable
 
@@ -27,15 +28,15 @@ def test_every_family_is_found_to_be_patchable(name: str) -> None:
 class Wrapped(nn.Module):
     """A module whose output is changed."""
 
-    def __init__(self, inner: nn.Module, change: Callable[[Any], Any]) -> None:
+    def __init__(self, inner: nn.Module, change: Callable[[Tensor], object]) -> None:
         super().__init__()
         self.inner, self.change = inner, change
 
-    def forward(self, *given: Any, **named: Any) -> Any:
+    def forward(self, *given: Argument, **named: Argument) -> object:
         return self.change(self.inner(*given, **named))
 
 
-def attention_of_another_shape(hf: Any) -> None:
+def attention_of_another_shape(hf: Module) -> None:
     """[token, row, width], as some models have it: the layer turns it back."""
     layer = hf.model.layers[1]
     attend = layer.self_attn
@@ -45,12 +46,12 @@ def attention_of_another_shape(hf: Any) -> None:
             super().__init__()
             self.attend, self.o_proj = attend, attend.o_proj
 
-        def forward(self, *given: Any, **named: Any) -> Any:
+        def forward(self, *given: Argument, **named: Argument) -> object:
             output, *rest = self.attend(*given, **named)
             return (output.transpose(0, 1), *rest)
 
     class Layer(type(layer)):
-        def forward(self, hidden_states: Tensor, **named: Any) -> Tensor:
+        def forward(self, hidden_states: Tensor, **named: Argument) -> Tensor:
             output, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **named)
             hidden_states = hidden_states + output.transpose(0, 1)
             return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))
@@ -58,9 +59,9 @@ def attention_of_another_shape(hf: Any) -> None:
     layer.self_attn, layer.__class__ = TokensFirst(), Layer
 
 
-def mlp_that_is_not_used(hf: Any) -> None:
+def mlp_that_is_not_used(hf: Module) -> None:
     class Layer(type(hf.model.layers[3])):
-        def forward(self, hidden_states: Tensor, **named: Any) -> Tensor:
+        def forward(self, hidden_states: Tensor, **named: Argument) -> Tensor:
             output, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **named)
             hidden_states = hidden_states + output
             self.mlp(self.post_attention_layernorm(hidden_states))
@@ -69,18 +70,18 @@ def mlp_that_is_not_used(hf: Any) -> None:
     hf.model.layers[3].__class__ = Layer
 
 
-def mlp_that_does_not_run(hf: Any) -> None:
+def mlp_that_does_not_run(hf: Module) -> None:
     class Layer(type(hf.model.layers[3])):
-        def forward(self, hidden_states: Tensor, **named: Any) -> Tensor:
+        def forward(self, hidden_states: Tensor, **named: Argument) -> Tensor:
             output, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **named)
             return hidden_states + output
 
     hf.model.layers[2].__class__ = Layer
 
 
-def mlp_that_gives_a_dictionary(hf: Any) -> None:
+def mlp_that_gives_a_dictionary(hf: Module) -> None:
     class Layer(type(hf.model.layers[0])):
-        def forward(self, hidden_states: Tensor, **named: Any) -> Tensor:
+        def forward(self, hidden_states: Tensor, **named: Argument) -> Tensor:
             output, _ = self.self_attn(hidden_states=self.input_layernorm(hidden_states), **named)
             hidden_states = hidden_states + output
             return hidden_states + self.mlp(self.post_attention_layernorm(hidden_states))["hidden"]
@@ -89,11 +90,11 @@ def mlp_that_gives_a_dictionary(hf: Any) -> None:
     hf.model.layers[0].mlp = Wrapped(hf.model.layers[0].mlp, lambda output: {"hidden": output})
 
 
-def heads_that_do_not_fit(hf: Any) -> None:
+def heads_that_do_not_fit(hf: Module) -> None:
     hf.config.num_attention_heads = 5  # of which its attention knows nothing
 
 
-def heads_of_another_width(hf: Any) -> None:
+def heads_of_another_width(hf: Module) -> None:
     """Their outputs are padded before they are projected."""
     projection = hf.model.layers[2].self_attn.o_proj
     wider = nn.Linear(56, 48, bias=False)
@@ -104,7 +105,7 @@ def heads_of_another_width(hf: Any) -> None:
     wider.register_forward_pre_hook(lambda _, given: (nn.functional.pad(given[0], (0, 8)),))
 
 
-BROKEN: dict[Callable[[Any], None], str] = {
+BROKEN: dict[Callable[[Module], None], str] = {
     attention_of_another_shape: r"module model.layers.1.self_attn gave \[4, 12, 48\]; expected was \[12, 4, 48\]",
     mlp_that_is_not_used: r"module model.layers.3.mlp had its output changed, and the logits stayed as they were",
     mlp_that_does_not_run: r"the output of module model.layers.2.mlp cannot be read: ",
@@ -114,7 +115,7 @@ BROKEN: dict[Callable[[Any], None], str] = {
 }
 
 
-def broken(change: Callable[[Any], None]) -> LoadedModel:
+def broken(change: Callable[[Module], None]) -> LoadedModel:
     model = families.of(copy.deepcopy(families.CONFIGS["llama"]), "llama")
     hf = type(model.hf)(model.config).eval()  # nnsight keeps the forward that a module has when it is wrapped
     hf.load_state_dict(model.hf.state_dict())
@@ -123,7 +124,7 @@ def broken(change: Callable[[Any], None]) -> LoadedModel:
 
 
 @pytest.mark.parametrize("change", BROKEN, ids=lambda change: change.__name__)
-def test_a_reason_names_the_module_and_what_it_did(change: Callable[[Any], None]) -> None:
+def test_a_reason_names_the_module_and_what_it_did(change: Callable[[Module], None]) -> None:
     reason = why_unpatchable(broken(change))
     assert reason is not None
     assert re.search(BROKEN[change], reason), reason
@@ -140,7 +141,7 @@ def folder(tmp_path: Path) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _unload() -> Any:
+def _unload() -> Iterator[None]:
     yield
     models.unload_all()
 
@@ -150,7 +151,7 @@ def test_a_model_is_validated_when_it_is_loaded_and_asked_all_the_same(
 ) -> None:
     read = loading.from_files
 
-    def with_a_fault(*given: Any, **options: Any) -> Any:
+    def with_a_fault(*given: Argument, **options: Argument) -> Module:
         hf = read(*given, **options)
         mlp_that_is_not_used(hf)
         return hf

@@ -26,7 +26,7 @@ GROUPS = {
 }
 """Colours of the drawing; a package that is not named here is drawn in the last one."""
 REST = "shared"
-NOT_DRAWN = ("errors", "lazy", "cli")
+NOT_DRAWN = ("errors", "kinds", "lazy", "cli")
 """What nearly all import, or all scripts; the table has them."""
 COLOURS = {  # light fill, dark fill, line
     "scripts and screens": ("#eceff1", "#37474f", "#78909c"),

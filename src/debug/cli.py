@@ -14,9 +14,9 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from debug.errors import DebugError
+from debug.kinds import Argument, Json
 from debug.provenance import without_passwords
 
 
@@ -49,13 +49,13 @@ def backend_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--batch-size", type=int, default=32, help="prompts completed at once (default 32; vLLM: all)")
 
 
-def how(options: argparse.Namespace) -> dict[str, Any]:
+def how(options: argparse.Namespace) -> dict[str, Argument]:
     """What those options and the shared ones say about how models are run."""
     named = ("dtype", "device", "backend", "quantization")
     return {name: getattr(options, name) for name in named} | {"engine_args": dict(options.engine_args)}
 
 
-def setting(text: str) -> tuple[str, Any]:
+def setting(text: str) -> tuple[str, Json]:
     """Option type: ``name=value``, the value as JSON where it is JSON, else as text."""
     name, equals, value = text.partition("=")
     if not name.isidentifier() or not equals:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import string
 import zlib
-from typing import Any
 
 import numpy as np
 
+from debug.kinds import Json
 from debug.programs import AnyPair, AnyProgram, Pair, Program, ProgramError, ProgramPair, TextProgram, pair_from_record
+
+PairLike = AnyPair | dict[str, Json] | str
+"""What :func:`as_pair` takes."""
 
 
 def make_pair(program: str | Program, seed: int | None = None, root_value: int | None = None) -> ProgramPair:
@@ -30,7 +33,7 @@ def make_pair(program: str | Program, seed: int | None = None, root_value: int |
     return ProgramPair(original, original.with_root(root_value), seed)
 
 
-def as_pair(program: AnyPair | dict[str, Any] | str) -> AnyPair:
+def as_pair(program: PairLike) -> AnyPair:
     """A pair from what users have: a pair, a program's text, or a dict of which only ``original`` is required; of
     texts that are no variable binding ``original``, ``counterfactual`` and both expected answers.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 
-def names_of(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def names_of(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:  # of any kind
     """``__getattr__``, ``__dir__``, ``__all__`` of a package, from the imports under ``if TYPE_CHECKING`` in its file.
 
     Type checkers read these imports as they stand; here each name is looked up where they say it is (PEP 562).
@@ -19,7 +19,7 @@ def names_of(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[]
     for line in (line for block in blocks for line in block.body if isinstance(line, ast.ImportFrom)):
         homes |= {name.asname or name.name: (line.module or "", name.name) for name in line.names}
 
-    def find(name: str) -> Any:
+    def find(name: str) -> Any:  # a function, class, module or value of the package
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module, its_name = homes[name]

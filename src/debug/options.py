@@ -13,9 +13,10 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import pairwise
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, get_args, get_origin, get_type_hints
 
 from debug.errors import InputError
+from debug.kinds import Argument
 
 
 class OneOf(tuple[str, ...]):
@@ -34,7 +35,7 @@ FLAGS: dict[str, Sequence[str]] = {
 """Fields whose flags are not their names with dashes."""
 
 
-def check_choices(given: Any) -> None:
+def check_choices(given: object) -> None:
     """Raises InputError where a field of a dataclass has none of the values that its type allows."""
     for name, hint in get_type_hints(type(given), include_extras=True).items():
         options, value = named(hint, OneOf), getattr(given, name, None)
@@ -42,7 +43,7 @@ def check_choices(given: Any) -> None:
             raise InputError(f"{name} is {value!r:.80}; expected one of {', '.join(options)}")
 
 
-def named(hint: Any, mark: type[OneOf | Known]) -> tuple[str, ...]:
+def named(hint: object, mark: type[OneOf | Known]) -> tuple[str, ...]:
     """The values that a type allows, or names; none where it does not say."""
     parts = [hint, *(part for part in get_args(hint) if get_origin(part) is Annotated)]
     return next((each for part in parts for each in get_args(part)[1:] if isinstance(each, mark)), ())
@@ -67,7 +68,7 @@ def add_flags(
     parser: argparse._ActionsContainer,
     kind: type,
     *,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, object] | None = None,
     like: type | None = None,
     as_logged: bool = False,
 ) -> None:
@@ -103,23 +104,23 @@ def flags_of(field: str) -> Sequence[str]:
     return FLAGS.get(field, ("--" + field.replace("_", "-"),))
 
 
-def given(options: argparse.Namespace, kind: type) -> dict[str, Any]:
+def given(options: argparse.Namespace, kind: type) -> dict[str, Argument]:
     """The fields of a dataclass that a command line names."""
     return {each.name: getattr(options, each.name) for each in fields(kind) if hasattr(options, each.name)}
 
 
-def _default(field: Field[Any]) -> Any:
+def _default(field: Field[object]) -> object:
     return None if field.default is MISSING else field.default
 
 
-def _shown(default: Any) -> str:
+def _shown(default: object) -> str:
     if isinstance(default, bool):
         return "yes" if default else "no"
     values = default if isinstance(default, list | tuple) else [default]
     return " ".join("any" if value is None else str(value) for value in values)
 
 
-def read_as(hint: Any) -> dict[str, Any]:
+def read_as(hint: object) -> dict[str, Argument]:
     """How argparse reads a type: choices, yes or no, one value, or several."""
     if options := named(hint, OneOf):
         return {"choices": options}
@@ -135,12 +136,12 @@ def read_as(hint: Any) -> dict[str, Any]:
     }
 
 
-def _parts(hint: Any) -> tuple[Any, ...]:
+def _parts(hint: object) -> tuple[object, ...]:
     """The members of a union; of any other type itself."""
     return get_args(hint) if "Union" in type(hint).__name__ or "Union" in str(get_origin(hint)) else (hint,)
 
 
-def _leaves(hint: Any) -> list[Any]:
+def _leaves(hint: object) -> list[object]:
     """What sequences of sequences, and unions, hold in the end; nothing of other types."""
     if isinstance(hint, type) and get_origin(hint) is None:
         return [hint]

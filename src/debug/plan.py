@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from numbers import Integral
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from debug.attention_knockout import HYPOTHESES
 from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.models.hook_points import COMPONENTS
 from debug.options import Known, OneOf, check_choices
 from debug.prompts import CODE, PROMPTS, get_prompt
@@ -122,7 +123,7 @@ class Plan:
         for name in names:
             self._check_name(name)
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def _heads(self) -> list[list[int]] | str:
@@ -155,7 +156,7 @@ class Plan:
                     "rhs|newline|line>, query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
                 )
 
-    def params(self, model: LoadedModel) -> dict[str, Any]:
+    def params(self, model: LoadedModel) -> dict[str, Json]:
         """What runs of this plan log as params: every option that says something, rows and defaults by name."""
         said = {each.name: getattr(self, each.name) for each in fields(Plan)}
         said |= {
@@ -226,7 +227,7 @@ class Plan:
         return [sorted({head for heads in sets for head in heads})] if self.knockout else sets
 
 
-def _words(given: str | Sequence[str | int], *words: str) -> Any:
+def _words(given: str | Sequence[str | int], *words: str) -> str | list[str | int]:
     """One of some words as it stands; else a list, in which a number may be given as text."""
     values = [given] if isinstance(given, str) else list(given)
     if len(values) == 1 and values[0] in words:

@@ -16,6 +16,7 @@ from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, TypeAdapter, 
 from pydantic_core import CoreSchema, core_schema
 
 from debug.errors import DebugError, InputError
+from debug.kinds import Json
 
 _MOST_ENTRIES = 2**17  # of a record with keys of anybody's making: pydantic keeps an error for each
 _K = TypeVar("_K")
@@ -29,7 +30,7 @@ class Expected:
     what: str
     schema: CoreSchema | None = None
 
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         schema = handler(source) if self.schema is None else self.schema
         return core_schema.custom_error_schema(schema, "expected", custom_error_message=f"expected {self.what}")
 
@@ -38,7 +39,7 @@ def one_of(*options: str) -> Expected:
     return Expected(f"one of {', '.join(options)}", core_schema.literal_schema([*options]))
 
 
-def _few(value: Any) -> Any:
+def _few(value: _V) -> _V:
     if isinstance(value, dict) and len(value) > _MOST_ENTRIES:
         raise ValueError(f"expected at most {_MOST_ENTRIES:,} entries")
     return value
@@ -57,13 +58,13 @@ Entries = Annotated[dict[_K, _V], BeforeValidator(_few)]
 
 
 @cache
-def _adapter(kind: Any) -> TypeAdapter:
+def _adapter(kind: type) -> TypeAdapter:
     return TypeAdapter(kind)
 
 
 def validated(
-    kind: Any, record: dict[str, Any], raising: Callable[[str], DebugError] = InputError, within: str = ""
-) -> dict[str, Any]:
+    kind: type, record: dict[str, Json], raising: Callable[[str], DebugError] = InputError, within: str = ""
+) -> dict[str, Json]:
     """The fields of a record that a TypedDict of these types names.
 
     Raises:
@@ -76,7 +77,7 @@ def validated(
         raise raising(_told(record, error.errors(include_url=False)[0], within)) from error
 
 
-def _told(record: dict[str, Any], error: Any, within: str) -> str:
+def _told(record: dict[str, Json], error: Any, within: str) -> str:  # pydantic types loc as of names or numbers
     field, *inside = error["loc"]
     if error["type"] == "missing" and not inside:
         return f"field '{within}{field}' is missing"

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
 
 from debug.errors import InputError
+from debug.kinds import Tokenizer
 from debug.programs import AnyPair, AnyProgram, Program, Span, TextPair, TextProgram
 from debug.prompts import CODE, answers, fill, program_start, tokenization
 
@@ -101,7 +101,7 @@ class TokenizedPair:
         return self.differing[0]
 
 
-def analyze(tokenizer: Any, program: AnyProgram, prompt_template: str = CODE) -> TokenizedProgram:
+def analyze(tokenizer: Tokenizer, program: AnyProgram, prompt_template: str = CODE) -> TokenizedProgram:
     """Tokenize a program's prompt and find its roles.
 
     Args:
@@ -159,7 +159,7 @@ def _positions(spans: dict[int, Span], role: Span, shift: int) -> list[int]:
     return [position for position, span in spans.items() if max(start, span[0]) < min(end, span[1])]
 
 
-def analyze_pair(tokenizer: Any, pair: AnyPair, prompt_template: str = CODE) -> TokenizedPair:
+def analyze_pair(tokenizer: Tokenizer, pair: AnyPair, prompt_template: str = CODE) -> TokenizedPair:
     """Tokenize both programs of a pair and check that they can be patched into each other.
 
     Of texts that are no variable binding the roles of either are those of both, token by token; each stretch of tokens
@@ -175,7 +175,7 @@ def analyze_pair(tokenizer: Any, pair: AnyPair, prompt_template: str = CODE) -> 
 
 
 def pair_of(
-    tokenizer: Any, pair: AnyPair, original: TokenizedProgram, counterfactual: TokenizedProgram
+    tokenizer: Tokenizer, pair: AnyPair, original: TokenizedProgram, counterfactual: TokenizedProgram
 ) -> TokenizedPair:
     """The pair of two programs that are tokenized; raises PairError as :func:`analyze_pair`."""
     is_text = isinstance(pair, TextPair)
@@ -221,7 +221,7 @@ def _with_roles_of_both(
     )
 
 
-def _answer_tokens(tokenizer: Any, pair: AnyPair, original: TokenizedProgram) -> tuple[int, int]:
+def _answer_tokens(tokenizer: Tokenizer, pair: AnyPair, original: TokenizedProgram) -> tuple[int, int]:
     values = [str(pair.expected_counterfactual), str(pair.expected_original)]
     try:
         forms = answers.forms(tokenizer, original.prompt, original.token_ids, values)

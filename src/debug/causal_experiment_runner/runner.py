@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from itertools import chain, islice, product
-from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -19,13 +18,14 @@ from debug.causal_experiment_runner.stored_activations import StoredActivations
 from debug.causal_experiment_runner.writer import CellWriter, summary
 from debug.causal_map import ESTIMATED
 from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
-from debug.counterfactual import as_pair, make_pair
+from debug.counterfactual import PairLike, as_pair, make_pair
 from debug.engine import default_batch_tokens
 from debug.errors import InputError
 from debug.generators import search
+from debug.kinds import Argument, Json
 from debug.models import LoadedModel
 from debug.plan import Plan
-from debug.programs import AnyPair, ProgramError
+from debug.programs import ProgramError
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -88,14 +88,14 @@ class CausalExperimentRunner:
     def run_intervention_experiment(
         self,
         model_id: str | LoadedModel,
-        programs: Sequence[AnyPair | dict[str, Any] | str],
+        programs: Sequence[PairLike],
         intervention_type: str = "residual_stream",
         *,
         layers: Sequence[int] | None = None,
         positions: str | Sequence[str | int] = "all",
         name: str | None = None,
         tags: dict[str, str] | None = None,
-        **plan: Any,
+        **plan: Argument,
     ) -> CausalExperimentResult:
         """Patch these programs, each a pair, a dict of which only "original" is required, or a program's text.
 
@@ -109,21 +109,21 @@ class CausalExperimentRunner:
             InputError: an argument cannot be, or no pair was left to patch (the message has the reasons).
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        defaults: dict[str, Any] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
+        defaults: dict[str, Argument] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
         what = Plan(intervention_type, layers, positions, **(defaults | plan))
         return self.run_plan(model_id, programs, what, name=name, tags=tags)
 
     def run_plan(
         self,
         model_id: str | LoadedModel,
-        programs: Sequence[AnyPair | dict[str, Any] | str],
+        programs: Sequence[PairLike],
         plan: Plan,
         *,
         name: str | None = None,
         wanted: int | None = None,
-        params: dict[str, Any] | None = None,
+        params: dict[str, Json] | None = None,
         tags: dict[str, str] | None = None,
-        reference: Sequence[str | dict[str, Any]] | None = None,
+        reference: Sequence[str | dict[str, Json]] | None = None,
     ) -> CausalExperimentResult:
         """Patch these programs as a plan says, until ``wanted`` are used (None: all that can be).
 
@@ -154,7 +154,7 @@ class CausalExperimentRunner:
     def _results(
         self,
         model: LoadedModel,
-        pairs: Iterator[Any],
+        pairs: Iterator[PairLike],
         plan: Plan,
         wanted: int,
         max_tries: int,
@@ -183,11 +183,11 @@ class CausalExperimentRunner:
         study: RunWriter,
         model: LoadedModel,
         plan: Plan,
-        pairs: Iterator[Any],
+        pairs: Iterator[PairLike],
         wanted: int,
         max_tries: int,
-        params: dict[str, Any],
-        reference: Sequence[str | dict[str, Any]] | None = None,
+        params: dict[str, Json],
+        reference: Sequence[str | dict[str, Json]] | None = None,
     ) -> CellResult:
         """Stream the results of one cell into a child run."""
         asked = plan.prompt_template
@@ -243,18 +243,18 @@ class CausalExperimentRunner:
 
 def _reference(
     model: LoadedModel,
-    pairs: Iterator[Any],
+    pairs: Iterator[PairLike],
     plan: Plan,
     max_tries: int,
     batch_tokens: int,
-    texts: Sequence[str | dict[str, Any]] | None,
-) -> tuple[Reference, Iterator[Any]]:
+    texts: Sequence[str | dict[str, Json]] | None,
+) -> tuple[Reference, Iterator[PairLike]]:
     """A cell's reference set, from texts or from the first of its pairs; and all of its pairs."""
     if texts is not None:
         return Reference.of_texts(model, texts, plan, batch_tokens), pairs
-    seen: list[Any] = []
+    seen: list[PairLike] = []
 
-    def first() -> Iterator[Any]:
+    def first() -> Iterator[PairLike]:
         for pair in islice(pairs, max_tries):
             seen.append(pair)
             yield pair
@@ -262,7 +262,7 @@ def _reference(
     return Reference.found(model, first(), plan, batch_tokens), chain(seen, pairs)
 
 
-def _common_params(programs: Sequence[AnyPair | dict[str, Any] | str]) -> dict[str, Any]:
+def _common_params(programs: Sequence[PairLike]) -> dict[str, Json]:
     """hops and seq_len of programs that were given, where all have the same, else ``any``; the first one's seed."""
     pairs = []
     for program in programs:

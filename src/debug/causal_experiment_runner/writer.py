@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from debug import causal_visualization as charts
 from debug.causal_experiment_runner.results import CellResult
 from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, agreement_metrics
+from debug.kinds import Json
 from debug.programs import Answer, AnyPair
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunWriter
@@ -22,7 +22,7 @@ SHARD = 64  # pairs in one file of causal maps, or of activations
 class CellWriter:
     """Adds results to a cell's run as they come: maps and activations in shards, metrics and pictures at the end."""
 
-    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Any]) -> None:
+    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Json]) -> None:
         self.run, self.cell, self.params = run, cell, params
         self.mean = MeanOverPairs()
         self.pairs: list[AnyPair] = []
@@ -113,7 +113,7 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
     return metrics | of_mean, curves
 
 
-def summary(cell: CellResult) -> dict[str, Any]:
+def summary(cell: CellResult) -> dict[str, Json]:
     metrics, curves = _metrics(cell)
     peak = cell.mean and cell.mean.peak()
     found = peak if peak and peak.chosen.estimate > 0 else None
@@ -132,7 +132,7 @@ def summary(cell: CellResult) -> dict[str, Any]:
     }
 
 
-def _sample(result: PairResult) -> dict[str, Any]:
+def _sample(result: PairResult) -> dict[str, Json]:
     """The pair as a sample: the original program and what the model says to it, the counterfactual beside it."""
     pair, correct, answers = result.pair, result.correct, result.answers
     return {

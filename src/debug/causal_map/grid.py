@@ -6,13 +6,13 @@ import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
 from debug.errors import InputError
+from debug.kinds import Argument, Json
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 ROOT, FINAL = "ref_depth_1_rhs", "final"
@@ -196,7 +196,7 @@ class CausalMap:
         targets = [target for target, column in self.target_columns.items() if column in kept]
         rows = [list(self.targets).index(target) for target in targets]
 
-        def of(array: np.ndarray | None, indices: list[int], axis: int) -> Any:
+        def of(array: np.ndarray | None, indices: list[int], axis: int) -> np.ndarray | None:
             return None if array is None else array.take(indices, axis)
 
         return replace(
@@ -220,13 +220,13 @@ class CausalMap:
             return one.of(self)[..., list(self.targets).index(target)]
         return self.values(metric)[..., self.target_columns[target]]
 
-    def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    def to_tensors(self) -> tuple[dict[str, np.ndarray], dict[str, Json]]:
         """The arrays, and everything else as JSON values."""
         arrays = {name: array for name in ARRAYS if (array := getattr(self, name)) is not None}
         return arrays, {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ARRAYS}
 
     @classmethod
-    def from_tensors(cls, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> CausalMap:
+    def from_tensors(cls, arrays: dict[str, np.ndarray], header: dict[str, Json]) -> CausalMap:
         """Raises CausalMapError for whatever is missing or of the wrong type."""
         from debug.causal_map.header import Header  # here: pydantic
         from debug.records import validated
@@ -238,7 +238,7 @@ class CausalMap:
                 header["target_columns"] = {t: columns.index(sorted(at)) for t, at in header["targets"].items()}
         if "heads" not in header and getattr(arrays.get("top"), "ndim", 0) == 3:
             header["heads"] = [[head] for head in range(arrays["top"].shape[1])]
-        values: dict[str, Any] = {**validated(Header, header, CausalMapError), **arrays}
+        values: dict[str, Argument] = {**validated(Header, header, CausalMapError), **arrays}
         return cls(**values)
 
 

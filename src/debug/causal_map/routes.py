@@ -94,7 +94,9 @@ def hand_overs(
         return []
     chosen = success if few else {target: rows[::2] for target, rows in success.items()}
     measured = success if few else {target: rows[1::2] for target, rows in success.items()}
-    known: dict[str, Any] = {target: ~np.isnan(rows).all(axis=0) for target, rows in chosen.items()}
+    known: dict[str, Any] = {  # numpy types them as arrays or scalars
+        target: ~np.isnan(rows).all(axis=0) for target, rows in chosen.items()
+    }
     rates = {target: np.where(known[target], _nanmean(rows), -1.0) for target, rows in chosen.items()}
     route: list[str] = []
     for row in range(len(layers)):

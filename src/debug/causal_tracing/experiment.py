@@ -6,7 +6,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,14 +21,15 @@ from debug.causal_tracing.pairs import PairReader, PreparedPair, StoredRuns, as_
 from debug.causal_tracing.patching import patch
 from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
-from debug.counterfactual import as_pair
+from debug.counterfactual import PairLike, as_pair
 from debug.engine import SelfCheckError, default_batch_tokens
 from debug.engine.self_checks import Check, checks_of
 from debug.errors import InputError
+from debug.kinds import Argument
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import AnyPair, ProgramError
+from debug.programs import ProgramError
 from debug.token_analyzer import PairError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ WINDOW = 64  # pairs that are looked at together: those of one length share forw
 
 def trace_pairs(
     model: LoadedModel,
-    pairs: Iterable[AnyPair | dict[str, Any] | str],
+    pairs: Iterable[PairLike],
     plan: Plan,
     batch_tokens: int | None = None,
     stored: StoredRuns | None = None,
@@ -88,7 +88,7 @@ def trace_pairs(
 
 
 def _prepared(
-    reader: PairReader, window: Sequence[tuple[int, AnyPair | dict[str, Any] | str]], reference: Reference | None
+    reader: PairReader, window: Sequence[tuple[int, PairLike]], reference: Reference | None
 ) -> tuple[dict[int, PairResult], list[list[PreparedPair]]]:
     """Of numbered pairs those that cannot be used, with their reasons, by number; the others by the prompts' length."""
     done: dict[int, PairResult] = {}
@@ -176,7 +176,7 @@ def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
 
 def run_causal_tracing_experiment(
     model_id: str | LoadedModel,
-    programs: Sequence[AnyPair | dict[str, Any] | str],
+    programs: Sequence[PairLike],
     intervention_type: str = "residual_stream",
     intervention_layers: Sequence[int] | None = None,
     positions: str | Sequence[str | int] = "all",
@@ -185,7 +185,7 @@ def run_causal_tracing_experiment(
     dtype: str | None = None,
     device: str | None = None,
     batch_tokens: int | None = None,
-    **plan: Any,
+    **plan: Argument,
 ) -> CausalTracingResult:
     """Patch each pair's counterfactual activations into its clean forward pass, square by square; maps stay in memory.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from debug.causal_tracing.pairs import PairReader, PreparedPair
 from debug.causal_tracing.reference import Reference, recorded
 from debug.engine import Cut, Intervention, Site, forward_passes
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
 
@@ -112,7 +112,7 @@ class Group:
         rows += [] if self.given[number].stored else [len(self.given) + number]
         return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no forward pass
 
-    def said(self, number: int) -> dict[str, Any]:
+    def said(self, number: int) -> dict[str, Json]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
         one, tops = self.given[number], (self.tops[number], self.counterfactual(number)[1])
         answers = (self.model.tokenizer.decode([top]) for top in tops)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import chain, islice
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
 from debug.causal_tracing.columns import Columns, columns_of
 from debug.causal_tracing.results import PairResult
-from debug.counterfactual import as_pair, same_answer_program
+from debug.counterfactual import PairLike, as_pair, same_answer_program
 from debug.errors import InputError
 from debug.models import LoadedModel, VocabularyError
 from debug.plan import Plan
@@ -71,9 +71,7 @@ class PreparedPair(NamedTuple):
         return self.in_order(tops[0] == o, tops[1] == c)
 
 
-def as_written(
-    model: LoadedModel, plan: Plan, pairs: Iterable[AnyPair | dict[str, Any] | str]
-) -> tuple[Plan, Iterator[AnyPair | dict[str, Any] | str]]:
+def as_written(model: LoadedModel, plan: Plan, pairs: Iterable[PairLike]) -> tuple[Plan, Iterator[PairLike]]:
     """The plan with its prompts as they are run (:mod:`.answers`), decided on the first pairs; and all pairs.
 
     Without the template's final space, where that merges with an answer; with the white space that the model itself

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.pairs import PairReader, PreparedPair
-from debug.counterfactual import as_pair
+from debug.counterfactual import PairLike, as_pair
 from debug.engine import ForwardPasses, default_batch_tokens, forward_passes
+from debug.kinds import Json
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
-from debug.programs import AnyPair, AnyProgram, ProgramError, as_given, from_given
+from debug.programs import AnyProgram, ProgramError, as_given, from_given
 from debug.token_analyzer import PairError, TokenizedProgram
 
 REFERENCE = 64  # usable programs that means are over, and that partners are drawn from
@@ -52,9 +52,7 @@ class Reference:
         self._sums: dict[int, dict[str, list[Tensor]]] = {}
 
     @classmethod
-    def found(
-        cls, model: LoadedModel, pairs: Iterable[AnyPair | dict[str, Any] | str], plan: Plan, batch_tokens: int
-    ) -> Reference:
+    def found(cls, model: LoadedModel, pairs: Iterable[PairLike], plan: Plan, batch_tokens: int) -> Reference:
         """The originals of the first REFERENCE pairs that a plan's filters let through."""
         reader, stream, programs = PairReader(model, replace(plan, control=False)), iter(pairs), []
         while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
@@ -80,7 +78,7 @@ class Reference:
 
     @classmethod
     def of_texts(
-        cls, model: LoadedModel, texts: Iterable[str | dict[str, Any]], plan: Plan, batch_tokens: int
+        cls, model: LoadedModel, texts: Iterable[str | dict[str, Json]], plan: Plan, batch_tokens: int
     ) -> Reference:
         """The set of a logged run, from its programs' texts, or records.
 
@@ -92,7 +90,7 @@ class Reference:
         return cls(model, [(program, reader.tokenized(program)) for program in programs], plan, batch_tokens)
 
     @property
-    def texts(self) -> list[str | dict[str, Any]]:
+    def texts(self) -> list[str | dict[str, Json]]:
         """The programs as JSON values: :meth:`of_texts` takes them."""
         return [as_given(program) for program, _ in self.programs]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -131,7 +130,7 @@ def knockout_chart(mean: MeanCausalMap) -> Picture:
         for which, target in enumerate((name, name + RANDOM))
         if (value := mean[target]["answer_kept"][0]) is not None
     ]
-    numbers: dict[str, Any] = dict.fromkeys(("answer_kept", "ci_low", "ci_high"), pl.Float64)
+    numbers: dict[str, type[pl.Float64]] = dict.fromkeys(("answer_kept", "ci_low", "ci_high"), pl.Float64)
     x = alt.X("hypothesis:N", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(None)
     base = alt.Chart(pl.DataFrame(rows, schema_overrides=numbers)).encode(
         x=x,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import numpy as np
 import polars as pl
@@ -82,7 +80,9 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
     return _over_tokens(causal_map, frame, value, rows, heading(title))
 
 
-def _over_tokens(causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: Rows, title: Any) -> Picture:
+def _over_tokens(
+    causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: Rows, title: alt.TitleParams
+) -> Picture:
     """A heatmap of layers x token positions, with the prompt below it."""
     x = alt.X(
         "position:O",

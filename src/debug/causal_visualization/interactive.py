@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import altair as alt
 import polars as pl
@@ -10,15 +10,16 @@ import polars as pl
 from debug.causal_visualization.style import MOST_SVG_CELLS
 
 Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.ConcatChart | alt.VConcatChart
+_Chart = TypeVar("_Chart", bound=Chart)
 CHAIN, _OUTLINE = "#d55e00", "#009e73"
 
 
-def clickable(chart: Any, *fields: str) -> Any:
+def clickable(chart: _Chart, *fields: str) -> _Chart:
     """The chart with a selection named ``cell``: a click on a mark returns these fields of its row."""
     return chart.add_params(alt.selection_point(name="cell", fields=list(fields), on="click", clear=False))
 
 
-def outlined(chart: Any, **fields: Any) -> Any:
+def outlined(chart: Any, **fields: object) -> alt.LayerChart:  # a LayerChart, typed as one of several
     """A heatmap with one rectangle outlined, given by the fields of its two axes."""
     axes = chart.layer[0].encoding  # reuse the axes: new ones would be sorted differently
     cell = alt.Chart(pl.DataFrame({name: [value] for name, value in fields.items()}))
@@ -27,7 +28,7 @@ def outlined(chart: Any, **fields: Any) -> Any:
     )
 
 
-def quick(chart: Any, n_cells: int) -> Any:
+def quick(chart: _Chart, n_cells: int) -> _Chart:
     """The chart, drawn on a canvas where it has very many rectangles."""
     if n_cells <= MOST_SVG_CELLS:
         return chart

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import altair as alt
 import numpy as np
@@ -48,7 +47,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     ).fill_nan(None)
 
 
-def control_columns(name: str, value: Interval | None) -> dict[str, Any]:
+def control_columns(name: str, value: Interval | None) -> dict[str, float | str | None]:
     return {name: value and value.estimate, "control": str(value) if value else "no value"}
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import altair as alt
 import numpy as np
 import polars as pl
@@ -17,6 +15,7 @@ from debug.causal_visualization.style import (
     GREY,
     INK,
     MOST_SVG_CELLS,
+    Picture,
     Rows,
     axis_of,
     heading,
@@ -154,7 +153,7 @@ def _panel(
     title: str,
     scale: alt.Scale,
     percent: bool,
-) -> Any:
+) -> Picture:
     abreast, of_mean = len(columns) <= _MOST_ABREAST, set(frame["position"]) <= {-1}
     width = min(36, 285 // len(columns)) if abreast else max(8, min(15, 1000 // len(columns)))
     height = min(18, max(8, 420 // max(1, len(layers))))
@@ -222,7 +221,7 @@ def top_tokens(causal_map: CausalMap) -> Chart:
         scale=alt.Scale(domain=list(_WHOSE), range=list(_WHOSE.values())),
         legend=alt.Legend(orient="top", title=None),
     )
-    layers: list[Any] = [base.mark_rect().encode(color=colour)]
+    layers: list[alt.Chart] = [base.mark_rect().encode(color=colour)]
     if len(frame) <= MOST_SVG_CELLS:
         layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
     title = heading(f"top token of each patched run · pair {causal_map.pair}")

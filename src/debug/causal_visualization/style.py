@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import altair as alt
 import polars as pl
 
 from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, metric_of
+from debug.kinds import Argument, Json
 
 Picture = alt.LayerChart | alt.FacetChart
 Metric = str  # one of METRICS that the map has
@@ -32,7 +33,7 @@ def visible(text: str, longest: int = 40) -> str:
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def heading(text: str, **settings: Any) -> alt.TitleParams:
+def heading(text: str, **settings: Argument) -> alt.TitleParams:
     """A chart's title, close to the chart whatever offset the theme sets."""
     return alt.TitleParams(text, anchor="start", fontSize=13, offset=10, **settings)
 
@@ -54,7 +55,7 @@ def save_chart(chart: Picture, folder: Path, stem: str) -> list[Path]:
 class _ScriptSafeJSON(json.JSONEncoder):
     """JSON that is safe inside <script>: a token ``</script>`` would otherwise end the script and become HTML."""
 
-    def encode(self, o: Any) -> str:
+    def encode(self, o: object) -> str:
         return super().encode(o).replace("<", "\\u003c")
 
 
@@ -90,7 +91,7 @@ def _largest(frame: pl.DataFrame, metric: str) -> float:
     return float(frame[metric].abs().max() or 0.0)  # type: ignore[arg-type]  (a number, of polars' many kinds)
 
 
-def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Any]]:
+def tooltip_dicts(frame: pl.DataFrame) -> list[dict[str, Json]]:
     return [dict(tooltip.to_dict()) for tooltip in tooltip_of(frame)]  # type: ignore[call-overload]  (altair: a dict)
 
 
@@ -126,11 +127,11 @@ _TOOLTIPS = {
 def layer_axis(rows: Rows, layers: list[int] | None = None) -> alt.Y:
     """``layers``, from the top down, save the browser from finding and sorting them."""
     axis = axis_of(labelExpr=rows.label, labelOverlap=True)
-    order: dict[str, Any] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
+    order: dict[str, Argument] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
     return alt.Y("layer:O", axis=axis, **order).title("layer" if rows.window == 1 else "layers")
 
 
-def axis_of(**settings: Any) -> alt.Axis:
+def axis_of(**settings: Argument) -> alt.Axis:
     """An axis of a heatmap: labels close to it, whatever padding the theme sets."""
     near = {"labelAngle": 0, "labelPadding": 4, "labelFlush": False, "titlePadding": 6, "ticks": False, "domain": False}
     return alt.Axis(**(near | settings))

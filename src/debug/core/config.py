@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from itertools import combinations
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from debug.core.parsers import Parser, get_parser
 from debug.errors import InputError
 from debug.generators import FAMILIES, MAX_SEEDS, Generator, check_lengths, get_generator
+from debug.kinds import Argument, Json
 from debug.options import OneOf, check_choices
 from debug.prompts import REASONING, few_shot, get_prompt
 
@@ -84,7 +85,7 @@ class StudyConfig:
                 f"up to {last}, beyond {2**32}; ask for shorter programs, or begin at a smaller seed"
             )
 
-    def _set(self, name: str, value: Any) -> None:
+    def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
 
     def _check_integers(self, **least: int) -> None:
@@ -128,7 +129,7 @@ class StudyConfig:
         """What a reader must know who compares the cells: see :func:`shared_programs`."""
         return shared_programs((self.named_generator[0], *cell, self.first_seed(*cell)) for cell in self.cells)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The configuration as JSON values: functions by name, the template by name and text."""
         record = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "program_generator"}
         record = {name: list(value) if isinstance(value, tuple) else value for name, value in record.items()}
@@ -193,7 +194,7 @@ class ExperimentConfig(StudyConfig):
             return self.prompt[1]
         return few_shot(self.program_generator, seq_len, self.few_shot, template=self.prompt[1])
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         return super().to_record() | {"answer_parser": self.parser[0]}
 
 
@@ -209,7 +210,7 @@ def shared_programs(cells: Iterable[tuple[str, int | str | None, int | str, int]
     return None
 
 
-def _distinct(field: str, values: Any) -> tuple:
+def _distinct(field: str, values: object) -> tuple:
     if isinstance(values, str) or not isinstance(values, Sequence) or not values:
         raise InputError(f"{field} is {values!r}; expected a list of one or more")
     if any(value in values[:place] for place, value in enumerate(values)):
@@ -224,7 +225,7 @@ def quick_experiment(
     models: Sequence[str],
     num_seqs: int = 10,
     seq_lens: Sequence[int] = (5,),
-    **options: Any,
+    **options: Argument,
 ) -> ExperimentConfig:
     """An experiment in one call; ``options`` are the other fields of :class:`ExperimentConfig`.
 

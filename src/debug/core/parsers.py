@@ -47,7 +47,7 @@ def parse_last_boolean(completion: str) -> bool | None:
     return _value(reading.last(bool, completion))
 
 
-def _value(found: reading.Found | None) -> Any:
+def _value(found: reading.Found | None) -> Any:  # of the kind that was looked for
     return None if found is None else found.value
 
 
@@ -60,7 +60,7 @@ PARSERS: dict[str, Parser] = {
 }
 
 
-_READ: dict[Any, Callable[[str], reading.Found | None]] = {
+_READ: dict[Parser, Callable[[str], reading.Found | None]] = {
     parse_integer: partial(reading.first, int),
     parse_boolean: partial(reading.first, bool),
     parse_variable_binding: partial(reading.beginning, int),

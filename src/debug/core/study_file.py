@@ -16,12 +16,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from debug.core.config import TASKS, ExperimentConfig
 from debug.errors import DebugError, InputError
+from debug.kinds import Json
 
 _FIELDS = {field.name for field in fields(ExperimentConfig)} - {"name"}
 _KEYS = {"name", "defaults", "experiments"}
@@ -66,7 +66,7 @@ _LARGEST = 2**18  # bytes
 _MOST_VALUES = 100_000
 
 
-def _parsed(text: str) -> Any:
+def _parsed(text: str) -> Json:
     """YAML as data; JSON is YAML. Aliases are counted for what they stand for, before anything is made of them.
 
     Raises:
@@ -99,7 +99,7 @@ def _values(node: yaml.Node, known: dict[int, int]) -> int:
     return known[id(node)]
 
 
-def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) -> ExperimentConfig:
+def _config(where: str, name: str, defaults: dict[str, Json], experiment: Json) -> ExperimentConfig:
     if not isinstance(experiment, dict):
         raise StudyError(f"{where} is {experiment!r:.80}; expected fields: {', '.join(sorted(_FIELDS))}")
     values = defaults | experiment
@@ -114,5 +114,5 @@ def _config(where: str, name: str, defaults: dict[str, Any], experiment: Any) ->
         raise StudyError(f"{where}: {error}"[:1000]) from error
 
 
-def _shown(content: Any) -> str:
+def _shown(content: Json) -> str:
     return f"the keys {sorted(map(str, content))}"[:500] if isinstance(content, dict) else f"{content!r:.80}"

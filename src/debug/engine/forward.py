@@ -26,7 +26,6 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import psutil
 import torch
@@ -40,6 +39,7 @@ from debug.engine.packing import ROW_TOKENS, Packed, next_batch, pack, row_lengt
 from debug.engine.unpatched import ForwardPasses, SelfCheckError
 from debug.engine.writing import Hit, Tail
 from debug.errors import InputError
+from debug.kinds import Module
 from debug.models import LoadedModel, out_of_memory
 from debug.models.hook_points import COMPONENTS
 
@@ -231,7 +231,7 @@ def _lasts_suffice(model: LoadedModel, part: str, hits: Collection[tuple[str, in
     return not any(architecture.within(each, part) for each in inside)
 
 
-def _run_at_lasts(module: Any, shape: tuple[int, int], lasts: tuple[Tensor, ...]) -> None:
+def _run_at_lasts(module: Module, shape: tuple[int, int], lasts: tuple[Tensor, ...]) -> None:
     """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them.
 
     Inside a trace. ``shape`` is the batch's (row, token); ``lasts`` are the rows and tokens of those that predict.

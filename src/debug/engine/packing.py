@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from debug.engine.interventions import Intervention
 from debug.engine.unpatched import ForwardPasses
@@ -127,7 +127,7 @@ class Packed:
         """Positions of the clean prefix that some row reads."""
         return int(self.starts.max())
 
-    def mask(self, model: LoadedModel, device: torch.device) -> Any:
+    def mask(self, model: LoadedModel, device: torch.device) -> Float[Tensor, "row 1 query key"] | dict[str, Tensor]:
         own = (self.segments[:, :, None] == self.segments[:, None, :]) & (
             self.positions[:, None, :] <= self.positions[:, :, None]
         )

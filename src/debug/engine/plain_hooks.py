@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,6 +15,7 @@ from transformers import DynamicCache
 
 from debug.engine.interventions import Cut, Intervention, Site
 from debug.engine.unpatched import ForwardPasses
+from debug.kinds import Argument
 from debug.models import DTYPES, LoadedModel
 from debug.models.hook_points import COMPONENTS
 
@@ -61,7 +62,7 @@ def plain_logits(
                 stored = passes.activations[site.component][site.layer]
                 given = heard[at][rows[source]] if source in rows else stored[source]
                 patches[at].append(_Patch(number, site, given))
-    forward: dict[str, Any] = {}
+    forward: dict[str, Argument] = {}
     with model.evaluating(), ExitStack() as hooks:
         for (component, layer), of_place in patches.items():
             edit = partial(_patched, of_place, (len(interventions), passes.length), model.n_heads)
@@ -105,8 +106,8 @@ def _patched(patches: Sequence[_Patch], shape: tuple[int, int], n_heads: int, va
 
 
 def _without_edges(
-    cuts: Sequence[tuple[int, Cut]], n_rows: int, n_heads: int, _: Any, arguments: tuple, keywords: dict[str, Any]
-) -> tuple[tuple, dict[str, Any]]:
+    cuts: Sequence[tuple[int, Cut]], n_rows: int, n_heads: int, _: object, arguments: tuple, keywords: dict
+) -> tuple[tuple, dict]:
     """An attention block's arguments, their mask less the edges that each row (an intervention) of the batch cuts."""
     mask = keywords["attention_mask"].expand(n_rows, n_heads, -1, -1).clone()
     for row, cut in cuts:
@@ -185,7 +186,7 @@ def _noise(model: LoadedModel, passes: ForwardPasses, rows: Sequence[int]) -> fl
 def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """A plain torch hook where a component is; what ``edit`` returns, where it returns something, is put there."""
 
-    def into(_: Any, arguments: tuple, keywords: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+    def into(_: object, arguments: tuple, keywords: dict) -> tuple[tuple, dict] | None:
         if not arguments:
             name, value = next(iter(keywords.items()))
             new = edit(value)
@@ -193,7 +194,7 @@ def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor
         new = edit(arguments[0])
         return None if new is None else ((new, *arguments[1:]), keywords)
 
-    def out_of(_: Any, __: tuple, output: Any) -> Any:
+    def out_of(_: object, __: tuple, output: Tensor | tuple) -> Tensor | tuple | None:
         new = edit(output[0] if isinstance(output, tuple) else output)
         return (new, *output[1:]) if new is not None and isinstance(output, tuple) else new
 

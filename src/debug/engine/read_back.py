@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -69,10 +68,10 @@ class ReadBack:
         """Keep what the module at a place is given or gives."""
         (component, layer), model = place, self.model
 
-        def first_input(_: Any, arguments: tuple, keywords: dict[str, Any]) -> None:
+        def first_input(_: object, arguments: tuple, keywords: dict) -> None:
             heard.setdefault(place, arguments[0] if arguments else next(iter(keywords.values())))
 
-        def output(_: Any, __: tuple, value: Any) -> None:
+        def output(_: object, __: tuple, value: Tensor | tuple[Tensor, ...]) -> None:
             heard[place] = value[0] if isinstance(value, tuple) else value
 
         module = model.hook_point(component).module(layer)

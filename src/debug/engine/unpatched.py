@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from debug.errors import DebugError
+from debug.kinds import Traced
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
 
@@ -60,9 +61,9 @@ def forward_passes(
         needed.add("attention")  # what a layer goes on with, where a part of it is patched
     wanted = {name: model.hook_point(name) for name in COMPONENTS if name in needed}
     token_ids = token_ids.to(model.device)
-    cache: Any = DynamicCache()
+    cache: Any = DynamicCache()  # transformers types its keys and values as optional
     with model.trace(token_ids, past_key_values=cache, use_cache=True, logits_to_keep=1):
-        kept: Any = {name: [] for name in wanted}
+        kept: Traced = {name: [] for name in wanted}
         for layer in range(model.n_layers + 1):
             for name, point in wanted.items():
                 if layer < len(point):
@@ -85,7 +86,7 @@ def gradients(
     """
     token_ids, answers, point = token_ids.to(model.device), answers.to(model.device), model.hook_point(component)
     with torch.enable_grad(), model.trace(token_ids, use_cache=False, logits_to_keep=1):
-        kept: Any = []
+        kept: Traced = []
         model.residual[0].requires_grad_(True)  # weights of some models need no gradients
         for layer in range(len(point)):
             kept.append(point[layer])

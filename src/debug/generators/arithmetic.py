@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from debug.errors import InputError
 from debug.generators.base import check_lengths
+from debug.kinds import Json
 
 
 def make_range_program(seq_len: int, rng: np.random.RandomState) -> tuple[str, int]:
@@ -117,7 +116,7 @@ def make_integer_program(seq_len: int, rng: np.random.RandomState) -> tuple[str,
 
 def make_counterfactual_pair(
     seq_len: int, rng: np.random.RandomState, diverge_at: int | None = None
-) -> tuple[str, int, dict[str, Any]]:
+) -> tuple[str, int, dict[str, Json]]:
     """:func:`make_variable_increments`, with a counterfactual that adds another number at one line, and the values.
 
     Args:

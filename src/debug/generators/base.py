@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.programs import Answer
 
 Generator = Callable[..., tuple]
@@ -37,7 +37,7 @@ class GeneratedProgram:
     seq_len: int
     program: str
     answer: Answer
-    metadata: dict[str, Any] = field(default_factory=dict)
+    metadata: dict[str, Json] = field(default_factory=dict)
 
     @property
     def hops(self) -> int | None:

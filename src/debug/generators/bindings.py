@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import string
-from typing import Any
 
 import numpy as np
 
 from debug.generators.base import HopsNotAvailable, check_lengths
+from debug.kinds import Json
 from debug.programs import Program
 
 
 def make_variable_binding_program(
     seq_len: int, rng: np.random.RandomState, num_hops: int | None = None
-) -> tuple[str, int, dict[str, Any]]:
+) -> tuple[str, int, dict[str, Json]]:
     """Assignment lines and a query, as published: chains of references among distractor chains.
 
     Each line assigns a letter either a digit (with probability 0.3) or a variable assigned above it, drawn with
@@ -64,7 +64,7 @@ def _choice_by_depth(names: list[str], depths: dict[str, int], rng: np.random.Ra
     return str(rng.choice(names, p=weights / weights.sum()))
 
 
-def make_entity_tracking_program(seq_len: int, rng: np.random.RandomState) -> tuple[str, int, dict[str, Any]]:
+def make_entity_tracking_program(seq_len: int, rng: np.random.RandomState) -> tuple[str, int, dict[str, Json]]:
     """Two to four variables that are assigned again and again (``a = 3 / b = 5 / a = b / #b: ``); one is asked for.
 
     Each line assigns one of them a digit (with probability 0.7, and where no other has a value) or another's value.

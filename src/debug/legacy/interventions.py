@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Required
+from typing import Annotated, Required
 
 import numpy as np
 from pydantic import Field
@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from debug import causal_visualization as charts
 from debug.causal_map import LEGACY, CausalMap, MeanCausalMap, MeanOverPairs, save_maps
+from debug.kinds import Json
 from debug.legacy.source import (
     FIRST_DIGIT,
     MOST_CELLS,
@@ -67,8 +68,8 @@ _MEASURED = ("intervened_top_token", "success_rate", "normalized_logit_differenc
 class _Group:
     """The rows of one program: (layer, head or -1, position) -> row."""
 
-    first: dict[str, Any]
-    rows: dict[tuple[int, int, int], tuple[int, dict[str, Any]]] = field(default_factory=dict)
+    first: dict[str, Json]
+    rows: dict[tuple[int, int, int], tuple[int, dict[str, Json]]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     """Target as the file names it -> position."""
 
@@ -110,7 +111,7 @@ def read_maps(source: Source) -> list[LegacyCell]:
     return [_maps_cell(source, kind, list(of_type.values()), metadata) for (kind, _), of_type in groups.items()]
 
 
-def _maps_cell(source: Source, kind: str | None, groups: list[_Group], metadata: dict[str, Any]) -> LegacyCell:
+def _maps_cell(source: Source, kind: str | None, groups: list[_Group], metadata: dict[str, Json]) -> LegacyCell:
     layers, heads = (sorted({place[axis] for group in groups for place in group.rows}) for axis in (0, 1))
     pairs: list[ProgramPair] = []
     maps: list[CausalMap] = []
@@ -151,7 +152,7 @@ def _maps_cell(source: Source, kind: str | None, groups: list[_Group], metadata:
     return LegacyCell(name, params, lambda run: _write_maps(run, source, maps, pairs, params))
 
 
-def _pair(source: Source, index: int, row: dict[str, Any]) -> ProgramPair | None:
+def _pair(source: Source, index: int, row: dict[str, Json]) -> ProgramPair | None:
     if row["original_program"] is None or row["counterfactual_program"] is None:
         return None
     try:
@@ -246,7 +247,7 @@ def _answers(labels: list[str] | None, pair: ProgramPair | None, original_top: i
 
 
 def _write_maps(
-    run: RunWriter, source: Source, maps: list[CausalMap], pairs: list[ProgramPair], params: dict[str, Any]
+    run: RunWriter, source: Source, maps: list[CausalMap], pairs: list[ProgramPair], params: dict[str, Json]
 ) -> None:
     save_maps(run.folder / "causal_maps" / "00000.safetensors", maps)
     run.log_programs(pairs)
@@ -290,7 +291,7 @@ def _metrics(
     return metrics | of_mean, curves
 
 
-def _sample_of_pair(pair: ProgramPair) -> dict[str, Any]:
+def _sample_of_pair(pair: ProgramPair) -> dict[str, Json]:
     """The pair as a sample of which the model's answers were not recorded."""
     record = pair.to_record()
     return {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Required
+from typing import Required
 
 from typing_extensions import TypedDict
 
+from debug.kinds import Json
 from debug.legacy.source import NOT_RECORDED, LegacyCell, LegacyError, Problem, Source
 from debug.records import Answer, Boolean, Int64, Number, Text
 from debug.statistics import wilson
@@ -32,7 +33,7 @@ class _Summary(TypedDict, total=False):
 
 def read_samples(source: Source) -> list[LegacyCell]:
     """A cell for each model, hops (where they were recorded) and length."""
-    cells: dict[tuple[str, int | None, int], list[dict[str, Any]]] = {}
+    cells: dict[tuple[str, int | None, int], list[dict[str, Json]]] = {}
     experiments = set()
     for _, row in source.checked(_Sample):
         cells.setdefault((row["model_id"], row["query_hops"], row["seq_len"]), []).append(row)
@@ -45,7 +46,7 @@ def read_samples(source: Source) -> list[LegacyCell]:
     return [_samples_cell(source, *key, rows) for key, rows in cells.items()]
 
 
-def _check_summary(source: Source, rows: list[dict[str, Any]]) -> None:
+def _check_summary(source: Source, rows: list[dict[str, Json]]) -> None:
     summary = source.beside("summary.json", _Summary)
     accuracy = sum(row["correct"] for row in rows) / len(rows)
     for name, found in (("total_samples", len(rows)), ("overall_accuracy", accuracy)):
@@ -55,7 +56,9 @@ def _check_summary(source: Source, rows: list[dict[str, Any]]) -> None:
             source.problems.append(Problem(label, None, problem))
 
 
-def _samples_cell(source: Source, model: str, hops: int | None, seq_len: int, rows: list[dict[str, Any]]) -> LegacyCell:
+def _samples_cell(
+    source: Source, model: str, hops: int | None, seq_len: int, rows: list[dict[str, Json]]
+) -> LegacyCell:
     shown = "any" if hops is None else hops
     params = NOT_RECORDED | {"model": model, "hops": shown, "seq_len": seq_len, "num_seqs": len(rows)}
     name = f"{model} · {shown} hops · {seq_len} lines · imported"
@@ -71,7 +74,7 @@ def _samples_cell(source: Source, model: str, hops: int | None, seq_len: int, ro
     return LegacyCell(name, params, write)
 
 
-def _sample(row: dict[str, Any]) -> dict[str, Any]:
+def _sample(row: dict[str, Json]) -> dict[str, Json]:
     return {
         **dict.fromkeys(("seed", "prompt", "chain", "error")),
         "seq_len": row["seq_len"],

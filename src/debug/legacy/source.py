@@ -7,10 +7,10 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from debug import checks
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.provenance import text_digest
 from debug.records import validated
 from debug.tracking import RunWriter
@@ -68,7 +68,7 @@ class Source:
             [self.path.name, self.experiment, self.timestamp or "", self.model_folder or "", self.sha256()]
         )
 
-    def rows(self) -> list[Any]:
+    def rows(self) -> list[Json]:
         rows = checks.read_json(self.path, constants=True, largest=LARGEST_FILE)
         if not isinstance(rows, list):
             raise LegacyError(f"is {rows!r:.80}; expected a list of records")
@@ -76,7 +76,7 @@ class Source:
             raise LegacyError("is an empty list")
         return rows
 
-    def beside(self, name: str, kind: Any) -> dict[str, Any]:
+    def beside(self, name: str, kind: type) -> dict[str, Json]:
         """Those fields of another file in the same folder that are right; empty where it is not there or broken."""
         path = self.path.with_name(name)
         if not path.is_file() or not path.resolve().is_relative_to(self.root.resolve()):
@@ -98,7 +98,7 @@ class Source:
                     self.problems.append(Problem(label, None, str(error)))
         return found
 
-    def checked(self, kind: Any) -> Iterator[tuple[int, dict[str, Any]]]:
+    def checked(self, kind: type) -> Iterator[tuple[int, dict[str, Json]]]:
         """(index, record with every field of its type, null where it lacks it) of the rows that make sense."""
         for index, row in enumerate(self.rows()):
             try:
@@ -119,7 +119,7 @@ class Source:
 @dataclass(frozen=True)
 class LegacyCell:
     name: str
-    params: dict[str, Any]
+    params: dict[str, Json]
     write: Callable[[RunWriter], None]
 
 

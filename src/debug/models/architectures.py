@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+
+from debug.kinds import Module
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ ARCHITECTURES: dict[str, Architecture] = {
 Of a mixture of experts the MLP is the block as a whole; of a model that also sees pictures its text model is read."""
 
 
-def follow(start: Any, path: str) -> Any:
+def follow(start: Module, path: str) -> Module:
     for name in path.split(".") if path else ():
         start = getattr(start, name)
     return start

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from debug.errors import InputError
+from debug.kinds import Module, Traced
 from debug.models.architectures import follow
 
 if TYPE_CHECKING:
@@ -109,11 +110,11 @@ class HookPoint:
         """Layers; of the residual stream one more."""
         return self.model.n_layers + bool(self.component.above)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Traced]:
         """All layers' values, one after another."""
         return (self[layer] for layer in range(len(self)))
 
-    def __getitem__(self, layer: int) -> Any:  # a Tensor, to which nnsight gives a save()
+    def __getitem__(self, layer: int) -> Traced:
         return self._by_token(self.raw(layer), layer)
 
     def __setitem__(self, layer: int, value: Float[Tensor, "row token *width"]) -> None:
@@ -136,11 +137,11 @@ class HookPoint:
         value = envoy.input if self.component.side == "input" else envoy.output
         return value[0] if isinstance(value, tuple) else value
 
-    def envoy(self, layer: int) -> Any:
+    def envoy(self, layer: int) -> Module:
         """nnsight's handle on the module that the component is a side of."""
         return self._find(self.model.nnsight, layer)
 
-    def module(self, layer: int) -> Any:
+    def module(self, layer: int) -> Module:
         """The module itself."""
         return self._find(self.model.hf, layer)
 
@@ -151,7 +152,7 @@ class HookPoint:
             return getattr(architecture, self.component.above)
         return ".".join(filter(None, (architecture.layers, str(row), architecture.path(self.component.part))))
 
-    def _find(self, start: Any, layer: int) -> Any:
+    def _find(self, start: Module, layer: int) -> Module:
         row, architecture = self._row(layer), self.model.architecture
         if row == self.model.n_layers:
             return follow(start, getattr(architecture, self.component.above))

@@ -10,12 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from debug.kinds import Argument
 from debug.models.backends import check_quantization, dtype_and_device
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
@@ -86,7 +86,7 @@ def load_vllm(
     *,
     dtype: str | None = None,
     device: str | None = None,
-    engine_args: Mapping[str, Any] | None = None,
+    engine_args: Mapping[str, Argument] | None = None,
     trust_remote_code: bool = False,
 ) -> VllmModel:
     """The model of this id in vLLM, from the cache where it is there already. Starting one takes about a minute.
@@ -180,7 +180,7 @@ def unload_all() -> None:
 
 def _load(model_id: str, dtype: str, device: str, quantization: str | None, trust_remote_code: bool) -> LoadedModel:
     path, files = locate(model_id)
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code, **files}
+    options: dict[str, Argument] = {"trust_remote_code": trust_remote_code, **files}
     transformers_logging.disable_progress_bar()
     try:
         check_reachable(path)

@@ -8,7 +8,6 @@ import platform
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,6 +15,7 @@ from jinja2 import TemplateError
 from torch import Tensor
 
 from debug.errors import DebugError, InputError
+from debug.kinds import Tokenizer
 from debug.models.errors import PromptTooLong, VocabularyError
 from debug.models.replies import Completion, Scores
 from debug.prompts import answers as places
@@ -32,7 +32,7 @@ class AnswersPrompts:
     path: str
     dtype: str
     device: str
-    tokenizer: Any
+    tokenizer: Tokenizer
     backend: str
     files_digest: str | None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Bool, Float, Int
 from nnsight import TransformersModel
 from torch import Tensor
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedConfig
 from transformers.cache_utils import DynamicCache
 from transformers.generation.logits_process import LogitsProcessor, LogitsProcessorList
 from transformers.utils import logging as transformers_logging
 
 from debug.errors import InputError
+from debug.kinds import Argument, Module, Tokenizer, Traced
 from debug.models.architectures import ARCHITECTURES, Architecture, follow
 from debug.models.cpu import batch_attention
 from debug.models.cpu.packed_linear import PackedLinear
@@ -48,7 +49,7 @@ class LoadedModel(AnswersPrompts):
     dtype: str
     device: str
     nnsight: TransformersModel
-    tokenizer: Any
+    tokenizer: Tokenizer
     architecture: Architecture
     quantization: str | None = None
     files_digest: str | None = None
@@ -65,11 +66,11 @@ class LoadedModel(AnswersPrompts):
         return tokenization.end_tokens(self.tokenizer, self.hf.generation_config.eos_token_id)
 
     @property
-    def hf(self) -> Any:
+    def hf(self) -> Module:
         return self.nnsight._module
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Any:  # a PreTrainedConfig; which fields it has differs by architecture
         """Of the text model, where it is a part of a larger one."""
         return self.hf.config.get_text_config()
 
@@ -92,28 +93,28 @@ class LoadedModel(AnswersPrompts):
 
     # Envoys (nnsight's handles on modules), named alike for every architecture.
 
-    def layer(self, layer: int) -> Any:
+    def layer(self, layer: int) -> Module:
         return follow(self.nnsight, self.architecture.layers)[layer]
 
-    def attention(self, layer: int) -> Any:
+    def attention(self, layer: int) -> Module:
         return follow(self.layer(layer), self.architecture.attention)
 
-    def output_projection(self, layer: int) -> Any:
+    def output_projection(self, layer: int) -> Module:
         return follow(self.layer(layer), self.architecture.output_projection)
 
-    def mlp(self, layer: int) -> Any:
+    def mlp(self, layer: int) -> Module:
         return follow(self.layer(layer), self.architecture.mlp)
 
-    def part(self, layer: int, name: str) -> Any:
+    def part(self, layer: int, name: str) -> Module:
         """A part of a layer by its field of :class:`Architecture`."""
         return follow(self.layer(layer), self.architecture.path(name))
 
     @property
-    def final_norm(self) -> Any:
+    def final_norm(self) -> Module:
         return follow(self.nnsight, self.architecture.final_norm)
 
     @property
-    def unembedding(self) -> Any:
+    def unembedding(self) -> Module:
         return follow(self.nnsight, self.architecture.unembedding)
 
     # Hook points: read and write activations inside a trace, named and shaped alike for every architecture.
@@ -140,7 +141,7 @@ class LoadedModel(AnswersPrompts):
         return self.hook_point("mlp")
 
     @property
-    def logits(self) -> Any:  # a Tensor, to which nnsight gives a save()
+    def logits(self) -> Traced:
         """What the model gives, [row, token, vocabulary], inside a trace: ``model.logits.save()``."""
         return self.nnsight.output.logits
 
@@ -152,14 +153,14 @@ class LoadedModel(AnswersPrompts):
         """Rows and tokens of the batch that a layer was given last, where its modules are not all told them."""
         return follow(follow(self.hf, self.architecture.layers)[layer], self.architecture.unflattened).batch_shape
 
-    def trace(self, token_ids: Int[Tensor, "row token"], **forward: Any) -> Any:
+    def trace(self, token_ids: Int[Tensor, "row token"], **forward: Argument) -> AbstractContextManager[object]:
         """An nnsight trace whose forward pass gets these keywords as they are.
 
         nnsight's own way in takes a batch apart into prompts and puts it together again; packed rows with masks of
         their own, and a mask for each type of layer, do not survive that.
         """
 
-        def run(*_: Any, **__: Any) -> Any:
+        def run(*_: object, **__: object) -> object:
             with self.evaluating():
                 return self.hf(input_ids=token_ids.to(self.device), **forward)
 
@@ -215,8 +216,8 @@ class LoadedModel(AnswersPrompts):
         max_new_tokens: int,
         batch_size: int,
         watch: _FiniteLogits | None = None,
-        **options: Any,
-    ) -> Iterator[tuple[list[int], Int[Tensor, "row token"], Any]]:
+        **options: Argument,
+    ) -> Iterator[tuple[list[int], Int[Tensor, "row token"], Any]]:  # whose fields options ask for
         """What transformers generates, greedily, for left-padded batches of prompts of like length, longest first.
 
         The tokens with which all prompts begin (solved examples) are run once; batches start from their cached keys
@@ -326,7 +327,7 @@ class _FiniteLogits(LogitsProcessor):
         return torch.stack(self._finite).long().cumprod(0).sum(0).tolist()
 
 
-def rope_switch(config: Any) -> int | None:
+def rope_switch(config: PreTrainedConfig) -> int | None:
     """Tokens beyond which a model takes other rotary frequencies (``longrope``: Phi-3 with 128K); None for most."""
     parameters = getattr(config, "rope_parameters", None) or {}
     by_layer_type = [of for of in parameters.values() if isinstance(of, dict)]
@@ -338,10 +339,10 @@ def rope_switch(config: Any) -> int | None:
     return min(switches, default=None)
 
 
-def _tell_batch_shape(hf: Any, architecture: Architecture) -> None:
+def _tell_batch_shape(hf: Module, architecture: Architecture) -> None:
     """Have a module of each layer keep the rows and tokens that it was given last."""
 
-    def keep(module: Any, arguments: tuple[Tensor, ...]) -> None:
+    def keep(module: Module, arguments: tuple[Tensor, ...]) -> None:
         module.batch_shape = arguments[0].shape[:2]
 
     for module in (follow(layer, architecture.unflattened) for layer in follow(hf, architecture.layers)):
@@ -364,7 +365,7 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def wrap(hf: Any, tokenizer: Any, *, model_id: str, path: str = "", dtype: str = "float32") -> LoadedModel:
+def wrap(hf: Module, tokenizer: Tokenizer, *, model_id: str, path: str = "", dtype: str = "float32") -> LoadedModel:
     """A transformers model that is in memory already (a training step's, a test's), as a :class:`LoadedModel`.
 
     Raises:

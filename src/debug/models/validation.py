@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from debug.kinds import Traced
 from debug.models.hook_points import COMPONENTS, HookPoint
 from debug.models.numbers import SELF_CHECK_TOLERANCE, out_of_memory
 from debug.models.transformers_model import LoadedModel
@@ -68,7 +67,7 @@ def _read(
     model: LoadedModel, points: list[HookPoint], token_ids: Int[Tensor, "row token"]
 ) -> tuple[list[Shape], Float[Tensor, "row vocabulary"]]:
     with model.trace(token_ids, use_cache=False, logits_to_keep=1):
-        shapes: Any = []  # to which nnsight gives a save()
+        shapes: Traced = []
         for layer in range(model.n_layers + 1):
             for point in points:
                 if layer < len(point):

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from debug.kinds import Argument, Tokenizer
 from debug.models.backends import choose_backend
 from debug.models.errors import BackendMissing
 from debug.models.files import locate, name_of
@@ -35,8 +36,8 @@ class VllmModel(AnswersPrompts):
     path: str
     dtype: str
     device: str
-    llm: Any
-    tokenizer: Any
+    llm: Any  # vllm.LLM, imported only where one is started
+    tokenizer: Tokenizer
     ends: set[int]
     quantization: str | None = None
     files_digest: str | None = None
@@ -50,7 +51,7 @@ class VllmModel(AnswersPrompts):
     def end_tokens(self) -> set[int]:
         return self.ends
 
-    def _run(self, prompts: list[tuple[int, list[int]]], sampling: list[dict]) -> Iterator[tuple[int, Any]]:
+    def _run(self, prompts: list[tuple[int, list[int]]], sampling: list[dict]) -> Iterator[tuple[int, Any]]:  # vLLM's
         from vllm import SamplingParams
 
         outputs = self.llm.generate(
@@ -78,12 +79,14 @@ class VllmModel(AnswersPrompts):
             yield index, torch.tensor([output.logprobs[0][token].logprob for token in tokens[index]])
 
 
-def start_vllm(model_id: str, dtype: str, device: str, arguments: dict[str, Any], trust_remote_code: bool) -> VllmModel:
+def start_vllm(
+    model_id: str, dtype: str, device: str, arguments: dict[str, Argument], trust_remote_code: bool
+) -> VllmModel:
     choose_backend("vllm")
     path, files = locate(model_id)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    defaults: dict[str, Any] = {"enable_prefix_caching": True, "seed": 0}
+    defaults: dict[str, Argument] = {"enable_prefix_caching": True, "seed": 0}
     if device == "cpu":
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # a process of its own brings nothing here

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 
+from debug.kinds import Argument, Module
 from debug.models.errors import WeightsMismatch
 from debug.models.transformers_model import quiet_transformers
 
@@ -16,7 +17,7 @@ _OLD_BUFFERS = re.compile(r"\.(masked_bias|inv_freq|version)$")
 """What files of older versions of transformers hold and no model needs."""
 
 
-def from_files(kind: Any, path: str | Path, **options: Any) -> Any:
+def from_files(kind: Any, path: str | Path, **options: Argument) -> Module:  # an auto class, or a model's own
     """A transformers module with the weights of its files and no others, in memory of its own.
 
     transformers fills in what files lack with random numbers and leaves out what it does not know, each with a log

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 
 from debug import causal_visualization as charts
 from debug.core import ExperimentConfig
+from debug.kinds import Argument, Json
 from debug.models import LoadedModel
 from debug.models.heuristics import HEURISTICS, PREFIX
 from debug.paper.claims import SOLVED, every, surely_above
@@ -19,7 +18,7 @@ from debug.statistics import Interval, wilson
 
 def report_accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     what = page.what
-    asked: dict[str, Any] = {
+    asked: dict[str, Argument] = {
         "name": EXPERIMENT,
         "prompt_template": what.prompt_template,
         "program_generator": "variable_binding",
@@ -68,7 +67,7 @@ def report_accuracy(page: Page, model: LoadedModel) -> ExperimentResult:
     return result
 
 
-def _accuracy_table(page: Page, rows: list[dict[str, Any]], by: str) -> None:
+def _accuracy_table(page: Page, rows: list[dict[str, Json]], by: str) -> None:
     labels = list(dict.fromkeys(row["label"] for row in rows))
     at = {(row[by], row["label"]): row for row in rows}
     header = ["hops" if by == "hops" else "lines", *(plain(label) for label in labels)]

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
-from typing import Any
 
 import polars as pl
 from tqdm.auto import tqdm
@@ -20,6 +19,7 @@ from debug.core import ExperimentConfig
 from debug.counterfactual import make_pair
 from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
+from debug.kinds import Argument, Json
 from debug.paper.claims import ANSWERS, Claim, every, surely_above
 from debug.paper.reproduction import Reproduction
 from debug.plan import Plan
@@ -77,7 +77,7 @@ class Page:
         self.run.adopt(result.run_id)
         return result
 
-    def patched(self, hops: Sequence[int], intervention_type: str, **plan: Any) -> dict[int, CellResult]:
+    def patched(self, hops: Sequence[int], intervention_type: str, **plan: Argument) -> dict[int, CellResult]:
         """A causal run per number of hops, on the same pairs; runs that failed are named on the page and excluded."""
         what, cells = self.what, {}
         runner = CausalExperimentRunner(self.store.uri, dtype=self.dtype, device=self.device)
@@ -147,11 +147,11 @@ def plain(text: str | None) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|&~])", r"\\\1", " ".join((text or "").split()))
 
 
-def accuracy_of(row: dict[str, Any]) -> Interval:
+def accuracy_of(row: dict[str, Json]) -> Interval:
     return Interval(row["accuracy"], row["accuracy_ci_low"], row["accuracy_ci_high"], row["num_samples"], True)
 
 
-def chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+def chart_frame(rows: list[dict[str, Json]]) -> pl.DataFrame:
     named = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_high": "ci_high", "num_samples": "n"}
     frame = pl.DataFrame(rows, infer_schema_length=None).rename(named)
     return frame.select(pl.col("label").alias("model"), "hops", "seq_len", *named.values())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
+from debug.kinds import Json
 from debug.programs.binding import Program, VariableChain
 from debug.programs.texts import Answer, ProgramError, TextProgram
 
@@ -35,7 +36,7 @@ class Pair(Generic[P]):
     def expected_counterfactual(self) -> Answer:
         return self.counterfactual.answer
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :func:`pair_from_record` reads it back."""
         return {
             "seed": self.seed,
@@ -79,12 +80,12 @@ class ProgramPair(Pair[Program]):
         """The pair with its two programs exchanged: activations then move from the original into the counterfactual."""
         return ProgramPair(self.counterfactual, self.original, self.seed)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
         return super().to_record() | {"variable_chain": list(self.variable_chain.names)}
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> ProgramPair:
+    def from_record(cls, record: dict[str, Json]) -> ProgramPair:
         """A pair from :meth:`to_record`'s dict or a user's own; only ``original`` and ``counterfactual`` are read,
         the other fields are checked against what the programs say.
 
@@ -118,20 +119,20 @@ class TextPair(Pair[TextProgram]):
         """The pair with its two texts exchanged."""
         return TextPair(self.counterfactual, self.original, self.seed)
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
         spans = (program.to_record()["spans"] for program in self.programs)
         return super().to_record() | dict(zip(_SPANS, spans, strict=True))
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> TextPair:
+    def from_record(cls, record: dict[str, Json]) -> TextPair:
         """A pair of the two texts, both answers, and perhaps ``spans`` of the original and ``counterfactual_spans``.
 
         Raises:
             ProgramError: a field is missing or cannot be.
         """
         original, counterfactual, seed = _fields(record)
-        expected: list[Any] = [record.get(field) for field in ("expected_original", "expected_counterfactual")]
+        expected: list[Json] = [record.get(field) for field in ("expected_original", "expected_counterfactual")]
         if None in expected:
             raise ProgramError(
                 "a pair of texts needs the answers 'expected_original' and 'expected_counterfactual', given fields: "
@@ -142,12 +143,12 @@ class TextPair(Pair[TextProgram]):
         return cls(*programs, seed=seed)
 
 
-def as_given(program: AnyProgram) -> str | dict[str, Any]:
+def as_given(program: AnyProgram) -> str | dict[str, Json]:
     """A program as JSON values, for :func:`from_given`: of variable binding its text, else a record."""
     return program.to_record() if isinstance(program, TextProgram) else program.text
 
 
-def from_given(program: str | dict[str, Any]) -> AnyProgram:
+def from_given(program: str | dict[str, Json]) -> AnyProgram:
     """Raises ProgramError as :meth:`Program.parse` and :meth:`TextProgram.from_record`."""
     return Program.parse(program) if isinstance(program, str) else TextProgram.from_record(program)
 
@@ -156,7 +157,7 @@ AnyPair = ProgramPair | TextPair
 _SPANS = ("spans", "counterfactual_spans")
 
 
-def pair_from_record(record: dict[str, Any]) -> AnyPair:
+def pair_from_record(record: dict[str, Json]) -> AnyPair:
     """A pair of any texts where the record has ``spans``, or both answers and texts that are no variable binding; else
     one of variable binding.
 
@@ -176,7 +177,7 @@ def pair_from_record(record: dict[str, Any]) -> AnyPair:
     return TextPair.from_record(record)
 
 
-def _fields(record: dict[str, Any]) -> tuple[str, str, int | None]:
+def _fields(record: dict[str, Json]) -> tuple[str, str, int | None]:
     if not isinstance(record, dict):
         raise ProgramError(f"a pair is a record of fields, given: {record!r:.80}")
     original, counterfactual, seed = (record.get(field) for field in ("original", "counterfactual", "seed"))

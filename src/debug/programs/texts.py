@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import ItemsView, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from debug import checks
 from debug.errors import InputError
+from debug.kinds import Json
 
 Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
 Answer = int | str | bool
@@ -49,7 +49,7 @@ class TextProgram:
             object.__setattr__(self, "answer", self.answer.strip())
         object.__setattr__(self, "spans", {name: self._span(name, span) for name, span in _items(self.spans)})
 
-    def _span(self, name: Any, span: Any) -> Span:
+    def _span(self, name: object, span: Json) -> Span:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
             raise ProgramError(
                 f"{checks.shown(name)} cannot name a span; expected letters, digits, '_', '.' and '-', a letter first, "
@@ -96,7 +96,7 @@ class TextProgram:
         """Its number of lines."""
         return len(self.text.rstrip("\n").split("\n"))
 
-    def to_record(self) -> dict[str, Any]:
+    def to_record(self) -> dict[str, Json]:
         """The text as JSON values; :meth:`from_record` reads it back."""
         return {
             "text": self.text,
@@ -105,7 +105,7 @@ class TextProgram:
         }
 
     @classmethod
-    def from_record(cls, record: dict[str, Any]) -> TextProgram:
+    def from_record(cls, record: dict[str, Json]) -> TextProgram:
         """Raises ProgramError as the class, and where a field is missing."""
         if not isinstance(record, dict) or not {"text", "answer"} <= record.keys():
             raise ProgramError(
@@ -114,7 +114,7 @@ class TextProgram:
         return cls(record["text"], record["answer"], record.get("spans") or {})
 
 
-def _items(spans: Any) -> Any:
+def _items(spans: object) -> ItemsView[object, Json]:
     if not isinstance(spans, Mapping):
         raise ProgramError(f"spans is {checks.shown(spans)}; expected names with [start, end], in characters")
     return spans.items()

@@ -24,11 +24,17 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice, takewhile
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from debug.errors import InputError
+from debug.kinds import Tokenizer
 from debug.prompts import tokenization
 from debug.prompts.templates import fill, get_prompt, without_final_space
+
+if TYPE_CHECKING:
+    from debug.models import LoadedModel
+    from debug.programs import AnyPair
+    from debug.token_analyzer import TokenizedProgram
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +54,7 @@ class Form(NamedTuple):
     """Of each answer, the token behind the lead; of some answers the same."""
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
+def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
     """The tokens of a text as a model reads it; none where it has no token for part of it."""
     try:
         return tokenization.read(tokenizer, text).token_ids
@@ -56,7 +62,7 @@ def token_ids(tokenizer: Any, text: str) -> list[int]:
         return []
 
 
-def forms(tokenizer: Any, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
+def forms(tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
     """The ways in which a tokenizer lets these answers follow a prompt: with a space first, then without.
 
     Raises:
@@ -82,7 +88,7 @@ def forms(tokenizer: Any, prompt: str, prompt_ids: Sequence[int], answers: Seque
     return found
 
 
-def suited(tokenizer: Any, template: str, program: str, answers: Sequence[str]) -> str:
+def suited(tokenizer: Tokenizer, template: str, program: str, answers: Sequence[str]) -> str:
     """The text of the template without its final space, where that is one token with what follows; else as it is.
 
     Args:
@@ -112,26 +118,26 @@ def _say(what: str) -> None:
     logger.info("%s", what)
 
 
-def _merges(tokenizer: Any, prompt: str, answers: Sequence[str]) -> bool:
+def _merges(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> bool:
     """Whether a prompt's tokens are others when one of the answers follows; no text without a token merges."""
     ids = token_ids(tokenizer, prompt)
     behind = [token_ids(tokenizer, f"{prompt}{answer}") for answer in answers]
     return any(found and found[: len(ids)] != ids for found in behind)
 
 
-def written(model: Any, prompts: Sequence[str]) -> list[list[int]]:
+def written(model: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
     """The first tokens that a model (:class:`debug.models.LoadedModel`) writes, greedily, behind each prompt."""
     return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
 
 
-def of_pair(pair: Any) -> tuple[str, ...]:
+def of_pair(pair: AnyPair) -> tuple[str, ...]:
     """The answers that can be expected of a pair (:class:`debug.programs.Pair`): its two, where they are texts; none
     where they are numbers, for then all numbers can."""
     answers = (pair.expected_original, pair.expected_counterfactual)
     return () if all(type(answer) is int for answer in answers) else tuple(map(str, answers))
 
 
-def lead(model: Any, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
+def lead(model: LoadedModel, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
     """The white space that a model writes, as tokens of its own, before most of its answers to these prompts, each of
     which stands with its answers' texts (none: numbers).
 
@@ -154,8 +160,8 @@ def lead(model: Any, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
 
 
 def agreed(
-    tokenizer: Any,
-    prompt: Any,
+    tokenizer: Tokenizer,
+    prompt: TokenizedProgram,
     lead: str,
     both: Sequence[str],
     written: Sequence[Sequence[int]],
@@ -199,7 +205,7 @@ def _is_answer(text: str, values: Sequence[str]) -> bool:
     return any(says(text, value, values) for value in values) if values else _ANSWER.match(text) is not None
 
 
-def _white_space(tokenizer: Any, tokens: Sequence[int]) -> list[int]:
+def _white_space(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
     """The tokens of white space that these begin with."""
     special = set(tokenizer.all_special_ids)
     return list(takewhile(lambda token: token not in special and not tokenizer.decode([token]).strip(), tokens))

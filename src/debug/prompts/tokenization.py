@@ -6,7 +6,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
+
+from debug.kinds import Tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +27,7 @@ class Reading(NamedTuple):
     """Of each token: whether the tokenizer put it there, and nothing in the text did."""
 
 
-def read(tokenizer: Any, text: str, *, rendered: bool = False) -> Reading:
+def read(tokenizer: Tokenizer, text: str, *, rendered: bool = False) -> Reading:
     """The tokens of a text behind which a model goes on writing.
 
     End tokens behind the text are dropped, whether the tokenizer appends them or the text closes with them: behind
@@ -64,7 +66,7 @@ def _say(what: str) -> None:
     logger.warning("%s; it is left out", what)
 
 
-def appended(tokenizer: Any) -> str | None:
+def appended(tokenizer: Tokenizer) -> str | None:
     """What a tokenizer puts behind every text, as its name says, and :func:`read` drops; None for most."""
     try:
         encoding = tokenizer(_PROBE, return_special_tokens_mask=True, verbose=False)
@@ -75,13 +77,13 @@ def appended(tokenizer: Any) -> str | None:
     return "".join(tokenizer.convert_ids_to_tokens(token_ids[behind:])) or None
 
 
-def end_tokens(tokenizer: Any, configured: int | Iterable[int] | None) -> set[int]:
+def end_tokens(tokenizer: Tokenizer, configured: int | Iterable[int] | None) -> set[int]:
     """Tokens that end a text: those of the generation configuration, the tokenizer's own, and the chat template's."""
     ends = {configured} if isinstance(configured, int) else {*(configured or ())}
     return {*ends, tokenizer.eos_token_id, turn_end(tokenizer)} - {None}
 
 
-def turn_end(tokenizer: Any) -> int | None:
+def turn_end(tokenizer: Tokenizer) -> int | None:
     """The token that the chat template writes right behind what the assistant says; None where that is no token of its
     own, or there is no template.
 

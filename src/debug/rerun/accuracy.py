@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from debug import models
 from debug.core import ExperimentConfig
-from debug.generators import GENERATORS, GeneratedProgram
+from debug.generators import GENERATORS, GeneratedProgram, Generator
+from debug.kinds import Argument, Json
 from debug.rerun.config import build
 from debug.rerun.verdict import DIFFERENT, IDENTICAL, WITHIN, RerunError
 from debug.runner import ExperimentRunner
 from debug.tracking import LoggedRun, TrackingError
+
+_T = TypeVar("_T")
 
 
 def repeat_accuracy(
@@ -23,7 +26,7 @@ def repeat_accuracy(
     model: str,
     where: dict[str, str | None],
     chosen: Sequence[int] | None,
-    changes: dict[str, Any],
+    changes: dict[str, Argument],
     tags: dict[str, str],
 ) -> str:
     if "config.json" in cell.artifacts():
@@ -65,7 +68,7 @@ def repeat_accuracy(
     return next(iter(result.cell_run_ids.values()))
 
 
-RUNNER: dict[str, Callable[[Any], bool]] = {
+RUNNER: dict[str, Callable[[Json], bool]] = {
     "batch_size": lambda value: type(value) is int and value > 0,
     "backend": lambda value: value in ("transformers", "vllm"),
     "quantization": lambda value: value is None or value in models.QUANTIZATIONS,
@@ -81,7 +84,7 @@ _ENGINE_ARGS = {
 """Arguments of vLLM's that are taken from a log; others name code, files and models, which a log must not choose."""
 
 
-def _how(cell: LoggedRun, config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+def _how(cell: LoggedRun, config: Mapping[str, Json], changes: Mapping[str, Argument]) -> dict[str, Argument]:
     """The runner's arguments as logged, those that are changed left to the caller; runs of before have fewer."""
     how = {name: config[name] for name in RUNNER.keys() - changes.keys() if name in config}
     for name, value in how.items():
@@ -100,10 +103,10 @@ def _how(cell: LoggedRun, config: Mapping[str, Any], changes: Mapping[str, Any])
     return how
 
 
-def _logged_programs(name: str) -> Callable[..., Any]:
+def _logged_programs(name: str) -> Generator:
     """A generator in name only: the programs are the logged ones, and only solved examples are drawn anew."""
 
-    def generator(seq_len: int, rng: Any, num_hops: int | None = None) -> tuple[str, int]:
+    def generator(seq_len: int, rng: np.random.RandomState, num_hops: int | None = None) -> tuple[str, int]:
         raise RerunError("its solved examples need that function again; give it as program_generator")
 
     generator.__name__ = name
@@ -141,13 +144,13 @@ def compare_samples(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
     return (WITHIN if moved[worst] <= tolerance else DIFFERENT), [same, finding]
 
 
-def _probability(record: Mapping[str, Any]) -> float:
+def _probability(record: Mapping[str, Json]) -> float:
     """The right answer's, of a run that was scored by logits; 1 in others, whose completions say everything."""
     value = record.get("answer_probability")
     return value if isinstance(value, float) and 0 < value <= 1 else 1.0
 
 
-def value_of(param: str) -> Any:
+def value_of(param: str) -> Json:
     """A logged parameter as the value that it was; texts as they are."""
     try:
         return json.loads(param)
@@ -155,7 +158,7 @@ def value_of(param: str) -> Any:
         return param
 
 
-def chosen_of(cell: LoggedRun, items: Sequence[Any], numbers: Sequence[int] | None) -> Sequence[Any]:
+def chosen_of(cell: LoggedRun, items: Sequence[_T], numbers: Sequence[int] | None) -> Sequence[_T]:
     if numbers is None:
         return items
     if bad := [number for number in numbers if not 0 <= number < len(items)]:

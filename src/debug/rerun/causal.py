@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any
+from typing import SupportsInt
 
 import numpy as np
 
 from debug import models
 from debug.causal_experiment_runner import CausalExperimentRunner
 from debug.causal_map import CausalMap
+from debug.counterfactual import PairLike
+from debug.kinds import Argument, Json
 from debug.plan import Plan
 from debug.rerun.accuracy import chosen_of, value_of
 from debug.rerun.config import build, model_of
@@ -23,7 +25,7 @@ def repeat_causal(
     model: str,
     where: dict[str, str | None],
     chosen: Sequence[int] | None,
-    changes: dict[str, Any],
+    changes: dict[str, Argument],
     tags: dict[str, str],
 ) -> str:
     config = _causal_config(cell)
@@ -35,7 +37,7 @@ def repeat_causal(
         if name in params and type(params[name]) is not int and (name, params[name]) != ("seed", None):
             raise TrackingError(f"run {cell.run_id}: param {name!r} is {params[name]!r:.80}; expected an integer")
     if changes or chosen is not None:
-        programs: Sequence[Any] = chosen_of(cell, cell.pairs, chosen)
+        programs: Sequence[PairLike] = chosen_of(cell, cell.pairs, chosen)
         params |= {"num_seqs": len(programs)}
         wanted = len(programs)
     else:
@@ -59,7 +61,7 @@ def repeat_causal(
 _OF_PROGRAMS = ("generator", "hops", "seq_len", "seed", "num_seqs")
 
 
-def _causal_config(cell: LoggedRun) -> dict[str, Any]:
+def _causal_config(cell: LoggedRun) -> dict[str, Json]:
     """Plan, number of pairs wanted and batch size; runs of before 2 hold the plan in their study's configuration."""
     if "config.json" in cell.artifacts():
         config = cell.config
@@ -70,7 +72,7 @@ def _causal_config(cell: LoggedRun) -> dict[str, Any]:
     else:
         raise RerunError(f"run {cell.run_id} has no config.json that says how it was made")
     config = {"wanted": value_of(cell.params.get("num_seqs", "null")), "batch_tokens": None} | config
-    checks: dict[str, Callable[[Any], bool]] = {
+    checks: dict[str, Callable[[Json], bool]] = {
         "plan": lambda value: isinstance(value, dict),
         "wanted": lambda value: type(value) is int and value > 0,
         "batch_tokens": lambda value: value is None or (type(value) is int and value > 0),
@@ -81,7 +83,7 @@ def _causal_config(cell: LoggedRun) -> dict[str, Any]:
     return config
 
 
-def _given(record: Mapping[str, Any]) -> dict[str, Any] | str:
+def _given(record: Mapping[str, Json]) -> dict[str, Json] | str:
     """The pair of a sample; one that never was a program is skipped again, as nothing."""
     if record["program"] is None:
         return ""
@@ -141,7 +143,7 @@ def _flipped(then: np.ndarray, now: np.ndarray, one: CausalMap, other: CausalMap
     return np.any([(then == was) != (now == became) for was, became in pairs], axis=0)
 
 
-def _cell(causal_map: CausalMap, place: Sequence[Any]) -> str:
+def _cell(causal_map: CausalMap, place: Iterable[SupportsInt]) -> str:
     row, *head, column = (int(index) for index in place)
     positions = causal_map.columns[column]
     tokens = ", ".join(f"{position} {causal_map.tokens[position]!r}" for position in positions)

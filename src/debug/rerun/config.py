@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from debug import models
+from debug.core import ExperimentConfig
 from debug.errors import DebugError
+from debug.kinds import Argument, Json
+from debug.plan import Plan
 from debug.rerun.verdict import RerunError
 from debug.tracking import LoggedRun, TrackingError
 
+_Config = TypeVar("_Config", Plan, ExperimentConfig)
 
-def build(cell: LoggedRun, kind: type, logged: Mapping[str, Any], changes: Mapping[str, Any]) -> Any:
+
+def build(cell: LoggedRun, kind: type[_Config], logged: Mapping[str, Json], changes: Mapping[str, Argument]) -> _Config:
     """A plan or a configuration from what was logged of it, with some fields changed."""
     known = [field.name for field in fields(kind)]
     if unknown := sorted(changes.keys() - set(known)):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 
+from debug.kinds import Argument
 from debug.provenance import differences
 from debug.rerun.accuracy import RUNNER, compare_samples, repeat_accuracy
 from debug.rerun.causal import compare_maps, repeat_causal
@@ -24,7 +24,7 @@ def rerun(
     dtype: str | None = None,
     device: str | None = None,
     pairs: Sequence[int] | None = None,
-    **changes: Any,
+    **changes: Argument,
 ) -> list[Rerun]:
     """Repeat a logged causal or accuracy run, each cell of it where it is a study.
 
@@ -61,7 +61,7 @@ def _rerun_cell(
     dtype: str | None,
     device: str | None,
     pairs: Sequence[int] | None,
-    changes: dict[str, Any],
+    changes: dict[str, Argument],
 ) -> Rerun:
     named = {"model": model, "dtype": dtype, "device": device, "pairs": pairs and list(pairs)}
     asked = {name: value for name, value in named.items() if value is not None} | changes

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from debug.causal_map import MeanOverPairs
 from debug.errors import InputError
@@ -63,7 +62,7 @@ _RATES = (
 
 
 def measured_otherwise(
-    asked: Mapping[str, Any], old: LoggedRun, new: LoggedRun, pairs: Sequence[int] | None
+    asked: Mapping[str, object], old: LoggedRun, new: LoggedRun, pairs: Sequence[int] | None
 ) -> list[str]:
     """The changed settings, and each metric before and after, on the same pairs where the re-run is limited to some."""
     lines = []
@@ -107,5 +106,5 @@ def _metrics_of(run: LoggedRun, numbers: Sequence[int]) -> dict[str, float]:
     return {name: value for name, value in found.items() if value is not None} | {"pairs_used": len(numbers)}
 
 
-def name_of(value: Any) -> str:
+def name_of(value: object) -> str:
     return getattr(value, "__name__", str(value))

@@ -7,13 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
 
 from debug import generators, models, tracking
 from debug.core import parse_answer
 from debug.counterfactual import make_pair
+from debug.kinds import Json
 from debug.models import heuristics
 from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
@@ -111,7 +112,7 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
     return found
 
 
-def _summary(found: RobustSeeds) -> dict[str, Any]:
+def _summary(found: RobustSeeds) -> dict[str, Json]:
     names = ("hops", "seq_len", "wanted", "seeds", "tried", "all_incorrect", "run_id")
     return {name: getattr(found, name) for name in names}
 
@@ -161,7 +162,7 @@ def _pairs(search: RobustSearch, hops: int | None, seq_len: int, template: str) 
 
 def _ask(
     search: RobustSearch, loaded: list[Model], pairs: list[ProgramPair], template: str, batch_size: int
-) -> list[dict[str, Any]]:
+) -> list[dict[str, Json]]:
     """A record of each pair: the answers of the models up to the first that fails it, the last of them in full."""
     records = []
     for pair in pairs:

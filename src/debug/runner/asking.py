@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from debug.core import ExperimentConfig, cut_off, parse_answer
 from debug.errors import DebugError
 from debug.generators import GeneratedProgram
+from debug.kinds import Json
 from debug.models.heuristics import Heuristic
 from debug.prompts import fill, get_prompt, without_final_space
 from debug.prompts.answers import suited
@@ -27,7 +28,7 @@ _NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output
 
 def records_of(
     model: Model, drawn: Drawn, config: ExperimentConfig, seq_len: int, batch_size: int
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[dict[str, Json]]:
     """The record of each sample, as batches finish; fields as the tracking contract has them.
 
     ``correct`` is null where there is an error that kept the sample from being asked or read.
@@ -36,7 +37,7 @@ def records_of(
         yield {"seed": failure.seed, "seq_len": seq_len} | _NO_SAMPLE | {"error": failure.error}
     programs = drawn.programs
     prompts = given(model, drawn.template, [program.program for program in programs])
-    answers: Iterator[tuple[int, dict[str, Any]]]
+    answers: Iterator[tuple[int, dict[str, Json]]]
     if config.scoring == "logits":
         answers = _ranked(model, prompts, programs, batch_size)
     else:
@@ -85,7 +86,7 @@ def _sent(model: Model, prompt: str, config: ExperimentConfig) -> str:
 
 def _written(
     model: Model, prompts: list[str], config: ExperimentConfig, batch_size: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, Json]]]:
     """Answers parsed from what the model writes."""
     assert config.max_new_tokens is not None
     completions = model.generate(prompts, max_new_tokens=config.max_new_tokens, batch_size=batch_size, chat=config.chat)
@@ -106,7 +107,7 @@ def _written(
         yield index, {"raw_output": completion.text, "parsed": parsed, "error": error, "unread": unread}
 
 
-def _possible(programs: Sequence[GeneratedProgram]) -> list[Any]:
+def _possible(programs: Sequence[GeneratedProgram]) -> list[Json]:
     """The answers that are ranked: the digits, True and False, or all answers of the cell's programs."""
     expected = {program.answer for program in programs}
     if all(isinstance(answer, bool) for answer in expected):
@@ -118,7 +119,7 @@ def _possible(programs: Sequence[GeneratedProgram]) -> list[Any]:
 
 def _ranked(
     model: Model, prompts: list[str], programs: list[GeneratedProgram], batch_size: int
-) -> Iterator[tuple[int, dict[str, Any]]]:
+) -> Iterator[tuple[int, dict[str, Json]]]:
     """The most probable of the possible answers.
 
     ``answer_rank`` counts, from 1, the possible answers that are no less probable than the right one.

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import polars as pl
 
 from debug import tracking
 from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
+from debug.kinds import Json
 
 
-def save_charts(study: tracking.RunWriter, rows: list[dict[str, Any]], comparisons: list[dict[str, Any]]) -> None:
+def save_charts(study: tracking.RunWriter, rows: list[dict[str, Json]], comparisons: list[dict[str, Json]]) -> None:
     """accuracy, and comparisons where there are any; of several generators, one of each for each."""
     generators = list(dict.fromkeys(row["generator"] for row in rows))
     for generator in generators:
@@ -27,7 +26,7 @@ def save_charts(study: tracking.RunWriter, rows: list[dict[str, Any]], compariso
 CHARTED = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_high": "ci_high", "num_samples": "n"}
 
 
-def chart_frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+def chart_frame(rows: list[dict[str, Json]]) -> pl.DataFrame:
     """The columns that the accuracy chart reads, from rows with a cell's coordinates and metrics."""
     frame = pl.DataFrame(rows, infer_schema_length=None).rename(CHARTED)
     return frame.select(pl.col("label").alias("model"), "hops", "seq_len", *CHARTED.values())

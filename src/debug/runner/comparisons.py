@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
-from typing import Any
 
 from debug.core import shared_programs
+from debug.kinds import Json
 from debug.models import heuristics
 from debug.runner.results import hops_text
 from debug.statistics import Comparison, holm, mcnemar
 
 
-def compare_series(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def compare_series(samples: list[dict[str, Json]]) -> tuple[list[dict[str, Json]], list[dict[str, Json]]]:
     """Paired tests of every two series (but not of two heuristics): per cell, paired by program; and over all cells of
     a task, clustered by seed, as cells share programs. Holm's correction over all tests of each kind."""
     cells: dict[tuple[str, int | None, int], dict[str, dict[str, bool]]] = {}
@@ -47,15 +47,15 @@ def compare_series(samples: list[dict[str, Any]]) -> tuple[list[dict[str, Any]],
 
 
 def _comparison_records(
-    names: Sequence[str], places: Sequence[Sequence[Any]], compared: Sequence[Comparison]
-) -> list[dict[str, Any]]:
+    names: Sequence[str], places: Sequence[Sequence[Json]], compared: Sequence[Comparison]
+) -> list[dict[str, Json]]:
     return [
         dict(zip(names, place, strict=True)) | _comparison_record(comparison)
         for place, comparison in zip(places, holm(compared), strict=True)
     ]
 
 
-def what_is_shared(samples: list[dict[str, Any]]) -> str | None:
+def what_is_shared(samples: list[dict[str, Json]]) -> str | None:
     """A note where cells share seeds, with the largest number of seeds that two of them have in common; else None."""
     seeds: dict[tuple[str, int | None, int], set[int]] = defaultdict(set)
     for sample in samples:
@@ -74,7 +74,7 @@ def what_is_shared(samples: list[dict[str, Any]]) -> str | None:
     return f"{text} Most shared seeds: {most} of {len(seeds[one])}, by {named} lines."
 
 
-def _comparison_record(comparison: Comparison) -> dict[str, Any]:
+def _comparison_record(comparison: Comparison) -> dict[str, Json]:
     return {
         "difference": comparison.difference.estimate,
         "ci_low": comparison.difference.low,

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from debug import tracking
 from debug.core import ExperimentConfig
+from debug.kinds import Json
 
 
 def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> list[str]:
@@ -76,7 +76,7 @@ def _prompting(config: ExperimentConfig) -> str:
     return " ".join([part for part in parts if part] + (["logits"] if config.scoring == "logits" else []))
 
 
-def params_of(configs: Sequence[ExperimentConfig]) -> dict[str, Any]:
+def params_of(configs: Sequence[ExperimentConfig]) -> dict[str, Json]:
     """Params that all configs of the study have in common."""
     each = [
         {

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import polars as pl
 
+from debug.kinds import Json
 from debug.statistics import wilson
 
 CellKey = tuple[str, int | None, int]
@@ -28,7 +28,7 @@ class ExperimentResult:
     """
 
     samples: pl.DataFrame
-    summary: dict[str, Any]
+    summary: dict[str, Json]
     run_id: str
     cell_run_ids: dict[CellKey, str]
     tracking_uri: str
@@ -47,11 +47,11 @@ class ExperimentResult:
         return "\n".join(lines)
 
 
-def _cell_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
+def _cell_lines(cells: Sequence[dict[str, Json]]) -> list[str]:
     """A table with one row per cell; with the generator where there are several."""
     several = len({cell["generator"] for cell in cells}) > 1
     head = ("model", *(["generator"] if several else []), "hops", "lines", "accuracy", "unparseable", "errors", "run")
-    rows: list[tuple[Any, ...]] = [head]
+    rows: list[tuple[object, ...]] = [head]
     for cell in cells:
         accuracy, warning = "none", None
         if cell["num_samples"]:
@@ -63,7 +63,7 @@ def _cell_lines(cells: Sequence[dict[str, Any]]) -> list[str]:
     return _table(rows)
 
 
-def _notes(summary: dict[str, Any]) -> list[str]:
+def _notes(summary: dict[str, Json]) -> list[str]:
     """The most frequent errors and unparseable answers, cells of other settings, and the backends with their reason."""
     cells = summary["cells"]
     errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
@@ -75,7 +75,7 @@ def _notes(summary: dict[str, Any]) -> list[str]:
     return lines + [f"backend {backend}: {reason}" for backend, reason in backends]
 
 
-def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
+def _comparison_lines(comparisons: Sequence[dict[str, Json]]) -> list[str]:
     """The paired comparisons one by one; of more than ``MOST_PRINTED`` only how many tests are significant."""
     if not comparisons:
         return []
@@ -98,7 +98,7 @@ def _comparison_lines(comparisons: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _table(rows: Sequence[Sequence[Any]]) -> list[str]:
+def _table(rows: Sequence[Sequence[object]]) -> list[str]:
     widths = [max(len(str(row[n])) for row in rows if n < len(row)) for n in range(max(map(len, rows)))]
     return [
         "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=False)).rstrip() for row in rows

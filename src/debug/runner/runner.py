@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import altair as alt
 import polars as pl
@@ -17,6 +17,7 @@ from debug import models, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
 from debug.generators import GeneratedProgram
+from debug.kinds import Argument, Json
 from debug.models import heuristics
 from debug.runner import logged
 from debug.runner.asking import records_of, suited_to
@@ -57,7 +58,7 @@ class ExperimentRunner:
         device: str | None = None,
         backend: str = "auto",
         quantization: str | None = None,
-        engine_args: Mapping[str, Any] | None = None,
+        engine_args: Mapping[str, Argument] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more")
@@ -68,7 +69,7 @@ class ExperimentRunner:
             raise InputError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
 
     @property
-    def _how(self) -> dict[str, Any]:
+    def _how(self) -> dict[str, Json]:
         """What the runner, not the configuration, decides."""
         names = ("batch_size", "backend", "dtype", "device", "quantization", "engine_args")
         return {name: getattr(self, name) for name in names}
@@ -155,8 +156,8 @@ class ExperimentRunner:
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
             for (hops, seq_len), given in (programs or {}).items()
         }
-        rows: list[dict[str, Any]] = []
-        samples: list[dict[str, Any]] = []
+        rows: list[dict[str, Json]] = []
+        samples: list[dict[str, Json]] = []
         resuming = Resuming(resume, mix, take_over)
         with (
             resuming.open(store, study, tags or {}, self.load, no_cache) as (run, finished, mixed),
@@ -188,7 +189,7 @@ class ExperimentRunner:
         finished: tracking.LoggedRun | None,
         drawn: dict[tuple[int, int | None, int], Drawn],
         bar: tqdm,
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
         """A cell's row of the summary and its samples: as they were logged, or run now."""
         model_name, label = study.names[cell.model_id], study.labels[cell.config, cell.model_id]
         if finished is not None:
@@ -212,7 +213,7 @@ class ExperimentRunner:
         drawn: Drawn,
         label: str,
         bar: tqdm,
-    ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
         """One cell as a run: its row of the summary, and its samples."""
         config, drawn = suited_to(model, config, drawn)
         hops, seq_len = planned.hops, planned.seq_len
@@ -265,7 +266,7 @@ class ExperimentRunner:
         return logged.analyze_errors(tracking.Store(self.tracking_uri), name)
 
 
-def _conclude(run: tracking.RunWriter, summary: dict[str, Any], samples: list[dict[str, Any]]) -> None:
+def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[dict[str, Json]]) -> None:
     """Compare the series of a study whose cells are all there, and log its summary, its metrics and its charts.
 
     Raises:
@@ -282,7 +283,7 @@ def _conclude(run: tracking.RunWriter, summary: dict[str, Any], samples: list[di
     save_charts(run, rows, summary["comparisons"])
 
 
-def _warn(name: str, row: dict[str, Any], asked: int) -> None:
+def _warn(name: str, row: dict[str, Json], asked: int) -> None:
     if row["errors"]:
         first = next(iter(row["error_counts"]))
         logger.warning("%s: %d of %d samples have errors: %s", name, row["errors"], asked, first)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
+from debug.kinds import Json
 from debug.statistics import Interval, bootstrap_mean, wilson
 
 
-def score_records(records: list[dict[str, Any]], seconds: float) -> dict[str, float | None]:
+def score_records(records: list[dict[str, Json]], seconds: float) -> dict[str, float | None]:
     """A cell's metrics. A sample without an answer counts among n: it was asked, and not answered correctly; one with
     ``correct`` null does not."""
     read = [record for record in records if record["correct"] is not None]
@@ -32,7 +32,7 @@ def _with_ends(name: str, interval: Interval) -> dict[str, float | None]:
     return {name: interval.estimate, f"{name}_ci_low": interval.low, f"{name}_ci_high": interval.high}
 
 
-def count_records(records: list[dict[str, Any]]) -> dict[str, Any]:
+def count_records(records: list[dict[str, Json]]) -> dict[str, Json]:
     read = [record for record in records if record["correct"] is not None]
     correct = sum(record["correct"] for record in read)
     no_answer = sum(record["parsed"] is None for record in read)
@@ -49,6 +49,6 @@ def count_records(records: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _without_seed(record: dict[str, Any]) -> str:
+def _without_seed(record: dict[str, Json]) -> str:
     """An error without what is this sample's alone, so that errors of one kind can be counted."""
     return record["error"].replace(f"at seed {record['seed']}", "at a seed").split("; the prompt begins")[0]

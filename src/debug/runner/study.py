@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 from filelock import FileLock
@@ -21,6 +21,7 @@ from filelock import FileLock
 from debug import models, provenance, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.runner.labels import labels_of, params_of, shortened, title_of
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Study:
 
     name: str
     configs: Sequence[ExperimentConfig]
-    how: Mapping[str, Any]
+    how: Mapping[str, Json]
 
     @cached_property
     def names(self) -> dict[str, str]:
@@ -191,7 +192,7 @@ def how_run(model: Model) -> dict[str, str]:
     return how | {"quantization": model.quantization or "none"}
 
 
-def digest_of(values: Any) -> str:
+def digest_of(values: object) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import overload
 
 import numpy as np
 from mlflow.entities import Run
@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 
 from debug.causal_map import CausalMap, CausalMapError, load_maps
 from debug.checks import read_json
+from debug.kinds import Json
 from debug.provenance import without_passwords
 from debug.tracking.connection import Connection
 from debug.tracking.contract import PART, TrackingError
@@ -89,7 +90,7 @@ class Artifacts:
     def broken(self, name: str, problem: str) -> TrackingError:
         return TrackingError(f"run {self.run_id} ({self.name}), {name}: {problem}")
 
-    def json_object(self, name: str) -> dict[str, Any]:
+    def json_object(self, name: str) -> dict[str, Json]:
         path = self.artifact(name)
         try:
             value = read_json(path)
@@ -100,7 +101,7 @@ class Artifacts:
         return value
 
     @contextmanager
-    def safetensors(self, name: str) -> Iterator[Any]:
+    def safetensors(self, name: str) -> Iterator[safe_open]:
         path = self.artifact(name)
         try:
             with safe_open(path, framework="numpy") as file:
@@ -152,9 +153,9 @@ class Activations(Mapping[str, np.ndarray]):
         self._of = run
 
     @cached_property
-    def _places(self) -> dict[str, tuple[str, int, dict[str, Any]]]:
+    def _places(self) -> dict[str, tuple[str, int, dict[str, Json]]]:
         """Of every array: its shard, where the shard's data begin, and what the shard's header says of it."""
-        places: dict[str, tuple[str, int, dict[str, Any]]] = {}
+        places: dict[str, tuple[str, int, dict[str, Json]]] = {}
         for shard in self._of.shards("activations"):
             # Once it opens it is whole, and no array lies outside of it or over another.
             with self._of.safetensors(shard), self._of.artifact(shard).open("rb") as file:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any
+from typing import TypeVar
 
 from mlflow.entities import Run
 
@@ -19,6 +19,7 @@ from debug import provenance
 from debug.errors import DebugError, InputError
 from debug.tracking import heartbeat
 
+_T = TypeVar("_T")
 SCHEMA = 1
 ARTIFACTS = "artifacts"
 """Name of the folder beside a SQLite store that holds the artifacts of its runs."""
@@ -81,11 +82,11 @@ def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:
     return dict(tags)
 
 
-def chunks(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+def chunks(items: Sequence[_T], size: int) -> Iterator[Sequence[_T]]:
     return (items[start : start + size] for start in range(0, len(items), size))
 
 
-def to_json(value: Any, what: str, indent: int | None = None) -> str:
+def to_json(value: object, what: str, indent: int | None = None) -> str:
     try:
         return json.dumps(value, allow_nan=False, indent=indent)
     except (TypeError, ValueError, RecursionError) as error:

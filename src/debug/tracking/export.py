@@ -20,13 +20,13 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import polars as pl
 
 from debug import checks
 from debug.causal_map import CausalMap, column_of
+from debug.kinds import Json
 from debug.provenance import file_digest, text_digest
 from debug.records import validated
 from debug.statistics import Interval
@@ -205,7 +205,7 @@ def _relative(source: Path, name: str) -> PurePosixPath:
     return path
 
 
-def _checked_record(source: Path, folder: Path) -> dict[str, Any]:
+def _checked_record(source: Path, folder: Path) -> dict[str, Json]:
     where = f"{source}, run.json"
     try:
         content = checks.read_json(folder / "run.json")
@@ -221,7 +221,7 @@ def _checked_record(source: Path, folder: Path) -> dict[str, Any]:
             f"{where}: field 'schema' is {schema!r:.80}; this version of the project reads up to {SCHEMA}"
         )
     _check_run(where, "run", content.get("run"), depth=0)
-    record: dict[str, Any] = content["run"]
+    record: dict[str, Json] = content["run"]
     seen: set[str] = set()
     for each in _records(record):
         if each["run_id"] in seen or len(seen) == _MOST_RUNS:
@@ -239,13 +239,13 @@ def _checked_record(source: Path, folder: Path) -> dict[str, Any]:
     return record
 
 
-def _records(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def _records(record: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     yield record
     for child in record["children"]:
         yield from _records(child)
 
 
-def _check_run(where: str, field: str, record: Any, depth: int) -> None:
+def _check_run(where: str, field: str, record: Json, depth: int) -> None:
     if not isinstance(record, dict) or depth > 4:
         raise ExportError(f"{where}: field {field!r} is {record!r:.80}; expected the record of a run")
     validated(RunRecord, record, lambda told: ExportError(f"{where}: {told}"), within=f"{field}.")

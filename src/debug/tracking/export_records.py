@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import ConfigDict, Field, with_config
 from pydantic_core.core_schema import str_schema
 from typing_extensions import TypedDict
 
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.records import Entries, Expected, Int64, List, Number, Text, one_of
 from debug.tracking import LATEST
 
@@ -61,5 +62,5 @@ class RunRecord(TypedDict):
     """Points of name, value, time and step."""
     datasets: List[_Dataset]
     files: Entries[Text, _File]
-    children: List[Any]
+    children: List[Json]
     """Records of runs themselves."""

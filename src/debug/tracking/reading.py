@@ -6,7 +6,6 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import polars as pl
@@ -16,6 +15,7 @@ from debug import checks, provenance
 from debug.causal_map import CausalMap
 from debug.checks import from_json
 from debug.counterfactual import make_pair
+from debug.kinds import Json
 from debug.programs import AnyPair, ProgramError, as_given, pair_from_record
 from debug.provenance import without_passwords
 from debug.records import Answer, validated
@@ -124,13 +124,13 @@ class LoggedRun(Artifacts):
         return provenance.environment(self.params, self.tags)
 
     @property
-    def datasets(self) -> list[dict[str, Any]]:
+    def datasets(self) -> list[dict[str, Json]]:
         """The run's dataset inputs: name, digest, and their source as :meth:`RunWriter.log_dataset` got it."""
         inputs = self._run.inputs.dataset_inputs if self._run.inputs else []
         datasets = [each.dataset for each in inputs]
         return [{name: getattr(each, name) for name in ("name", "digest", "source", "profile")} for each in datasets]
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Json]:
         """All that MLflow holds of the run, as JSON values, with every artifact's size and SHA-256, and its children.
 
         :meth:`Store.restore` makes the run again from it.
@@ -181,7 +181,7 @@ class LoggedRun(Artifacts):
                 values[name] = [None if value is None else str(value) for value in values[name]]
         return pl.DataFrame(values, schema=dtypes)
 
-    def sample_records(self) -> Iterator[dict[str, Any]]:
+    def sample_records(self) -> Iterator[dict[str, Json]]:
         """The records of samples.jsonl, checked, one at a time."""
         name = "samples.jsonl"
         with self.artifact(name).open("rb") as file:
@@ -252,7 +252,7 @@ class LoggedRun(Artifacts):
         return pairs
 
     @property
-    def reference(self) -> list[str | dict[str, Any]]:
+    def reference(self) -> list[str | dict[str, Json]]:
         """The programs that a mean was over, or partners were drawn from; those of its pairs where it had no such set.
 
         Of variable binding they are texts, else records (:meth:`debug.programs.TextProgram.to_record`).
@@ -278,9 +278,9 @@ class LoggedRun(Artifacts):
         return Activations(self)
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> dict[str, Json]:
         return self.json_object("summary.json")
 
     @property
-    def config(self) -> dict[str, Any]:
+    def config(self) -> dict[str, Json]:
         return self.json_object("config.json")

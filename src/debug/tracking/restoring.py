@@ -5,10 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric
 
+from debug.kinds import Json
 from debug.tracking.connection import Connection
 from debug.tracking.contract import BATCH_METRICS, PARENT, chunks, kept_tag
 from debug.tracking.moving import relocate
@@ -17,7 +17,7 @@ from debug.tracking.writing import RunWriter, terminate
 
 
 def restore(
-    store: Connection, record: Mapping[str, Any], folders: Mapping[str, Path], parent: str | None = None
+    store: Connection, record: Mapping[str, Json], folders: Mapping[str, Path], parent: str | None = None
 ) -> str:
     """Make a run from :meth:`LoggedRun.record`, under a new id; its children too. The new id is returned.
 

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from debug.records import Answer, Boolean, Int64, Names, Text
 
-SAMPLE: dict[str, Any] = {
+SAMPLE: dict[str, Any] = {  # types as pydantic reads them, Annotated and unions too
     "seed": Int64,
     "seq_len": Int64,
     "hops": Int64,
@@ -25,7 +25,7 @@ SAMPLE: dict[str, Any] = {
 }
 
 
-SAMPLE_OF_PAIR: dict[str, Any] = {
+SAMPLE_OF_PAIR: dict[str, Any] = {  # the same
     "counterfactual": Text,
     "expected_counterfactual": Answer,
     "raw_output_counterfactual": Text,
@@ -40,11 +40,11 @@ NOT_RECORDED = frozenset({"prompt", "raw_output", "correct", "expected"})
 """What imported runs may lack besides: the older format does not record all of it."""
 
 
-DTYPES: dict[Any, Any] = {Int64: pl.Int64, Text: pl.String, Boolean: pl.Boolean, Names: pl.List(pl.String)}
+DTYPES = {Int64: pl.Int64, Text: pl.String, Boolean: pl.Boolean, Names: pl.List(pl.String)}
 
 
 @cache
-def sample_with_empty(nullable: frozenset[str]) -> Any:
+def sample_with_empty(nullable: frozenset[str]) -> type:
     """The type of a sample that may leave these fields empty, and all of a pair out."""
     fields = {name: kind | None if name in nullable else kind for name, kind in SAMPLE.items()}
     fields |= {name: NotRequired[kind | None] for name, kind in SAMPLE_OF_PAIR.items()}

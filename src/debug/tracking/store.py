@@ -8,13 +8,13 @@ from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from debug.errors import InputError
+from debug.kinds import Argument, Json
 from debug.programs import AnyPair
 from debug.tracking import heartbeat
 from debug.tracking.connection import _PAGE, Connection, _Field
@@ -131,7 +131,7 @@ class Store(Connection):
         """See :func:`debug.tracking.moving.relocate`."""
         return relocate(self)
 
-    def restore(self, record: Mapping[str, Any], folders: Mapping[str, Path], parent: str | None = None) -> str:
+    def restore(self, record: Mapping[str, Json], folders: Mapping[str, Path], parent: str | None = None) -> str:
         """See :func:`debug.tracking.restoring.restore`."""
         return restore(self, record, folders, parent)
 
@@ -196,7 +196,7 @@ class Store(Connection):
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
         """
-        wanted: dict[_Field, Any] = {
+        wanted: dict[_Field, object] = {
             ("tags", "debug.kind"): kind,
             ("tags", "debug.role"): role,
             ("params", "model"): model,
@@ -241,6 +241,6 @@ def load_programs(run_id: str, tracking_uri: str | None = None) -> list[AnyPair]
     return load_run(run_id, tracking_uri).programs
 
 
-def find_runs(*, tracking_uri: str | None = None, **filters: Any) -> pl.DataFrame:
+def find_runs(*, tracking_uri: str | None = None, **filters: Argument) -> pl.DataFrame:
     """The runs of a store that have what is named; see :meth:`Store.find_runs`."""
     return Store(tracking_uri).find_runs(**filters)

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import sqlalchemy
@@ -222,7 +221,7 @@ class RunTable:
         return now.filter(~pl.col("run_id").is_in([run.info.run_id for run in of]))
 
     @staticmethod
-    def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, Any]:
+    def _row(run: Run, experiments: Mapping[str, str]) -> dict[str, object]:
         info, data = run.info, run.data
         return {
             "run_id": info.run_id,

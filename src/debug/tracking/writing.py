@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from numbers import Real
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 
@@ -124,7 +124,7 @@ class RunWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def cell(
-        self, name: str, params: Mapping[str, Any], tags: Mapping[str, str] | None = None
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
     ) -> AbstractContextManager[RunWriter]:
         """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`.
 
@@ -138,14 +138,14 @@ class RunWriter:
         self._store.set_tags(run_id, {PARENT: self.run_id})
 
     @contextmanager
-    def _cell(self, name: str, params: Mapping[str, Any], tags: Mapping[str, str]) -> Iterator[RunWriter]:
+    def _cell(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Iterator[RunWriter]:
         if self._heart is not None:
             self._heart.check()
         with running(self._store, self._experiment, name, {**self._tags, **tags}, "cell", self.run_id) as writer:
             writer.log_params(params)
             yield writer
 
-    def log_params(self, params: Mapping[str, Any]) -> None:
+    def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; texts as they are, other values as JSON (3, true, null, [1, 2]).
 
         Raises:
@@ -186,7 +186,7 @@ class RunWriter:
         """Raises InputError for a value that is no text or too long, TrackingError where the store refuses."""
         self._store.set_tags(self.run_id, tags)
 
-    def log_json(self, name: str, value: Any) -> None:
+    def log_json(self, name: str, value: object) -> None:
         """Write a JSON file into the folder. Raises InputError for what JSON cannot hold, NaN included."""
         path = self.path_of(name)
         text = to_json(value, name, indent=1)
@@ -195,7 +195,7 @@ class RunWriter:
             part.write_text(f"{text}\n", "utf-8")
             part.replace(path)  # a reader finds the old file or the new one
 
-    def append_jsonl(self, name: str, records: Iterable[Mapping[str, Any]]) -> None:
+    def append_jsonl(self, name: str, records: Iterable[Mapping[str, object]]) -> None:
         """Append records to a file of the folder, one line each. Raises InputError for what JSON cannot hold."""
         lines = "".join(f"{to_json(dict(record), name)}\n" for record in records)
         path = self.path_of(name)
@@ -206,7 +206,7 @@ class RunWriter:
         """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
         self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
 
-    def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, Any]) -> None:
+    def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, object]) -> None:
         """Tell MLflow, as the run's dataset input, which programs it is about; ``source`` says where they came from."""
         programs = list(programs)
         dataset = Dataset(

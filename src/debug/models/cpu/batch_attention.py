@@ -20,6 +20,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
+from debug.kinds import Module
 from debug.models.cpu import switched_on
 
 NAME = "debug_batch_attention"
@@ -28,12 +29,12 @@ NAME = "debug_batch_attention"
 class _Rows(DynamicLayer):
     """A layer's keys and values of the rows' own tokens; those of the prefix go along with them to the attention."""
 
-    def __init__(self, prefix: Any, room: int) -> None:
+    def __init__(self, prefix: Any, room: int) -> None:  # a DynamicLayer with keys, or None
         super().__init__()
         self.prefix = None if prefix is None else (prefix.keys, prefix.values)
         self.room, self.used = room, 0
 
-    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_: object, **__: object) -> tuple[Tensor, Tensor]:
         before, self.used = self.used, self.used + key_states.shape[-2]
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -51,7 +52,7 @@ class _Rows(DynamicLayer):
         return self.used + (0 if self.prefix is None else self.prefix[0].shape[-2])
 
 
-def suits(model: Any) -> bool:
+def suits(model: Module) -> bool:
     """Whether a model's attention can be done so: PyTorch's own, on a CPU, plain keys and values in every layer."""
     return (
         switched_on()
@@ -62,7 +63,7 @@ def suits(model: Any) -> bool:
 
 
 @contextmanager
-def batch_cache(model: Any, prefix: DynamicCache | None, room: int) -> Iterator[DynamicCache]:
+def batch_cache(model: Module, prefix: DynamicCache | None, room: int) -> Iterator[DynamicCache]:
     """A cache of any number of rows, each with room for so many tokens behind those in ``prefix`` (a cache of one row).
 
     While it lasts, the model's attention takes this cache and no other.
@@ -84,7 +85,7 @@ def _attend(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    **_: Any,
+    **_: object,
 ) -> tuple[Float[Tensor, "row token head width"], None]:
     rows, heads, tokens, width = query.shape
     groups, own = key.shape[1:3]

@@ -8,14 +8,17 @@ PyTorch leaves such products to MKL. oneDNN was 1.15 times as fast on an AMD EPY
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar
 
 import psutil
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from debug.kinds import Argument
 from debug.models.cpu import switched_on
+
+_T = TypeVar("_T")
 
 
 class PackedLinear(TorchFunctionMode):
@@ -35,8 +38,8 @@ class PackedLinear(TorchFunctionMode):
         self.packed: dict[int, Tensor] = {}
 
     def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+        self, func: Callable[..., _T], types: object, args: tuple = (), kwargs: dict[str, Argument] | None = None
+    ) -> _T | Tensor:
         if func is nn.functional.linear and not torch.is_grad_enabled():
             return self._product(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
