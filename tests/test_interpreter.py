@@ -409,10 +409,10 @@ DEEP = "\n".join(" " * n + "if 1 > 0:" for n in range(60)) + "\n" + " " * 60 + "
 SHARED = "x = [1]\n" + "x = [x, x]\n" * 60
 # Lists that hold one another, each small when it is made, and doubled from the top down within one line.
 HIDDEN = (
-    "".join(f"g{n} = []\n" for n in range(60))
+    "".join(f"{name}{n} = []\n" for name in "gh" for n in range(60))
     + "def f():\n"
-    + "".join(f"    g{n}.append(g{n + 1})\n    g{n}.append(g{n + 1})\n" for n in range(59))
-    + "    return g0 == [g1, g1]\nx = f()"
+    + "".join(f"    {name}{n}.append({name}{n + 1})\n" * 2 for name in "gh" for n in range(59))
+    + "    return g0 == h0\nx = f()"
 )
 
 
