@@ -1,13 +1,18 @@
 """The interpreter's Python: states and answers are Python's, roles point at their text, the rest is refused."""
 
+import ast
 import contextlib
 import random
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from debug import interpreter
 from debug.interpreter import Change, Code, State
 from debug.interpreter.syntax import LONGEST_TEXT
 from debug.programs import ProgramError
@@ -465,6 +470,35 @@ def test_hostile_programs_are_refused_in_a_sentence_and_at_once(text: str, messa
 def test_any_text_is_read_or_refused(text: str) -> None:
     with contextlib.suppress(ProgramError):  # any other error fails the test
         Code.parse(text, "x", max_steps=200)
+
+
+@pytest.mark.parametrize("text", ["x = 1\n" * 300, "x = 0\ny = [1, 2, 3]\nwhile x < 6000:\n    x += 2\n"])
+def test_no_change_is_looked_for_in_a_program_that_is_too_long_for_that(text: str) -> None:
+    with pytest.raises(ProgramError, match=r"takes [0-9,]+ runs, and at most 2,000 of 1,000,000 lines in all are made"):
+        Code.parse(text + "#x: ").changes_of_answer(range(50))
+
+
+def test_a_change_that_makes_a_program_endless_is_passed_over() -> None:
+    changes = Code.parse("x = 0\nwhile x < 3:\n    x += 1\n#x: ").changes_of_answer([0, 4])
+    assert [(change.literal, change.value, change.answer) for change in changes] == [
+        (1, 0, 0),
+        (1, 4, 4),
+        (0, 4, 4),
+        (2, 4, 4),
+    ]
+
+
+def test_the_interpreter_has_no_way_to_have_python_execute_a_text_and_imports_no_array_library() -> None:
+    files = [*Path(interpreter.__file__).parent.glob("*.py")]
+    assert len(files) == 4
+    for file in files:
+        named = {node.id for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Name)}
+        assert named & {"exec", "eval", "compile", "getattr", "setattr", "__import__", "globals", "open"} <= {"getattr"}
+    code = (
+        "import sys, debug.interpreter as i; i.Code.parse('x = 1', 'x'); print({'numpy', 'torch'} & set(sys.modules))"
+    )
+    started = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert started.stdout == "set()\n"
 
 
 def test_as_many_steps_as_are_allowed_may_run() -> None:

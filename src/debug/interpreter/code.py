@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from debug.interpreter.execution import MOST_STEPS, Execution, State, run
 from debug.interpreter.syntax import Literal, Syntax, read
 from debug.programs import ProgramError, Span
 
-MOST_CHANGES = 2_000  # programs that are run in search of another answer
+# In search of another answer:
+MOST_RUNS = 2_000
+MOST_LINES = 1_000_000  # that would run if all these programs ran as long as the first
 
 
 @dataclass(frozen=True)
@@ -83,26 +85,29 @@ class Code:
 
         A number gets each of ``values``, a truth value the other one, a text the program's other texts. First come
         literals that are the answer (it becomes each value that they get), then those with which the same lines run,
-        then those with which others run; each in the order of the text. Runs the program once for each value.
+        then those with which others run; each in the order of the text. Runs the program once for each value; one that
+        then takes more than ten times as many lines is passed over.
 
         Raises:
-            ProgramError: that would be more than 2,000 runs.
+            ProgramError: that would be too many runs.
         """
         numbers = list(dict.fromkeys(int(value) for value in values))
         texts = list(dict.fromkeys(one.value for one in self.literals if isinstance(one.value, str)))
         others = [self._others(literal.value, numbers, texts) for literal in self.literals]
-        if sum(map(len, others)) > MOST_CHANGES:
+        runs = sum(map(len, others))
+        if runs > MOST_RUNS or runs * len(self.states) > MOST_LINES:
             raise ProgramError(
-                f"the program has {len(self.literals):,} literals; to try all their values takes more than "
-                f"{MOST_CHANGES:,} runs"
+                f"the program has {len(self.literals):,} literals and runs {len(self.states):,} lines; to try all "
+                f"values takes {runs:,} runs, and at most {MOST_RUNS:,} of {MOST_LINES:,} lines in all are made"
             )
         ranked: list[tuple[int, int, list[Change]]] = []
         lines = [state.line for state in self.states]
+        limited = replace(self, max_steps=min(self.max_steps, 10 * len(lines) + 100))
         for index, tried in enumerate(others):
             changes, same_lines = [], True
             for value in tried:
                 try:
-                    changed = self.with_literal(index, value)
+                    changed = limited.with_literal(index, value)
                 except ProgramError:
                     continue
                 same_lines &= [state.line for state in changed.states] == lines
