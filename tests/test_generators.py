@@ -161,15 +161,19 @@ def test_a_search_ends_after_its_bound_with_what_it_found(monkeypatch: pytest.Mo
     assert tried == [2] * 50
 
 
+PYTHON = [name for name in GENERATORS if name not in ("boxes", "beliefs")]
+
+
 def execute(program: str) -> object:
     """What Python says: the queried variable's value, else that of the variable on the last line."""
-    names: dict[str, object] = {}
-    exec(program, {"__builtins__": {"range": range, "abs": abs, "ZeroDivisionError": ZeroDivisionError}}, names)
+    builtins = {"range": range, "abs": abs, "ZeroDivisionError": ZeroDivisionError}
+    names: dict[str, object] = {"__builtins__": builtins}
+    exec(program, names)
     query = re.search(r"#(\w+): $", program)
     return names[query[1] if query else "result" if program.startswith("result") else "x"]
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", PYTHON)
 def test_answers_are_those_of_python(name: str) -> None:
     """Each program is executed, two thousand of them, of 1 to 40 lines."""
     lengths = np.random.RandomState(0).randint(1, 41, size=2000)
@@ -290,5 +294,5 @@ def test_generators_go_by_name_or_by_function() -> None:
     assert get_generator("variable_binding") == ("variable_binding", make_variable_binding_program)
     assert get_generator(make_range_program) == ("range", make_range_program)
     assert get_generator(draw) == ("draw", draw)
-    with pytest.raises(ValueError, match="unknown generator 'loops'; there are: variable_binding, range"):
-        get_generator("loops")
+    with pytest.raises(ValueError, match="unknown generator 'lops'; there are: variable_binding, range"):
+        get_generator("lops")

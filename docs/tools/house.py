@@ -21,7 +21,9 @@ GROUPS = {
     "scripts and screens": ("runs", "dashboard"),
     "runs": ("runner", "causal_experiment_runner", "rerun", "robust_seeds", "paper", "training", "legacy"),
     "method": ("plan", "attention_knockout", "causal_tracing", "engine", "models"),
-    "programs and prompts": ("core", "counterfactual", "generators", "programs", "prompts", "token_analyzer"),
+    "programs and prompts": (
+        *("core", "counterfactual", "generators", "interpreter", "programs", "prompts", "token_analyzer"),
+    ),
     "results": ("causal_map", "causal_visualization", "statistics", "tracking"),
 }
 """Colours of the drawing; a package that is not named here is drawn in the last one."""

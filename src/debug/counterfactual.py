@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import string
 import zlib
+from pathlib import Path
 
 import numpy as np
 
+from debug import checks
+from debug.errors import InputError
 from debug.kinds import Json
 from debug.programs import AnyPair, AnyProgram, Pair, Program, ProgramError, ProgramPair, TextProgram, pair_from_record
 
@@ -50,6 +53,30 @@ def as_pair(program: PairLike) -> AnyPair:
         return pair_from_record(program)
     derived = make_pair(program["original"], program.get("seed"), program.get("expected_counterfactual"))
     return ProgramPair.from_record({**program, "counterfactual": derived.counterfactual.text})
+
+
+def read_pairs(path: str | Path) -> list[AnyPair]:
+    """The pairs of a JSONL file, each line a record as :func:`debug.programs.pair_from_record` reads it.
+
+    Raises:
+        InputError: the file cannot be read, or a line is no pair: names the line, and what is wrong.
+    """
+    pairs: list[AnyPair] = []
+    try:
+        with Path(path).open("rb") as file:
+            for number, line in enumerate(iter(lambda: file.readline(checks.LONGEST_LINE + 1), b""), 1):
+                try:
+                    if len(line) > checks.LONGEST_LINE:
+                        raise InputError(f"has more than {checks.LONGEST_LINE:,} bytes")
+                    if line.strip():
+                        pairs.append(pair_from_record(checks.from_json(line)))
+                except InputError as error:
+                    raise InputError(f"{path}, line {number}: {error}") from error
+    except OSError as error:
+        raise InputError(f"pairs {path} cannot be read: {error.strerror}") from error
+    if not pairs:
+        raise InputError(f"{path} has no pair; expected a JSON object a line, with 'original' and 'counterfactual'")
+    return pairs
 
 
 def same_answer_program(program: AnyProgram, attempt: int = 0) -> Program | None:

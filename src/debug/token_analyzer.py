@@ -12,7 +12,7 @@ from itertools import accumulate, pairwise
 
 from debug.errors import InputError
 from debug.kinds import Tokenizer
-from debug.programs import AnyPair, AnyProgram, Program, Span, TextPair, TextProgram
+from debug.programs import LINE_END, AnyPair, AnyProgram, Program, Span, TextPair, TextProgram
 from debug.prompts import CODE, answers, fill, program_start, tokenization
 
 
@@ -163,7 +163,7 @@ def analyze_pair(tokenizer: Tokenizer, pair: AnyPair, prompt_template: str = COD
     """Tokenize both programs of a pair and check that they can be patched into each other.
 
     Of texts that are no variable binding the roles of either are those of both, token by token; each stretch of tokens
-    that differs and is no role is one more, ``difference_<n>``.
+    that differs and has no name is one more, ``difference_<n>``.
 
     Raises:
         PairError: the prompts have different numbers of tokens, differ (of variable binding) outside the root value's
@@ -213,7 +213,8 @@ def _with_roles_of_both(
             stretches[-1].append(position)
         else:
             stretches.append([position])
-    unnamed = {f"difference_{n}": at for n, at in enumerate(stretches, 1) if at not in roles.values()}
+    named = [at for name, at in roles.items() if not LINE_END.fullmatch(name)]
+    unnamed = {f"difference_{n}": at for n, at in enumerate((at for at in stretches if at not in named), 1)}
     roles = unnamed | roles
     names = [*unnamed, *dict.fromkeys([*original.default_targets, *counterfactual.default_targets])]
     return replace(original, roles=roles, default_targets=names), replace(

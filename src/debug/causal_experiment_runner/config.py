@@ -28,6 +28,9 @@ class CausalConfig(StudyConfig, Plan):
     program_generator: str | Generator = field(init=False, repr=False)
     generator: str | Generator = field(default="variable_binding", kw_only=True)
     """Generator of the programs, by name."""
+    pairs: str | None = field(default=None, kw_only=True)
+    """JSONL file of pairs of any texts, in the place of generated programs: each line has original, counterfactual,
+    expected_original, expected_counterfactual and perhaps spans, name -> [start, end] in characters of the original."""
     num_seqs: int = field(default=50, kw_only=True)
     hops: Sequence[int | None] = field(default=(3,), kw_only=True)
     seq_lens: Sequence[int] = field(default=(5,), kw_only=True)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain, islice, product
 
 from tqdm.auto import tqdm
@@ -18,7 +19,7 @@ from debug.causal_experiment_runner.stored_activations import StoredActivations
 from debug.causal_experiment_runner.writer import CellWriter, summary
 from debug.causal_map import ESTIMATED
 from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
-from debug.counterfactual import PairLike, as_pair, make_pair
+from debug.counterfactual import PairLike, as_pair, make_pair, read_pairs
 from debug.engine import default_batch_tokens
 from debug.errors import InputError
 from debug.generators import search
@@ -56,7 +57,7 @@ class CausalExperimentRunner:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        (name, generator), (_, template) = config.named_generator, config.prompt
+        asked = _asked(config)
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         names = models.names_of(config.models)
@@ -64,21 +65,12 @@ class CausalExperimentRunner:
         with self.store.start(config.name or config.kind, title, kind=config.kind) as study:
             study.log_json("config.json", config.to_record() | asdict(config.plan()))
             cells: list[CellResult] = []
-            for model_id, (hops, seq_len) in product(config.models, config.cells):
+            for model_id, of_cell in product(config.models, asked):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
                 if model.id != names[model_id]:
                     model = replace(model, id=names[model_id])
-                seed = config.first_seed(hops, seq_len)
-                made = search(generator, seq_len, seed, hops, template)
-                pairs = (make_pair(program.program, program.seed) for program in made)
-                params = {
-                    "hops": "any" if hops is None else hops,
-                    "seq_len": seq_len,
-                    "seed": seed,
-                    "num_seqs": config.num_seqs,
-                    "generator": name,
-                }
-                cells.append(self._cell(study, model, config.plan(), pairs, config.num_seqs, config.max_tries, params))
+                pairs, params, max_tries = of_cell()
+                cells.append(self._cell(study, model, config.plan(), pairs, params["num_seqs"], max_tries, params))
                 study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
                 study.flush()
             if all(cell.error for cell in cells):
@@ -241,6 +233,24 @@ class CausalExperimentRunner:
         return cell
 
 
+def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], dict[str, Json], int]]]:
+    """Of each cell of a model: its pairs, the params that say where they come from, and how many of them to try."""
+    if config.pairs is not None:
+        given = read_pairs(config.pairs)
+        known = _common_params(given) | {"num_seqs": len(given), "generator": "given"}
+        return [lambda: (iter(given), dict(known), len(given))]
+    (name, generator), (_, template) = config.named_generator, config.prompt
+
+    def generated(hops: int | None, seq_len: int) -> tuple[Iterator[PairLike], dict[str, Json], int]:
+        seed = config.first_seed(hops, seq_len)
+        made = search(generator, seq_len, seed, hops, template)
+        params = {"hops": "any" if hops is None else hops, "seq_len": seq_len, "seed": seed}
+        params |= {"num_seqs": config.num_seqs, "generator": name}
+        return (make_pair(program.program, program.seed) for program in made), params, config.max_tries
+
+    return [partial(generated, *cell) for cell in config.cells]
+
+
 def _reference(
     model: LoadedModel,
     pairs: Iterator[PairLike],
@@ -270,7 +280,7 @@ def _common_params(programs: Sequence[PairLike]) -> dict[str, Json]:
             pairs.append(as_pair(program))
     hops, seq_lens = ({getattr(pair.original, name) for pair in pairs} for name in ("hops", "seq_len"))
     return {
-        "hops": hops.pop() if len(hops) == 1 else "any",
+        "hops": (hops.pop() if len(hops) == 1 else None) or "any",
         "seq_len": seq_lens.pop() if len(seq_lens) == 1 else "any",
         "seed": pairs[0].seed if pairs else None,
     }

@@ -12,7 +12,7 @@ from debug.causal_experiment_runner.results import CellResult
 from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, agreement_metrics
 from debug.kinds import Json
-from debug.programs import Answer, AnyPair
+from debug.programs import Answer, AnyPair, TextPair
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunWriter
 
@@ -151,7 +151,7 @@ def _sample(result: PairResult) -> dict[str, Json]:
         "expected_counterfactual": pair and pair.expected_counterfactual,
         "raw_output_counterfactual": answers and answers[1],
         "correct_counterfactual": correct and correct[1],
-    }
+    } | (pair.spans if isinstance(pair, TextPair) else {})
 
 
 def _parsed(top_token: str, expected: Answer) -> Answer | None:

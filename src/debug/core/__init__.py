@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         parse_last_boolean,
         parse_last_integer,
         parse_variable_binding,
+        parse_word,
     )
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -47,6 +48,18 @@ def parse_last_boolean(completion: str) -> bool | None:
     return _value(reading.last(bool, completion))
 
 
+_WORD = re.compile(
+    r"[\s*_`'\"(\[:]{0,40}(?:answer\b[\s*_:]{0,9})?(?:(?:the|an?|some)\s{1,9})?([^\W\d_]{1,40})(?![\w-])",
+    re.IGNORECASE,
+)
+
+
+def parse_word(completion: str) -> str | None:
+    """The word with which the text begins, in small letters; ``Answer:`` and an article before it do not count."""
+    found = _WORD.match(completion)
+    return found[1].lower() if found else None
+
+
 def _value(found: reading.Found | None) -> Any:  # of the kind that was looked for
     return None if found is None else found.value
 
@@ -57,6 +70,7 @@ PARSERS: dict[str, Parser] = {
     "variable_binding": parse_variable_binding,
     "last_integer": parse_last_integer,
     "last_boolean": parse_last_boolean,
+    "word": parse_word,
 }
 
 
@@ -72,6 +86,9 @@ _READ: dict[Parser, Callable[[str], reading.Found | None]] = {
 def answer_span(parser: Parser, completion: str) -> tuple[int, int] | None:
     """The characters [start, end) of a completion that the parser reads as its answer; None where there is none, or the
     parser is one's own."""
+    if parser is parse_word:
+        word = _WORD.match(completion)
+        return word.span(1) if word else None
     found = _READ[parser](completion) if parser in _READ else None
     return None if found is None or found.value is None else (found.start, found.end)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from debug.errors import InputError
+from debug.interpreter import Code
 from debug.kinds import Json
 from debug.programs import Answer
 
@@ -52,3 +53,32 @@ def check_lengths(seq_len: int, num_hops: int | None = None) -> None:
         isinstance(num_hops, bool) or not isinstance(num_hops, int | np.integer) or not 1 <= num_hops <= seq_len
     ):
         raise InputError(f"num_hops is {num_hops!r}; a program of {seq_len} lines has 1 to {seq_len} hops")
+
+
+def check_knob(name: str, value: object, least: int, most: int) -> None:
+    """Refuse a difficulty that a family does not have."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= most:
+        raise InputError(f"{name} is {value!r}; expected a number from {least} to {most}")
+
+
+def check_chosen(name: str, values: object, known: tuple[str, ...]) -> None:
+    """Refuse an empty choice, and what cannot be chosen."""
+    if not isinstance(values, tuple | list) or not values or not set(values) <= set(known):
+        raise InputError(f"{name} is {values!r}; expected some of {', '.join(known)}")
+
+
+def check_share(name: str, value: object) -> None:
+    """Refuse what is no probability."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating) or not 0 <= value <= 1:
+        raise InputError(f"{name} is {value!r}; expected a probability from 0 to 1")
+
+
+def interpreted(text: str, **metadata: Json) -> tuple[str, Answer, dict[str, Json]]:
+    """A program with its answer, the spans of its roles, and its states: those of :class:`debug.interpreter.Code`."""
+    code = Code.parse(text)
+    spans = {role: list(span) for role, span in code.spans.items()}
+    return text, code.answer, metadata | {"spans": spans, "states": [state.to_record() for state in code.states]}
+
+
+def pick(rng: np.random.RandomState, values: Iterable[str]) -> str:
+    return str(rng.choice(list(values)))

@@ -22,7 +22,16 @@ from debug.generators.arithmetic import (
     make_variable_increments,
 )
 from debug.generators.base import MAX_SEEDS, GeneratedProgram, Generator, GeneratorError, HopsNotAvailable
+from debug.generators.beliefs import make_beliefs_program
+from debug.generators.binding_arithmetic import make_binding_arithmetic_program
 from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
+from debug.generators.boxes import make_boxes_program
+from debug.generators.conditionals import make_conditional_program
+from debug.generators.containers import make_container_program
+from debug.generators.functions import make_function_program
+from debug.generators.loops import make_loop_program
+from debug.generators.permutations import make_permutation_program
+from debug.generators.reassignment import make_reassignment_program
 
 
 class Family(NamedTuple):
@@ -46,6 +55,15 @@ FAMILIES: dict[str, Family] = {
     "integer": Family(make_integer_program),
     "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding"),
     "counterfactual_pair": Family(make_counterfactual_pair),
+    "binding_arithmetic": Family(make_binding_arithmetic_program, "VARIABLE_BINDING", "variable_binding"),
+    "reassignment": Family(make_reassignment_program, "VARIABLE_BINDING", "variable_binding"),
+    "conditionals": Family(make_conditional_program, "VARIABLE_BINDING", "variable_binding"),
+    "loops": Family(make_loop_program, "VARIABLE_BINDING", "variable_binding"),
+    "functions": Family(make_function_program, "VARIABLE_BINDING", "variable_binding"),
+    "containers": Family(make_container_program, "VARIABLE_BINDING", "variable_binding"),
+    "permutations": Family(make_permutation_program, "VARIABLE_BINDING", "variable_binding"),
+    "boxes": Family(make_boxes_program, "MINIMAL", "word"),
+    "beliefs": Family(make_beliefs_program, "MINIMAL", "word"),
 }
 """A new family is its generator function and one line here."""
 GENERATORS: dict[str, Generator] = {name: family.make for name, family in FAMILIES.items()}

@@ -21,6 +21,6 @@ if TYPE_CHECKING:
         from_given,
         pair_from_record,
     )
-    from debug.programs.texts import LONGEST_TEXT, Answer, ProgramError, Span, TextProgram
+    from debug.programs.texts import LINE_END, LONGEST_TEXT, Answer, ProgramError, Span, TextProgram
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

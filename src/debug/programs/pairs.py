@@ -119,10 +119,14 @@ class TextPair(Pair[TextProgram]):
         """The pair with its two texts exchanged."""
         return TextPair(self.counterfactual, self.original, self.seed)
 
+    @property
+    def spans(self) -> dict[str, Json]:
+        """The named spans of either text, as fields of its record."""
+        return {field: program.to_record()["spans"] for field, program in zip(_SPANS, self.programs, strict=True)}
+
     def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
-        spans = (program.to_record()["spans"] for program in self.programs)
-        return super().to_record() | dict(zip(_SPANS, spans, strict=True))
+        return super().to_record() | self.spans
 
     @classmethod
     def from_record(cls, record: dict[str, Json]) -> TextPair:

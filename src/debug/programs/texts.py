@@ -15,7 +15,10 @@ Span = tuple[int, int]  # start and end of a piece of text, in characters of the
 Answer = int | str | bool
 LONGEST_TEXT = 100_000  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-_RESERVED = re.compile(r"final|all|targets|roles|together|position_\d+|line_\d+_end|difference_\d+|ref_depth_\d+_line")
+LINE_END = re.compile(r"line_\d+_end")
+_RESERVED = re.compile(
+    rf"final|all|targets|roles|together|position_\d+|{LINE_END.pattern}|difference_\d+|(ref_depth|query)_.*"
+)
 
 
 class ProgramError(InputError):
