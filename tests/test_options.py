@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import pytest
 
 from debug.errors import InputError
+from debug.kinds import Argument
 from debug.options import Known, OneOf, add_flags, check_choices, docs_of, flags_of, given
 
 SIZES = ("small", "large")
@@ -55,17 +56,17 @@ class Docs:
     """Told by another dataclass."""
 
 
-def parser(**how: Any) -> argparse.ArgumentParser:
+def parser(**how: Argument) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(exit_on_error=False)
     add_flags(made, Options, **how)
     return made
 
 
-def parsed(*arguments: str, **how: Any) -> dict[str, Any]:
+def parsed(*arguments: str, **how: Argument) -> dict[str, Argument]:
     return given(parser(**how).parse_args(arguments), Options)
 
 
-def helps(**how: Any) -> dict[str, str]:
+def helps(**how: Argument) -> dict[str, str]:
     """First flag -> its help, as it is printed, in one line."""
     made = parser(**how)
     printed = " ".join(made.format_help().split())
@@ -114,7 +115,7 @@ def test_choices_are_refused_on_the_command_line_and_in_python() -> None:
     check_choices(Options(["tiny"]))
     for name in ("size", "source"):
         with pytest.raises(InputError, match=f"{name} is 'huge'; expected one of small, large"):
-            check_choices(Options(["tiny"], **dict[str, Any]({name: "huge"})))
+            check_choices(Options(["tiny"], **dict[str, Argument]({name: "huge"})))
 
 
 def test_names_that_are_known_are_listed_and_others_will_do() -> None:

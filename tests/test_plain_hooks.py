@@ -6,17 +6,28 @@ point or a mask that is wrong in the library is seen; tests/reference.py takes b
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from itertools import islice
 
+import numpy as np
 import pytest
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 import families
+import vocabularies
+from debug.causal_experiment_runner import CausalConfig
+from debug.causal_experiment_runner.runner import pairs_of
+from debug.causal_tracing import trace_pairs
 from debug.engine import Cut, Intervention, Site
+from debug.generators import FAMILIES, search
 from debug.kinds import Module
 from debug.models import LoadedModel
 from debug.models.hook_points import COMPONENTS
+from debug.plan import Plan
+from debug.token_analyzer import analyze_pair
+from present import present
 from reference import fast, grid, passes_of, strongest
 
 HEADS = 4
@@ -161,3 +172,66 @@ def test_every_edge_equals_a_hook(model: LoadedModel, heads: tuple[int, ...]) ->
     found = fast(model, passes, interventions)
     assert (found - torch.stack(expected)).abs().max() < 1e-4
     assert (found - logits(hf, clean)).abs().amax(1)[-1] > 0.01, "what is compared does something"
+
+
+PAIRS = 2  # of each family
+SPACED = "{code} "  # behind it nothing has to be found out about where the answer begins
+CAUSAL = [name for name, family in FAMILIES.items() if family.pair is not None]
+
+
+@torch.no_grad()
+def every_square(
+    hf: Module, component: str, layer: int, heads: slice, original: Int[Tensor, "token"], source: Int[Tensor, "token"]
+) -> Float[Tensor, "token vocabulary"]:
+    """The logits where one token's activation is the source's, token by token: a row each."""
+    given, rows = activations(hf, source, component, layer), torch.arange(len(original))
+
+    def change(now: Tensor) -> Tensor:
+        changed = now.clone()
+        changed[rows, rows, heads] = given[:, heads]
+        return changed
+
+    with hooked(hf, component, layer, change):
+        return hf(input_ids=original.repeat(len(original), 1), use_cache=False, logits_to_keep=1).logits[:, -1]
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt2"])
+def characters(request: pytest.FixtureRequest) -> LoadedModel:
+    """A model to which every character is a token, so that it reads any program."""
+    config, tokenizer = deepcopy(families.CONFIGS[request.param]), vocabularies.tokenizer("printable")
+    config.vocab_size, config.max_position_embeddings = len(tokenizer), 1024
+    return families.of(config, request.param, tokenizer)
+
+
+@pytest.mark.parametrize("component", COMPONENTS)
+@pytest.mark.parametrize("name", CAUSAL)
+def test_every_square_of_every_family_is_what_plain_hooks_give(
+    characters: LoadedModel, name: str, component: str
+) -> None:
+    hf, width = untouched(characters), characters.config.hidden_size
+    config = CausalConfig(models=["tiny"], generator=name, hops=[None], seq_lens=[2])
+    made = search(FAMILIES[name].make, 2, 0)
+    compared = 0
+    for result in trace_pairs(
+        characters,
+        islice(pairs_of(config, made), 4 * PAIRS),
+        Plan(component, prompt_template=SPACED, require_correct=False, control=False, logit_lens=False),
+    ):
+        if result.causal_map is None:
+            continue
+        causal_map, pair = result.causal_map, analyze_pair(characters.tokenizer, present(result.pair), SPACED)
+        answers, n = list(causal_map.answer_tokens), len(causal_map.positions)
+        both = [torch.tensor(program.token_ids) for program in pair.programs]
+        for layer in causal_map.layers:
+            cut = [slice(h * width // HEADS, (h + 1) * width // HEADS) for h in range(HEADS)]
+            for head, part in enumerate(cut if component == "attention_heads" else [slice(None)]):
+                logits_ = every_square(hf, component, layer, part, *both)
+                of_map = causal_map.z_patched[(layer, head) if component == "attention_heads" else layer]
+                np.testing.assert_allclose(of_map[:n], logits_[:, answers].numpy(), atol=1e-4)
+                np.testing.assert_array_equal(
+                    causal_map.top[(layer, head) if component == "attention_heads" else layer][:n], logits_.argmax(-1)
+                )
+        compared += 1
+        if compared == PAIRS:
+            break
+    assert compared == PAIRS, result.skipped

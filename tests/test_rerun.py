@@ -123,7 +123,7 @@ def test_what_cannot_be_changed_or_repeated_is_a_sentence(moved):
         ({"plan": 3}, "field 'plan' is 3"),
         ({"plan": {}, "wanted": True}, "field 'wanted' is True"),
         ({"plan": {}, "wanted": 1, "batch_tokens": 0}, "field 'batch_tokens' is 0"),
-        ({"plan": {"layers": 7}, "wanted": 1}, "no Plan can be made of it"),
+        ({"plan": {"layers": 7}, "wanted": 1}, "layers is 7; expected layer numbers, or None for all"),
         ({"plan": {"from_the_future": 7}, "wanted": 1}, "made with from_the_future, which this version"),
     ],
 )

@@ -80,9 +80,9 @@ def _words(space: str = " ", newline: str = "\n") -> dict[str, int]:
     }
 
 
-def split(pattern: str, bos: bool = False) -> PreTrainedTokenizerFast:
+def split(pattern: str, bos: bool = False, words: dict[str, int] | None = None) -> PreTrainedTokenizerFast:
     """Each match of the pattern is a token."""
-    tokenizer = Tokenizer(models.WordLevel(_words(), unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(words or _words(), unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), "isolated")
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>")
     return _with_bos(fast, "<s>") if bos else fast
@@ -138,12 +138,14 @@ REAL = {
     "mistral": _mistral,
     "mistral_legacy": partial(_mistral, legacy=True),
 }
+_PRINTABLE = ["<unk>", "True", "False", *string.printable]
 ARTIFICIAL = {
     "merged": partial(split, MERGED),
     "merged_bos": partial(split, MERGED, bos=True),
     "merged_trimmed": partial(_trimmed, MERGED),
     "spaces_both_sides": partial(_trimmed, r" = |: |\d+|[\s\S]"),
     "characters": partial(split, r"[\s\S]"),
+    "printable": partial(split, r"True|False|[\s\S]", words={each: n for n, each in enumerate(_PRINTABLE)}),
     "numbers": partial(split, r" = |: |\d+|[\s\S]"),
     "with_newline": partial(split, r" = |(?:[a-z]|\d+)\n|#[a-z]: |[\s\S]"),
     "metaspace": _metaspace,

@@ -11,8 +11,20 @@ import numpy as np
 
 from debug import checks
 from debug.errors import InputError
+from debug.interpreter import Change, Code
 from debug.kinds import Json
-from debug.programs import AnyPair, AnyProgram, Pair, Program, ProgramError, ProgramPair, TextProgram, pair_from_record
+from debug.programs import (
+    LONGEST_TEXT,
+    AnyPair,
+    AnyProgram,
+    Pair,
+    Program,
+    ProgramError,
+    ProgramPair,
+    TextPair,
+    TextProgram,
+    pair_from_record,
+)
 
 PairLike = AnyPair | dict[str, Json] | str
 """What :func:`as_pair` takes."""
@@ -34,6 +46,61 @@ def make_pair(program: str | Program, seed: int | None = None, root_value: int |
         free = [d for d in string.digits if d not in used] or [d for d in string.digits if int(d) != original.answer]
         root_value = int(np.random.RandomState([seed or 0, 1]).choice(free))
     return ProgramPair(original, original.with_root(root_value), seed)
+
+
+def python_pairs(text: str, seed: int | None = None, query: str | None = None) -> list[TextPair]:
+    """The pairs of a program in the subset of Python that :mod:`debug.interpreter` runs: with another literal each.
+
+    First come those of which the answers are as long and begin otherwise, as the changed literals do, so that they are
+    more likely to be as many tokens; of these the ones whose literal is the answer, see
+    :meth:`debug.interpreter.Code.changes_of_answer`.
+
+    Raises:
+        ProgramError: the text is no such program, or no other literal changes its answer.
+    """
+    code = Code.parse(text, query)
+    changes = code.changes_of_answer()
+    if not changes:
+        raise ProgramError("no other number, text or truth value in the program changes its answer")
+
+    def unlike(change: Change) -> bool:
+        answers, literals = (code.answer, change.answer), (code.literals[change.literal].value, change.value)
+        alike = (len(str(answers[0])) == len(str(answers[1])) and str(answers[0])[0] != str(answers[1])[0],)
+        return not all(alike) or len(str(literals[0])) != len(str(literals[1]))
+
+    original = _of_code(code)
+    changed = (code.with_literal(change.literal, change.value) for change in sorted(changes, key=unlike))
+    return [TextPair(original, _of_code(each), seed) for each in changed]
+
+
+def python_pair(text: str, seed: int | None = None, query: str | None = None) -> TextPair:
+    """One of :func:`python_pairs`, with the first literal that fits; its value is drawn by ``RandomState([seed, 1])``.
+
+    Raises:
+        ProgramError: as :func:`python_pairs`.
+    """
+    first, *others = python_pairs(text, seed, query)
+    fitting = [first, *(pair for pair in others if _same_literal(first, pair))]
+    return fitting[np.random.RandomState([seed or 0, 1]).randint(len(fitting))]
+
+
+def _same_literal(one: TextPair, other: TextPair) -> bool:
+    """Whether another value of the same literal is as long."""
+    texts = one.original.text, one.counterfactual.text, other.counterfactual.text
+    if len({*map(len, texts)}) > 1 or len(str(one.expected_counterfactual)) != len(str(other.expected_counterfactual)):
+        return False
+    differing = [
+        {n for n, both in enumerate(zip(texts[0], text, strict=True)) if len({*both}) > 1} for text in texts[1:]
+    ]
+    return differing[0] == differing[1] and str(other.expected_counterfactual)[0] != str(one.expected_original)[0]
+
+
+_BY_DEFAULT = re.compile(r"line_\d+_(rhs|condition|return|print|iterable|argument_\d+)|query_(var|colon)")
+
+
+def _of_code(code: Code) -> TextProgram:
+    targets = [role for role in code.spans if _BY_DEFAULT.fullmatch(role)]
+    return TextProgram(code.text, code.answer, code.spans, targets, exact=False)
 
 
 def as_pair(program: PairLike) -> AnyPair:
@@ -77,6 +144,21 @@ def read_pairs(path: str | Path) -> list[AnyPair]:
     if not pairs:
         raise InputError(f"{path} has no pair; expected a JSON object a line, with 'original' and 'counterfactual'")
     return pairs
+
+
+def read_program(path: str | Path) -> list[TextPair]:
+    """:func:`python_pairs` of a file; raises InputError where it cannot be read, or has none."""
+    try:
+        with Path(path).open("rb") as file:
+            text = file.read(4 * LONGEST_TEXT + 1).decode("utf-8")  # a character has four bytes at most
+    except OSError as error:
+        raise InputError(f"program {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"program {path} is no text in UTF-8: {error.reason} at byte {error.start}") from error
+    try:
+        return python_pairs(text)
+    except ProgramError as error:
+        raise InputError(f"program {path}: {error}") from error
 
 
 def same_answer_program(program: AnyProgram, attempt: int = 0) -> Program | None:

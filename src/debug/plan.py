@@ -119,9 +119,16 @@ class Plan:
             raise InputError(
                 "method 'attribution' estimates patches of one layer from the counterfactual, nothing else"
             )
-        names = [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
-        for name in names:
-            self._check_name(name)
+        for name in self._names():
+            self._check_name(name, _TARGET)
+
+    def check_targets_of_binding(self) -> None:
+        """Raises InputError where a name is no target of variable binding: of other texts spans may have any name."""
+        for name in self._names():
+            self._check_name(name, _TARGET_OF_BINDING)
+
+    def _names(self) -> list[str | int]:
+        return [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -144,13 +151,13 @@ class Plan:
             raise InputError("heads is an empty list; expected numbers of heads, or None for all")
         return sets
 
-    def _check_name(self, name: str | int) -> None:
+    def _check_name(self, name: str | int, targets: re.Pattern[str]) -> None:
         if self.knockout and str(name) not in HYPOTHESES and "->" not in str(name):
             raise InputError(
                 f"{name!r} is no hypothesis; expected {', '.join(HYPOTHESES)}, or 'queries->keys' with names of targets"
             )
         for part in re.split(r"\+|->", name) if isinstance(name, str) and name not in HYPOTHESES else ():
-            if not _TARGET.fullmatch(part):
+            if not targets.fullmatch(part):
                 raise InputError(
                     f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
                     "rhs|newline|line>, query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
@@ -241,7 +248,5 @@ def _number(value: str | int) -> str | int:
     return operator.index(value)
 
 
-_TARGET = re.compile(
-    r"(?!ref_depth|query_)[A-Za-z_][A-Za-z0-9_.-]*|\d+"
-    r"|ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)"
-)
+_TARGET_OF_BINDING = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)|final|\d+")
+_TARGET = re.compile(rf"{_TARGET_OF_BINDING.pattern}|(?!ref_depth_|query_)[A-Za-z_][A-Za-z0-9_.-]*")

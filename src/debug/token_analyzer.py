@@ -121,7 +121,7 @@ def analyze(tokenizer: Tokenizer, program: AnyProgram, prompt_template: str = CO
     names = tokenizer.convert_ids_to_tokens(token_ids)
     texts = [prompt[slice(*spans.get(position, (0, 0)))] or name for position, name in enumerate(names)]
     roles = _roles(program, spans, start, len(texts))
-    if isinstance(program, TextProgram):
+    if isinstance(program, TextProgram) and program.exact:
         for name, (first, last) in program.spans.items():
             covered = spans[roles[name][0]][0], spans[roles[name][-1]][1]
             outside = prompt[covered[0] : first + start] + prompt[last + start : covered[1]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
@@ -19,14 +19,14 @@ from debug.causal_experiment_runner.stored_activations import StoredActivations
 from debug.causal_experiment_runner.writer import CellWriter, summary
 from debug.causal_map import ESTIMATED
 from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
-from debug.counterfactual import PairLike, as_pair, make_pair, read_pairs
+from debug.counterfactual import PairLike, as_pair, read_pairs, read_program
 from debug.engine import default_batch_tokens
 from debug.errors import InputError
-from debug.generators import search
+from debug.generators import GeneratedProgram, search
 from debug.kinds import Argument, Json
 from debug.models import LoadedModel
 from debug.plan import Plan
-from debug.programs import ProgramError
+from debug.programs import AnyPair, ProgramError
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -235,8 +235,8 @@ class CausalExperimentRunner:
 
 def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], dict[str, Json], int]]]:
     """Of each cell of a model: its pairs, the params that say where they come from, and how many of them to try."""
-    if config.pairs is not None:
-        given = read_pairs(config.pairs)
+    if config.pairs is not None or config.program is not None:
+        given = read_pairs(config.pairs) if config.pairs is not None else read_program(config.program or "")
         known = _common_params(given) | {"num_seqs": len(given), "generator": "given"}
         return [lambda: (iter(given), dict(known), len(given))]
     (name, generator), (_, template) = config.named_generator, config.prompt
@@ -246,9 +246,26 @@ def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], 
         made = search(generator, seq_len, seed, hops, template)
         params = {"hops": "any" if hops is None else hops, "seq_len": seq_len, "seed": seed}
         params |= {"num_seqs": config.num_seqs, "generator": name}
-        return (make_pair(program.program, program.seed) for program in made), params, config.max_tries
+        return pairs_of(config, made), params, config.max_tries
 
     return [partial(generated, *cell) for cell in config.cells]
+
+
+def pairs_of(config: CausalConfig, made: Iterable[GeneratedProgram]) -> Iterator[AnyPair]:
+    """The pairs of generated programs; those that have none are passed over, as seeds of other hops are."""
+    in_a_row = 0
+    for program in made:
+        try:
+            pair = config.pair_of(program.program, program.seed)
+        except ProgramError as error:
+            in_a_row += 1
+            if in_a_row > config.max_tries:
+                raise InputError(
+                    f"{in_a_row} programs in a row have no counterfactual; of the last: {error}"
+                ) from error
+            continue
+        in_a_row = 0
+        yield pair
 
 
 def _reference(

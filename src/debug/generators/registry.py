@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from debug import checks
+from debug.counterfactual import make_pair, python_pair
 from debug.errors import InputError
 from debug.generators.arithmetic import (
     make_arithmetic_sequence,
@@ -32,38 +34,43 @@ from debug.generators.functions import make_function_program
 from debug.generators.loops import make_loop_program
 from debug.generators.permutations import make_permutation_program
 from debug.generators.reassignment import make_reassignment_program
+from debug.programs import AnyPair
 
 
 class Family(NamedTuple):
-    """A program family: its generator, and the template and the parser that its programs are asked and read with."""
+    """A program family: its generator, the template and the parser that its programs are asked and read with, and the
+    pair of a program's text and seed that causal runs patch."""
 
     make: Generator
     prompt_template: str = "RANGE_TRACKING"
     answer_parser: str = "integer"
+    pair: Callable[[str, int | None], AnyPair] | None = partial(python_pair, query="x")
+    """Raises ProgramError where a program has none; None: no counterfactual of the family is defined."""
 
 
+_ASKED = "VARIABLE_BINDING", "variable_binding"  # programs that end in a query line
 FAMILIES: dict[str, Family] = {
-    "variable_binding": Family(make_variable_binding_program, "VARIABLE_BINDING", "variable_binding"),
+    "variable_binding": Family(make_variable_binding_program, *_ASKED, make_pair),
     "range": Family(make_range_program),
     "range_lines": Family(make_range_program_lines),
     "variable_increments": Family(make_variable_increments),
     "arithmetic_sequence": Family(make_arithmetic_sequence),
     "counter": Family(make_counter_program),
     "fibonacci": Family(make_fibonacci_program),
-    "exception": Family(make_exception_program, "EXCEPTION_HANDLING"),
+    "exception": Family(make_exception_program, "EXCEPTION_HANDLING", pair=partial(python_pair, query="result")),
     "boolean": Family(make_boolean_program, "BOOLEAN_LOGIC", "boolean"),
     "integer": Family(make_integer_program),
-    "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding"),
+    "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding", make_pair),
     "counterfactual_pair": Family(make_counterfactual_pair),
-    "binding_arithmetic": Family(make_binding_arithmetic_program, "VARIABLE_BINDING", "variable_binding"),
-    "reassignment": Family(make_reassignment_program, "VARIABLE_BINDING", "variable_binding"),
-    "conditionals": Family(make_conditional_program, "VARIABLE_BINDING", "variable_binding"),
-    "loops": Family(make_loop_program, "VARIABLE_BINDING", "variable_binding"),
-    "functions": Family(make_function_program, "VARIABLE_BINDING", "variable_binding"),
-    "containers": Family(make_container_program, "VARIABLE_BINDING", "variable_binding"),
-    "permutations": Family(make_permutation_program, "VARIABLE_BINDING", "variable_binding"),
-    "boxes": Family(make_boxes_program, "MINIMAL", "word"),
-    "beliefs": Family(make_beliefs_program, "MINIMAL", "word"),
+    "binding_arithmetic": Family(make_binding_arithmetic_program, *_ASKED, python_pair),
+    "reassignment": Family(make_reassignment_program, *_ASKED, python_pair),
+    "conditionals": Family(make_conditional_program, *_ASKED, python_pair),
+    "loops": Family(make_loop_program, *_ASKED, python_pair),
+    "functions": Family(make_function_program, *_ASKED, python_pair),
+    "containers": Family(make_container_program, *_ASKED, python_pair),
+    "permutations": Family(make_permutation_program, *_ASKED, python_pair),
+    "boxes": Family(make_boxes_program, "MINIMAL", "word", None),
+    "beliefs": Family(make_beliefs_program, "MINIMAL", "word", None),
 }
 """A new family is its generator function and one line here."""
 GENERATORS: dict[str, Generator] = {name: family.make for name, family in FAMILIES.items()}

@@ -121,8 +121,8 @@ class TextPair(Pair[TextProgram]):
 
     @property
     def spans(self) -> dict[str, Json]:
-        """The named spans of either text, as fields of its record."""
-        return {field: program.to_record()["spans"] for field, program in zip(_SPANS, self.programs, strict=True)}
+        """The roles of either text, as fields of its record."""
+        return self.original.roles_record | {"counterfactual_spans": self.counterfactual.roles_record["spans"]}
 
     def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
@@ -142,9 +142,13 @@ class TextPair(Pair[TextProgram]):
                 "a pair of texts needs the answers 'expected_original' and 'expected_counterfactual', given fields: "
                 f"{sorted(map(str, record))}"
             )
-        spans = [record.get(field) or {} for field in _SPANS]
-        programs = (TextProgram(*of) for of in zip((original, counterfactual), expected, spans, strict=True))
-        return cls(*programs, seed=seed)
+        names, exact = record.get("targets"), record.get("exact", True)
+        spans = [record.get(field) or {} for field in ("spans", "counterfactual_spans")]
+        return cls(
+            TextProgram(original, expected[0], spans[0], names, exact),
+            TextProgram(counterfactual, expected[1], spans[1], names if spans[1] else None, exact),
+            seed,
+        )
 
 
 def as_given(program: AnyProgram) -> str | dict[str, Json]:
@@ -158,7 +162,6 @@ def from_given(program: str | dict[str, Json]) -> AnyProgram:
 
 
 AnyPair = ProgramPair | TextPair
-_SPANS = ("spans", "counterfactual_spans")
 
 
 def pair_from_record(record: dict[str, Json]) -> AnyPair:
@@ -174,7 +177,8 @@ def pair_from_record(record: dict[str, Json]) -> AnyPair:
             for text in (original, counterfactual):
                 Program.parse(text)
         except ProgramError:
-            if None in (record.get("expected_original"), record.get("expected_counterfactual")):
+            answers = (record.get("expected_original"), record.get("expected_counterfactual"))
+            if None in answers or record.get("variable_chain") is not None:
                 raise
         else:
             return ProgramPair.from_record(record)

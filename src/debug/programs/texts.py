@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import ItemsView, Mapping
+from collections.abc import ItemsView, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -16,9 +16,7 @@ Answer = int | str | bool
 LONGEST_TEXT = 100_000  # characters
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 LINE_END = re.compile(r"line_\d+_end")
-_RESERVED = re.compile(
-    rf"final|all|targets|roles|together|position_\d+|{LINE_END.pattern}|difference_\d+|(ref_depth|query)_.*"
-)
+_RESERVED = re.compile(rf"final|all|targets|roles|together|position_\d+|{LINE_END.pattern}|difference_\d+|ref_depth_.*")
 
 
 class ProgramError(InputError):
@@ -37,6 +35,10 @@ class TextProgram:
     answer: Answer
     spans: Mapping[str, Span] = field(default_factory=dict)
     """Name -> start and end, in characters of the text."""
+    targets: Sequence[str] | None = None
+    """The spans that are targets by default; None: all of them, and the ends of lines."""
+    exact: bool = True
+    """Whether a span that begins or ends inside a token is refused; roles of a grammar are its tokens then."""
 
     def __post_init__(self) -> None:
         try:
@@ -51,6 +53,11 @@ class TextProgram:
                 raise ProgramError(f"the answer is {self.answer[:80]!r}; expected one line that is not empty")
             object.__setattr__(self, "answer", self.answer.strip())
         object.__setattr__(self, "spans", {name: self._span(name, span) for name, span in _items(self.spans)})
+        targets = [] if self.targets is None else self.targets
+        if not isinstance(targets, list | tuple) or not {*map(str, targets)} <= self.spans.keys():
+            raise ProgramError(f"targets is {checks.shown(targets)}; expected names of the spans {[*self.spans]}"[:300])
+        if not isinstance(self.exact, bool):
+            raise ProgramError(f"exact is {checks.shown(self.exact)}; expected true or false")
 
     def _span(self, name: object, span: Json) -> Span:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
@@ -87,7 +94,7 @@ class TextProgram:
 
     @property
     def default_targets(self) -> list[str]:
-        return [*self.roles, "final"]
+        return [*(self.roles if self.targets is None else self.targets), "final"]
 
     @property
     def hops(self) -> None:
@@ -101,11 +108,13 @@ class TextProgram:
 
     def to_record(self) -> dict[str, Json]:
         """The text as JSON values; :meth:`from_record` reads it back."""
-        return {
-            "text": self.text,
-            "answer": self.answer,
-            "spans": {name: list(span) for name, span in self.spans.items()},
-        }
+        return {"text": self.text, "answer": self.answer} | self.roles_record
+
+    @property
+    def roles_record(self) -> dict[str, Json]:
+        """What a record says of the text's roles."""
+        spans = {"spans": {name: list(span) for name, span in self.spans.items()}}
+        return spans if self.targets is None and self.exact else spans | {"targets": self.targets, "exact": self.exact}
 
     @classmethod
     def from_record(cls, record: dict[str, Json]) -> TextProgram:
@@ -114,7 +123,8 @@ class TextProgram:
             raise ProgramError(
                 f"a text is a record of 'text', 'answer' and perhaps 'spans', given {checks.shown(record)}"
             )
-        return cls(record["text"], record["answer"], record.get("spans") or {})
+        spans, targets, exact = record.get("spans") or {}, record.get("targets"), record.get("exact", True)
+        return cls(record["text"], record["answer"], spans, targets, exact)
 
 
 def _items(spans: object) -> ItemsView[object, Json]:

@@ -89,7 +89,8 @@ def _given(record: Mapping[str, Json]) -> dict[str, Json] | str:
         return ""
     fields = {"original": record["program"], "counterfactual": record.get("counterfactual"), "seed": record["seed"]}
     if "spans" in record:  # a pair of texts that are no variable binding
-        fields |= {name: record.get(name) for name in ("spans", "counterfactual_spans", "expected_counterfactual")}
+        roles = ("spans", "counterfactual_spans", "targets", "exact")
+        fields |= {name: record.get(name) for name in (*roles, "expected_counterfactual")}
         fields["expected_original"] = record["expected"]
     return {name: value for name, value in fields.items() if value is not None}
 
