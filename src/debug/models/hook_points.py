@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from debug.errors import InputError
 from debug.kinds import Module, Traced
@@ -23,8 +23,6 @@ from debug.models.architectures import follow
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
-
-    from debug.models.transformers_model import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class HookPoint:
         InputError: no such layer, or a value of another shape.
     """
 
-    model: LoadedModel
+    model: Any  # a LoadedModel, which imports this file
     name: str
 
     @property

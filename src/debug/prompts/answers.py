@@ -24,23 +24,41 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from debug.errors import InputError
 from debug.kinds import Tokenizer
+from debug.programs import AnyPair
 from debug.prompts import tokenization
 from debug.prompts.templates import fill, get_prompt, without_final_space
-
-if TYPE_CHECKING:
-    from debug.models import LoadedModel
-    from debug.programs import AnyPair
-    from debug.token_analyzer import TokenizedProgram
 
 logger = logging.getLogger(__name__)
 
 
 class NoPlace(InputError):
     """Behind this prompt the answers have no tokens of their own; the message shows the tokens."""
+
+
+class Writer(Protocol):
+    """What is asked of a model here; :class:`debug.models.LoadedModel` is one."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def tokenizer(self) -> Tokenizer: ...
+
+    def first_tokens(self, prompts: Sequence[list[int]], n: int) -> list[list[int]]: ...
+
+
+class Prompt(Protocol):
+    """A prompt and its tokens; :class:`debug.token_analyzer.TokenizedProgram` is one."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def token_ids(self) -> list[int]: ...
 
 
 class Form(NamedTuple):
@@ -125,7 +143,7 @@ def _merges(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> bool:
     return any(found and found[: len(ids)] != ids for found in behind)
 
 
-def written(model: LoadedModel, prompts: Sequence[str]) -> list[list[int]]:
+def written(model: Writer, prompts: Sequence[str]) -> list[list[int]]:
     """The first tokens that a model (:class:`debug.models.LoadedModel`) writes, greedily, behind each prompt."""
     return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
 
@@ -137,7 +155,7 @@ def of_pair(pair: AnyPair) -> tuple[str, ...]:
     return () if all(type(answer) is int for answer in answers) else tuple(map(str, answers))
 
 
-def lead(model: LoadedModel, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
+def lead(model: Writer, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
     """The white space that a model writes, as tokens of its own, before most of its answers to these prompts, each of
     which stands with its answers' texts (none: numbers).
 
@@ -161,7 +179,7 @@ def lead(model: LoadedModel, prompts: Sequence[tuple[str, Sequence[str]]]) -> st
 
 def agreed(
     tokenizer: Tokenizer,
-    prompt: TokenizedProgram,
+    prompt: Prompt,
     lead: str,
     both: Sequence[str],
     written: Sequence[Sequence[int]],
