@@ -46,7 +46,7 @@ def test_a_study_is_read_from_yaml_and_from_json(tmp_path):
         ("{name: x, experiments: [3]}", "experiment 1 is 3"),
         ("{name: x, experiments: [{models: [tiny]}, {modles: [tiny]}]}", "experiment 2 has modles"),
         ("{name: x, experiments: [{models: [tiny], num_seqs: many}]}", "experiment 1: num_seqs is 'many'"),
-        ("{name: x, experiments: [{models: [tiny], program_generator: loops}]}", "experiment 1: unknown generator"),
+        ("{name: x, experiments: [{models: [tiny], program_generator: lops}]}", "experiment 1: unknown generator"),
         ("!!python/object/apply:os.system ['true']", "is neither YAML nor JSON"),
     ],
 )
