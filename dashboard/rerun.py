@@ -91,7 +91,8 @@ def ask(run: LoggedRun) -> None:
     with right:
         st.caption(f"Pair {pair}, the original program and its answer")
         chosen = pairs[int(pair)]
-        literally(f"{chosen.original.text}{chosen.original.answer}")
+        asked = chosen.original.text
+        literally(f"{asked}{'' if asked[-1].isspace() else ' '}{chosen.original.answer}")
     numbers_asked = list(range(int(pair), min(int(pair) + int(how_many), len(pairs))))
     try:
         with left, st.expander("More options"):
