@@ -267,6 +267,7 @@ def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
         ({"generator": "boxes"}, "no counterfactual of boxes programs is defined; causal runs know those of variable_"),
         ({"pairs": "a.jsonl", "program": "a.py"}, "pairs and program are given"),
         ({"pairs": "none.jsonl"}, "none.jsonl cannot be read: No such file"),
+        ({"pairs": "none.jsonl", "hops": [2]}, r"hops is \[2\], but pairs are given"),
         ({"program": "none.py"}, "none.py cannot be read: No such file"),
         ({"generator": "nonsense"}, "unknown generator 'nonsense'; there are: variable_binding"),
         ({"prompt_template": "no place"}, "{code}"),

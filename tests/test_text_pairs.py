@@ -13,17 +13,18 @@ import reference
 import vocabularies
 from debug import models
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
+from debug.causal_map.grid import held_by_construction
 from debug.causal_tracing import run_causal_tracing_experiment
 from debug.counterfactual import as_pair, make_pair, read_pairs
 from debug.errors import InputError
 from debug.generators import get_generator, search
 from debug.kinds import Argument, Json
 from debug.models.hook_points import COMPONENTS
-from debug.plan import Plan
 from debug.programs import Program, ProgramError, ProgramPair, TextPair, pair_from_record
 from debug.rerun import rerun
 from debug.token_analyzer import PairError, analyze_pair
 from debug.tracking import Store, load_run
+from debug.tracking.export import export_run, import_run
 from present import present
 from test_causal_tracing import assert_map_is
 
@@ -155,9 +156,7 @@ def test_what_cannot_be_aligned_says_so_with_the_tokens(name: str, record: dict[
 def test_every_square_is_what_a_patch_by_hand_gives(name: str, component: str) -> None:
     model = families.family(name)
     pair = pair_from_record(POINTER)
-    plan = Plan(component, require_correct=False, answer_lead="")
     (causal_map,) = run_causal_tracing_experiment(model, [pair], component, require_correct=False).maps
-    assert plan.intervention_type == causal_map.intervention_type
     tokenized = analyze_pair(model.tokenizer, pair)
     token_ids = torch.tensor(tokenized.original.token_ids)
     source = {component: reference.run(model, torch.tensor(tokenized.counterfactual.token_ids), component)[1]}
@@ -217,12 +216,44 @@ def test_edges_between_named_spans_are_cut(uri: str) -> None:
     edges = result.maps[0].targets["final->root"]
     root = analyze_pair(models.load("tiny").tokenizer, present(result.results[0].pair)).original.roles["root"]
     assert set(edges) == {*root, len(result.maps[0].tokens) - 1}
-    skipped = run_causal_tracing_experiment("tiny", given[:1], positions=["root", "final"], exclude_shallow=False)
-    assert set(skipped.maps[0].targets) == {"root", "final"}
     with pytest.raises(InputError, match="no target 'query_hash'"):
         run_causal_tracing_experiment("tiny", given, "attention_knockout", positions=["direct_pointer"])
     with pytest.raises(InputError, match="no root value"):
         run_causal_tracing_experiment("tiny", given, exclude_shallow=True)
+
+
+def test_no_place_that_differs_is_a_peak() -> None:
+    """Each is the counterfactual's input, not only the first of them."""
+    (causal_map,) = run_causal_tracing_experiment("tiny", [POINTER], positions="targets", require_correct=False).maps
+    held = {name for name in causal_map.targets if held_by_construction(causal_map, name)}
+    assert held == {"difference_1", "difference_2", "difference_3", "difference_4", "first_line", "final"}
+    assert {*causal_map.targets} - held == {"reference", "line_4_end"}
+
+
+def test_an_exported_run_of_texts_is_imported_with_its_pairs(uri: str, tmp_path: Path) -> None:
+    path = file_of(tmp_path, [as_text(pair) for pair in binding_pairs(2)])
+    study = CausalExperimentRunner(uri).run(CausalConfig(models=["tiny"], pairs=path, positions="targets"))
+    run = load_run(study.cells[0].run_id, uri)
+    assert {"hops", "seq_lens", "num_seqs", "seed"} & load_run(study.run_id, uri).config.keys() == set()
+    export_run(run, tmp_path / "out")
+    other_uri = f"sqlite:///{tmp_path / 'other' / 'mlflow.db'}"
+    run_id, _ = import_run(tmp_path / "out", Store(other_uri))
+    again = load_run(run_id, other_uri)
+    assert again.pairs == run.pairs
+    assert again.pairs[0].to_record() == run.pairs[0].to_record()
+    for one, other in zip(run.maps, again.maps, strict=True):
+        np.testing.assert_array_equal(one.z_patched, other.z_patched)
+        assert one.differing == other.differing != []
+
+
+def test_one_program_of_ones_own_is_as_many_pairs_as_are_asked_for(uri: str, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    path.write_text("a = 1\nb = a\n#b: ")
+    config = CausalConfig(models=["tiny"], program=str(path), num_seqs=3, require_correct=False, positions="targets")
+    run = load_run(CausalExperimentRunner(uri).run(config).cells[0].run_id, uri)
+    assert [pair.expected_original for pair in run.pairs] == [1, 1, 1]
+    assert len({pair.expected_counterfactual for pair in run.pairs}) == 3
+    assert "line_1_rhs" in run.maps[0].targets
 
 
 @pytest.mark.parametrize(

@@ -59,40 +59,37 @@ def python_pairs(text: str, seed: int | None = None, query: str | None = None) -
         ProgramError: the text is no such program, or no other literal changes its answer.
     """
     code = Code.parse(text, query)
-    changes = code.changes_of_answer()
-    if not changes:
-        raise ProgramError("no other number, text or truth value in the program changes its answer")
-
-    def unlike(change: Change) -> bool:
-        answers, literals = (code.answer, change.answer), (code.literals[change.literal].value, change.value)
-        alike = (len(str(answers[0])) == len(str(answers[1])) and str(answers[0])[0] != str(answers[1])[0],)
-        return not all(alike) or len(str(literals[0])) != len(str(literals[1]))
-
-    original = _of_code(code)
-    changed = (code.with_literal(change.literal, change.value) for change in sorted(changes, key=unlike))
-    return [TextPair(original, _of_code(each), seed) for each in changed]
+    return [_changed(code, change, seed) for change, _ in _changes(code)]
 
 
 def python_pair(text: str, seed: int | None = None, query: str | None = None) -> TextPair:
-    """One of :func:`python_pairs`, with the first literal that fits; its value is drawn by ``RandomState([seed, 1])``.
+    """One of :func:`python_pairs`: of the first literal; its value is drawn by ``RandomState([seed, 1])``.
 
     Raises:
         ProgramError: as :func:`python_pairs`.
     """
-    first, *others = python_pairs(text, seed, query)
-    fitting = [first, *(pair for pair in others if _same_literal(first, pair))]
-    return fitting[np.random.RandomState([seed or 0, 1]).randint(len(fitting))]
+    code = Code.parse(text, query)
+    changes = _changes(code)
+    fitting = [change for change, fits in changes if fits and change.literal == changes[0][0].literal]
+    chosen = fitting or [changes[0][0]]
+    return _changed(code, chosen[np.random.RandomState([seed or 0, 1]).randint(len(chosen))], seed)
 
 
-def _same_literal(one: TextPair, other: TextPair) -> bool:
-    """Whether another value of the same literal is as long."""
-    texts = one.original.text, one.counterfactual.text, other.counterfactual.text
-    if len({*map(len, texts)}) > 1 or len(str(one.expected_counterfactual)) != len(str(other.expected_counterfactual)):
-        return False
-    differing = [
-        {n for n, both in enumerate(zip(texts[0], text, strict=True)) if len({*both}) > 1} for text in texts[1:]
-    ]
-    return differing[0] == differing[1] and str(other.expected_counterfactual)[0] != str(one.expected_original)[0]
+def _changes(code: Code) -> list[tuple[Change, bool]]:
+    """The changes of a program's answer, and whether each is likely to be as many tokens; those that are come first."""
+
+    def fits(change: Change) -> bool:
+        one, other, old = str(code.answer), str(change.answer), code.literals[change.literal].value
+        return len(one) == len(other) and one[0] != other[0] and len(str(old)) == len(str(change.value))
+
+    changes = [(change, fits(change)) for change in code.changes_of_answer()]
+    if not changes:
+        raise ProgramError("no other number, text or truth value in the program changes its answer")
+    return sorted(changes, key=lambda each: not each[1])
+
+
+def _changed(code: Code, change: Change, seed: int | None) -> TextPair:
+    return TextPair(_of_code(code), _of_code(code.with_literal(change.literal, change.value)), seed)
 
 
 _BY_DEFAULT = re.compile(r"line_\d+_(rhs|condition|return|print|iterable|argument_\d+)|query_(var|colon)")

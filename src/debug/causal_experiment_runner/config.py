@@ -36,7 +36,8 @@ class CausalConfig(StudyConfig, Plan):
     """Generator of the programs, by name."""
     pairs: str | None = field(default=None, kw_only=True)
     """JSONL file of pairs of any texts, in the place of generated programs: each line has original, counterfactual,
-    expected_original, expected_counterfactual and perhaps spans, name -> [start, end] in characters of the original."""
+    expected_original, expected_counterfactual and perhaps spans, name -> [start, end] in characters of the original.
+    All of them are used."""
     program: str | None = field(default=None, kw_only=True)
     """File of one program of one's own, in a subset of Python that is interpreted, never executed: its pairs each have
     another number, text or truth value, so that the answer is another. It ends in "#x: " or print(x)."""
@@ -52,6 +53,8 @@ class CausalConfig(StudyConfig, Plan):
         if self.pairs is not None and self.program is not None:
             raise InputError("pairs and program are given; expected one file that pairs come from")
         given = self.pairs is not None or self.program is not None
+        if given and self.hops is not None:
+            raise InputError(f"hops is {self.hops!r}, but pairs are given, whose hops are their own; leave it out")
         if not given and name in FAMILIES and FAMILIES[name].pair is None:
             having = ", ".join(name for name, family in FAMILIES.items() if family.pair)
             raise InputError(f"no counterfactual of {name} programs is defined; causal runs know those of {having}")

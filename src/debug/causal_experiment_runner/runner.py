@@ -63,7 +63,7 @@ class CausalExperimentRunner:
         names = models.names_of(config.models)
         title = f"{', '.join(names.values())} · {_what(config.plan())}"
         with self.store.start(config.name or config.kind, title, kind=config.kind) as study:
-            study.log_json("config.json", config.to_record() | asdict(config.plan()))
+            study.log_json("config.json", _record(config) | asdict(config.plan()))
             cells: list[CellResult] = []
             for model_id, of_cell in product(config.models, asked):
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
@@ -237,7 +237,8 @@ def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], 
     """Of each cell of a model: its pairs, the params that say where they come from, and how many of them to try."""
     if config.pairs is not None or config.program is not None:
         given = read_pairs(config.pairs) if config.pairs is not None else read_program(config.program or "")
-        known = _common_params(given) | {"num_seqs": len(given), "generator": "given"}
+        wanted = len(given) if config.program is None else min(len(given), config.num_seqs)
+        known = _common_params(given) | {"num_seqs": wanted, "generator": "given"}
         return [lambda: (iter(given), dict(known), len(given))]
     (name, generator), (_, template) = config.named_generator, config.prompt
 
@@ -249,6 +250,15 @@ def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], 
         return pairs_of(config, made), params, config.max_tries
 
     return [partial(generated, *cell) for cell in config.cells]
+
+
+def _record(config: CausalConfig) -> dict[str, Json]:
+    """The configuration as JSON values, without what says nothing of pairs that are given."""
+    record = config.to_record()
+    if config.pairs is None and config.program is None:
+        return record
+    unsaid = ("hops", "seq_lens", "seed", "independent_cells", *(["num_seqs"] if config.program is None else []))
+    return {name: value for name, value in record.items() if name not in unsaid} | {"generator": "given"}
 
 
 def pairs_of(config: CausalConfig, made: Iterable[GeneratedProgram]) -> Iterator[AnyPair]:

@@ -73,6 +73,8 @@ class CausalMap:
     """Top token of each patched run; -1 where it was only estimated, or not recorded."""
     layer_window: int = 1
     """Row l patches, or cuts, the layers l to l + layer_window - 1 together."""
+    differing: list[int] = field(default_factory=list)
+    """All positions at which the two prompts differ; older maps have the first alone, and so have ablations."""
     heads: list[list[int]] = field(default_factory=list)
     """The heads that each step of the head axis patches together; empty where there is no such axis."""
     source: str = "counterfactual"
@@ -251,7 +253,7 @@ def random_of(target: str) -> str | None:
 def held_by_construction(causal_map: CausalMap, target: str, heads: Sequence[int] | None = None) -> bool:
     """Whether patching a target succeeds at some layer in any model that answers: no finding, and left out of peaks.
 
-    Of the residual stream: where it has a token of the root, or of another role on that token, for these are the
+    Of the residual stream: where it has a token of the root, or any other that differs, for these are the
     counterfactual's input; or the last token, which becomes its output. Of attention, or of several heads together
     (maps do not say how many heads there are): where all layers are patched at the last token, whose embedding is the
     same in both programs.
@@ -260,7 +262,7 @@ def held_by_construction(causal_map: CausalMap, target: str, heads: Sequence[int
     last = len(causal_map.tokens) - 1
     if causal_map.intervention_type == "residual_stream":
         root = {*causal_map.targets.get(ROOT, ())}
-        root |= set() if causal_map.method == "imported" else {causal_map.first_difference}
+        root |= set() if causal_map.method == "imported" else {causal_map.first_difference, *causal_map.differing}
         parts = target.split("+")
         return bool(at & (root | {last})) or bool({ROOT, ROOT.replace("rhs", "line"), FINAL} & {*parts})
     whole = causal_map.intervention_type == "attention" or len(heads or ()) > 1

@@ -29,6 +29,7 @@ class Header(TypedDict):
     min_effect: Annotated[float, Field(strict=True, ge=0, lt=2**31), Expected("a number, 0 or more")]
     vocabulary: Entries[_Token, Text]
     target_columns: Entries[Text, Int32]
+    differing: NotRequired[List[Int32]]
     layer_window: NotRequired[Int32]  # what the first maps did not say, from here on
     heads: NotRequired[List[List[Int32]]]
     source: NotRequired[Annotated[str, one_of(*SOURCES, "knockout")]]

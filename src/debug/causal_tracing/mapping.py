@@ -33,6 +33,7 @@ def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, co
         target_columns=one.columns.target_columns,
         n_layers=model.n_layers,
         first_difference=group.first_difference(number),
+        differing=list(one.tokenized.differing) if plan.patches_pairs else [],
         answer_tokens=one.tokenized.answer_tokens,
         top_tokens=(group.tops[number], top_counterfactual),
         min_effect=models.SMALLEST_EFFECT[model.dtype],
