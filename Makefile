@@ -18,18 +18,17 @@ help:  ## this list
 	touch $@
 
 demo: .venv/installed  ## an accuracy run and a causal run on the bundled model, logged to MLflow
-	$(BIN)/python runs/quickstart.py
+	$(BIN)/debug demo
 
 # Two processes and no more: each may hold several GiB. A file's tests stay in one.
 test: .venv/installed  ## the test suite; what a machine lacks is skipped, with its reason
-	$(BIN)/python -m pytest -rs -n 2 --dist loadscope
+	$(BIN)/python -m pytest -rs -n 2 --dist loadscope --no-loadscope-reorder
 
 dashboard: .venv/installed  ## the dashboard, on the default store (or MLFLOW_TRACKING_URI)
-	$(BIN)/streamlit run dashboard/serve.py
+	$(BIN)/debug dashboard
 
 mlflow: .venv/installed  ## the MLflow UI, on the same store
-	$(BIN)/mlflow ui --backend-store-uri "$$($(BIN)/python -c \
-	  "from debug.tracking import Store; store = Store(); store.relocate(); print(store.uri)")"
+	$(BIN)/debug mlflow
 
 lint: .venv/installed  ## ruff and pyright
 	$(BIN)/ruff check .

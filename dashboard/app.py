@@ -16,6 +16,7 @@ st.html(
     .stMainBlockContainer { padding: 4rem 2rem 3rem }
     h1 { font-size: 1.6rem !important; padding: 0 0 0.5rem !important }
     h3 { font-size: 1.2rem !important; padding: 0.5rem 0 0 !important }
+    [data-testid=stText] { font-size: 0.8rem; opacity: 0.7; align-self: center }
     .role-title-subtitle text { fill: light-dark(#5c5c66, #b4b4bc) }
     .stVegaLiteChart text[fill='#9a7000'] { fill: light-dark(#8a6400, #f2c14e) } /* names of targets */
     </style>"""

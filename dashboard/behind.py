@@ -82,7 +82,8 @@ def pairs_behind(
 
 
 def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | None) -> None:
-    """The programs with the patched tokens marked, and the predictions of the clean, counterfactual and patched run."""
+    """The programs with the patched tokens marked, and the predictions of the clean, counterfactual and patched
+    forward passes."""
     marked: set[int] = set()
     if where is None:
         st.caption("Click the heatmap to see the metrics and predictions of one intervention.")
@@ -116,14 +117,25 @@ def behind_cell(run: LoggedRun, causal_map: CausalMap, where: tuple[int, ...] | 
 
 
 def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
-    """The metrics of one intervention, and the top tokens and logits of the three runs."""
+    """The metrics of one intervention, and the top tokens and logits of the three forward passes."""
     values = {title_of(metric, causal_map): causal_map.values(metric)[where] for metric in causal_map.metrics}
-    literally(
-        "\n".join(f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items())
-    )
+    lines = [f"{name}: {'no value' if np.isnan(value) else f'{value:.3f}'}" for name, value in values.items()]
+    literally("\n".join([*lines, *answer_of(causal_map, where)]))
     table = predictions(causal_map, where)
     logits = {name: st.column_config.NumberColumn(name, format="%.3f") for name in table.columns[2:]}
     st.dataframe(table, hide_index=True, placeholder="", column_config=logits)
+
+
+def answer_of(causal_map: CausalMap, where: tuple[int, ...]) -> list[str]:
+    """What the patched run answers, where that is more than its top token."""
+    if causal_map.said is None:
+        return []
+    candidates, said = [visible(each) for each in causal_map.candidates], int(causal_map.said[where])
+    lines = [f"answer ({causal_map.scored_by}): {candidates[said] if said >= 0 else 'none of the candidates'}"]
+    if causal_map.log_probabilities is not None:
+        logs = causal_map.log_probabilities[where]
+        lines += [f"log probability of {text}: {log:.3f}" for text, log in zip(candidates, logs, strict=True)]
+    return lines
 
 
 def mark(token: str) -> str:
@@ -139,7 +151,7 @@ def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
     c, o = (text(token) or "not recorded" for token in causal_map.answer_tokens)
     return pl.DataFrame(
         {
-            "run": ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"],
+            "forward pass": ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"],
             "top token": [text(token) for token in tops],
             f"logit of {c} (counterfactual)": [float(logits[0]) for logits in z],
             f"logit of {o} (original)": [float(logits[1]) for logits in z],

@@ -10,7 +10,7 @@ import altair as alt
 import polars as pl
 import streamlit as st
 from behind import behind_cell, mean_table, pairs_behind
-from store import load, mean_of
+from store import load, mean_of, scores_of_run
 from two_maps import beside
 from view import (
     all_runs,
@@ -29,15 +29,18 @@ from view import (
 )
 
 from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs, title_of
+from debug.causal_map.sources import FIRST_TOKEN, GREEDY, WHOLE
 from debug.causal_visualization import (
     causal_heatmap,
     cells,
     curves_by_layer,
     head_heatmap,
+    hypothesis_maps,
     knockout_chart,
     lens_heatmap,
     mean_heatmap,
     visible,
+    winner_map,
 )
 from debug.causal_visualization.interactive import clickable, outlined, quick
 from debug.causal_visualization.side_by_side import top_tokens
@@ -48,7 +51,8 @@ from debug.tracking import LoggedRun
 MEAN, NONE, TOP = "mean", "none", "top_token"
 MOST_BESIDE = 24  # tokens of a map that leaves room for text on its right
 MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
-CAUSAL = pl.col("params.intervention_type").is_not_null() | (pl.col("kind") == "imported") & (pl.col("role") == "cell")
+IMPORTED = (pl.col("kind") == "imported") & (pl.col("role") == "cell") & pl.col("metrics.accuracy").is_null()
+CAUSAL = pl.col("params.intervention_type").is_not_null() | IMPORTED  # of which not all say what was patched
 TITLES = {name: each.title for name, each in COMPONENTS.items()} | {KNOCKOUT: "attention knockout"}
 
 
@@ -113,7 +117,7 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
             "pair",
             "Pair",
             [*averages, *map(str, range(len(maps)))],
-            lambda p: f"mean over {len(maps)} pairs" if p == MEAN else p,
+            lambda p: p if p != MEAN else "mean over 1 pair" if len(maps) == 1 else f"mean over {len(maps)} pairs",
         )
     shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
     with boxes[-1]:
@@ -127,18 +131,25 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         the_mean(run, shown, behind, metric)
     elif isinstance(shown, CausalMap):
         a_pair(run, shown, metric)
-    if notes := definitions(shown):
+    if notes := definitions(shown, run.params.get("scored_by", FIRST_TOKEN)):
         st.caption(notes)
 
 
-def definitions(shown: CausalMap | MeanCausalMap) -> str:
+ANSWERS = {
+    FIRST_TOKEN: "the patched forward pass's top token is the counterfactual answer",
+    WHOLE: "of all candidates the whole counterfactual answer is the most probable one",
+    GREEDY: "what the patched model writes, greedily, is the counterfactual answer",
+}
+
+
+def definitions(shown: CausalMap | MeanCausalMap, scored_by: str = FIRST_TOKEN) -> str:
     """What a layer and success are, in the terms of other tools."""
     notes = []
     if shown.intervention_type == "residual_stream":
         notes.append("Layer l is resid_pre of layer l: the residual stream that goes into layer l.")
-    if "success" in shown.metrics:
+    if "success" in shown.metrics and scored_by in ANSWERS:
         notes.append(
-            "Success: the patched run's top token is the counterfactual answer. Its mean is the patch success rate "
+            f"Success: {ANSWERS[scored_by]}. Its mean is the patch success rate "
             "(interchange-intervention accuracy, IIA)."
         )
     return " ".join(notes)
@@ -171,11 +182,29 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         draw(clickable(chart, "target", "head", "layer"), f"{how}mean", table, open_cell)
         if len(mean.layers) > 1:
             draw(curves_by_layer(mean, metric), f"{how}curves", table)
+    part(rivals, run)
     if layer is None or target is None:
         st.caption("Click the heatmap to list the pairs behind a value.")
         return
     with st.container():
         part(pairs_behind, run, mean, behind, target, layer, metric)
+
+
+def rivals(run: LoggedRun) -> None:
+    """The maps of the rival hypotheses, where they say more than success does."""
+    scores = scores_of_run(run)
+    if scores is None or not scores.beyond_success:
+        return
+    if not yes("rivals", "Rival hypotheses: value or pointer"):
+        return
+    with st.container(horizontal=True, vertical_alignment="top"):
+        draw(hypothesis_maps(scores), "hypotheses")
+        draw(winner_map(scores), "best-hypothesis")
+    st.caption(
+        "Agreement: share of the distinguishing pairs (of which the hypotheses predict different tokens) whose patched "
+        "top token is the one that the hypothesis predicts. Best: McNemar's test tells it from each other one, one "
+        "test a square, uncorrected."
+    )
 
 
 # --- a pair ----------------------------------------------------------------------------------------------------------
@@ -225,7 +254,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
         with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
             behind_cell(run, causal_map, where)
-    if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean run"):
+    if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean forward pass"):
         draw(quick(lens_heatmap(drawn), len(drawn.positions) * (drawn.n_layers + 1)), "lens")
 
 

@@ -104,6 +104,9 @@ def page() -> None:
         *(pl.col(f"params.{n}").fill_null("any") for n in ("hops", "seq_len")),
         pl.col("params.seed").cast(pl.Int64, strict=False),
     )
+    places = [by, *([each] if each else []), "series"]
+    if (repeated := frame.group_by(places).len()["len"].max()) and repeated > 1:  # type: ignore[operator]  (a number)
+        st.caption(f"Runs of the same cells (up to {repeated}) are drawn small; the large points are their means.")
     if "patch_success_rate" in measure:
         st.caption("Patch success rate: interchange-intervention accuracy (IIA).")
     if note := shared_programs(cells.drop_nulls().iter_rows()):
@@ -126,8 +129,12 @@ def by_hops(frame: pl.DataFrame, title: str, signed: bool) -> None:
     else:
         numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
         shared = shared.with_columns(model="row").drop("row").sort("model", *numbers)
-        st.caption("Each value is the mean over these numbers of lines:")
-        literally(", ".join(shared["seq_len"].unique(maintain_order=True)))
+        lengths = shared["seq_len"].unique(maintain_order=True).to_list()
+        if len(lengths) == 1 and lengths[0].isdecimal():
+            st.caption(f"Each value is of programs of {lengths[0]} lines.")
+        else:
+            st.caption("Each value is the mean over these numbers of lines:")
+            literally(", ".join(lengths))
         draw(models_by_hops(shared, title, signed), "models-by-hops", shared)
     if left_out:
         st.caption("Excluded:")
@@ -232,7 +239,7 @@ def as_words(name: str) -> pl.Expr:
 
 def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
     """The name of each point's series: what varies and is on no axis, and the settings in which runs of one model
-    differ; the experiment, then the study, only where all of these are equal."""
+    differ; the experiment only where all of these are equal. Runs of one series at one place are replicates."""
     words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines"}
     told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
     asked = [name for name in SETTING if frame.select(pl.col(name).n_unique().over("model").max()).item() > 1]
@@ -240,12 +247,8 @@ def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
     shown += [as_words(name) for name in asked]
     told += asked
     axes = [by, *([each] if each else [])]
-    for name, text in (("experiment", pl.col("experiment")), ("study", pl.col("study").str.slice(0, 6))):
-        if frame.select(*axes, *told).is_unique().all():
-            break
-        if frame[name].n_unique() > 1:
-            told.append(name)
-            shown.append(text)
+    if frame["experiment"].n_unique() > 1 and not frame.select(*axes, *told).is_unique().all():
+        shown.append(pl.col("experiment"))
     if not shown:
         return pl.Series("series", frame["model"])
     return frame.select(pl.concat_str(shown, separator=" · "))[:, 0].alias("series")
@@ -265,7 +268,7 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
         rest = [run_id for run_id in options if run_id != first]
         rest.sort(key=lambda run_id: shape(rows[run_id]) != shape(rows[first]))
         second = choice("second", "Run B", rest, lambda run_id: run_label(rows[run_id]))
-    slope = slope_frame(frame, first, second)
+    slope = slope_frame(frame, first, second) if shape(rows[first]) == shape(rows[second]) else None
     if slope is not None:
         sides = dict(zip(slope["run"].unique(maintain_order=True), "AB", strict=False))
         named = slope.with_columns(run=pl.format("{}: {}", pl.col("run").replace_strict(sides), "run"))
@@ -275,7 +278,8 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
 
 def shape(row: dict) -> tuple:
     """Equal for two runs whose programs can be compared."""
-    return row["params.hops"], row["params.seq_len"], row["kind"]
+    names = ("hops", "seq_len", "generator", "seed")
+    return row["kind"], *(row.get(f"params.{name}") for name in names)
 
 
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:

@@ -1,16 +1,14 @@
 """A re-run in its own process, started, followed and stopped from a page. One at a time: it uses all CPU cores.
 
-The process is runs/rerun.py: a page starts what the command line would. It ends with the server.
+The process is `debug rerun`: a page starts what the command line would. It is forked from one that has imported what
+takes seconds, and ends with the server.
 """
 
 from __future__ import annotations
 
 import atexit
-import os
-import signal
-import subprocess
-import sys
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +18,7 @@ from urllib.parse import urlsplit
 
 import streamlit as st
 
-ROOT = Path(__file__).parents[1]
+from debug.commands.worker import WORKER, Running
 
 
 def why_off() -> str | None:
@@ -63,21 +61,36 @@ class Job:
     of: str
     """The run that is repeated."""
     pairs: int
-    command: list[str]
-    process: subprocess.Popen[bytes]
     log: Path
     started: float = field(default_factory=time.time)
     stopped: bool = False
+    process: Running | None = None
+    """None while it begins: the first one has to wait for imports."""
+    broken: bool = False
+
+    def begin(self, arguments: list[str], tracking_uri: str) -> None:
+        try:
+            self.process = WORKER.start("rerun", arguments, self.log, {"MLFLOW_TRACKING_URI": tracking_uri})
+        except OSError as error:
+            self.log.write_text(f"no process could be started: {error}")
+            self.broken = True
+        if self.stopped:
+            time.sleep(1)  # until it hears
+            self.stop()
 
     @property
     def running(self) -> bool:
-        return self.process.poll() is None
+        return not self.broken and (self.process is None or self.process.exit_code is None)
+
+    @property
+    def failed(self) -> bool:
+        return self.broken or (self.process is not None and self.process.exit_code not in (None, 0))
 
     def stop(self) -> None:
         """Like Ctrl-C: the run is marked KILLED and keeps the finished pairs."""
         self.stopped = True
-        if self.running:
-            self.process.send_signal(signal.SIGINT)
+        if self.process is not None:
+            self.process.interrupt()
 
     def said(self) -> str:
         """The end of its output."""
@@ -99,26 +112,19 @@ class Jobs:
         """
         if self.last is not None and self.last.running:
             raise RuntimeError("another re-run is running")
-        command = [sys.executable, str(ROOT / "runs" / "rerun.py"), *arguments]
         log = Path(self._folder.name) / f"{time.time_ns()}.log"
-        with log.open("wb") as file:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {"MLFLOW_TRACKING_URI": tracking_uri},
-            )
-        self.last = Job(of, pairs, command, process, log)
+        log.touch()
+        self.last = Job(of, pairs, log)
+        threading.Thread(target=self.last.begin, args=(arguments, tracking_uri), daemon=True).start()
 
     def _end(self) -> None:
-        if self.last is not None and self.last.running:
+        if self.last is not None and self.last.process is not None:
             self.last.stop()
-            try:
-                self.last.process.wait(20)
-            except subprocess.TimeoutExpired:
-                self.last.process.kill()
+            until = time.monotonic() + 20
+            while self.last.running and time.monotonic() < until:
+                time.sleep(0.1)
+            self.last.process.kill()
+        WORKER.close()
 
 
 @st.cache_resource(show_spinner=False)

@@ -1,6 +1,6 @@
 """Re-run: patch logged pairs again with other settings, and compare the new map with the logged one.
 
-The page starts runs/rerun.py, follows it and can stop it. The new run is kept in the store, tagged debug.rerun_of.
+The page starts `debug rerun`, follows it and can stop it. The new run is kept in the store, tagged debug.rerun_of.
 """
 
 from __future__ import annotations
@@ -35,14 +35,16 @@ from view import (
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
 from debug.causal_visualization.side_by_side import no_difference, side_by_side
+from debug.commands.worker import WORKER
 from debug.errors import DebugError, InputError
 from debug.options import docs_of, flags_of, read_as
-from debug.plan import INTERVENTION_TYPES, Plan
+from debug.plan import INTERVENTION_TYPES, KNOCKOUT, Plan
 from debug.provenance import without_passwords
 from debug.tracking import LoggedRun, TrackingError
 
 AS_LOGGED = "as logged"
 SHOWN = ("intervention_type", "positions", "layers")  # options of a plan with widgets of their own
+OF_KNOCKOUTS = ("random_draws", "match_attention")
 MOST_PAIRS = 50
 
 
@@ -59,13 +61,14 @@ def page() -> None:
     progress = st.container()
     job = jobs().last
     ended = job is not None and not job.running and st.session_state.get("following") is job
-    if job is not None and ended and job.process.returncode == 0 and (new := new_run(job)) is not None:
+    if job is not None and ended and not job.failed and (new := new_run(job)) is not None:
         put(new=new["run_id"])
     part(result, runs, run_id)
     if ended:  # and everything is drawn: a page that is cut short before this line is run again by follow()
         st.session_state.pop("following", None)
     with progress:
         follow()
+        stop_button()
 
 
 def ask(run: LoggedRun) -> None:
@@ -96,14 +99,16 @@ def ask(run: LoggedRun) -> None:
     numbers_asked = list(range(int(pair), min(int(pair) + int(how_many), len(pairs))))
     try:
         with left, st.expander("More options"):
-            more = others()
+            more = others(run, component)
         arguments = command(run, numbers_asked, model, component, positions, named, layers) + more
     except DebugError as error:
         problem("These settings are not valid.", error)
         return
     job = jobs().last
     busy, off = job is not None and job.running, why_off()
-    if off is not None:
+    if off is None:
+        WORKER.warm()
+    else:
         st.warning(f"Re-runs cannot be started from here: {off}. Use the command line below.")
     help_text = "One re-run at a time" if busy else None
     clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
@@ -117,30 +122,47 @@ def ask(run: LoggedRun) -> None:
             again()
     with st.expander("Command line for this re-run"):
         store = f"--tracking-uri={without_passwords(run.store.uri)}"
-        literally(shlex.join(["python", "runs/rerun.py", run.run_id, store, *arguments[1:]]))
+        literally(shlex.join(["debug", "rerun", run.run_id, store, *arguments[1:]]))
 
 
-def others() -> list[str]:
-    """A widget for each other field of a plan; what is chosen, as arguments of runs/rerun.py.
+def others(run: LoggedRun, component: str) -> list[str]:
+    """A widget for each other field of a plan that the component has; what is chosen, as arguments of `debug rerun`.
 
     Raises InputError for text that would be read as another option.
     """
     hints, docs, arguments = get_type_hints(Plan, include_extras=True), docs_of(Plan), []
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        for name in (each.name for each in fields(Plan) if each.name not in SHOWN):
+    kind = run.params.get("intervention_type") if component == AS_LOGGED else component
+    hidden = SHOWN if kind == KNOCKOUT else (*SHOWN, *OF_KNOCKOUTS)
+    names = [each.name for each in fields(Plan) if each.name not in hidden]
+    for place, name in enumerate(names):
+        if place % 3 == 0:
+            row = st.columns(3)
+        with row[place % 3]:
             label, flag, how = name.replace("_", " ").capitalize(), flags_of(name)[0], read_as(hints[name])
+            logged = as_logged(run.params.get(name))
+
+            def shown(option: str, logged: str = logged) -> str:
+                return logged if option == AS_LOGGED else option
+
             if options := how.get("choices"):
-                chosen = choice(name, label, [AS_LOGGED, *options], str, width=170, help=docs[name])
+                chosen = choice(name, label, [AS_LOGGED, *options], shown)
                 arguments += [] if chosen == AS_LOGGED else [f"{flag}={chosen}"]
             elif "action" in how:
-                chosen = choice(name, label, [AS_LOGGED, "yes", "no"], str, width=150, help=docs[name])
+                chosen = choice(name, label, [AS_LOGGED, "yes", "no"], shown)
                 arguments += {"yes": [flag], "no": [flag.replace("--", "--no-", 1)]}.get(chosen, [])
-            elif words := text(name, label, placeholder=AS_LOGGED, width=170, help=docs[name]):
+            elif words := text(name, label, placeholder=logged):
                 values = words.split() if "nargs" in how else [words]
                 if any(value.startswith("-") for value in values):
                     raise InputError(f"{label} is {words[:80]!r}; expected no word that begins with -")
                 arguments += [flag, *values]
+            st.caption(docs[name])
     return arguments
+
+
+def as_logged(value: str | None) -> str:
+    """ "as logged", with the value that was."""
+    said = {"true": "yes", "false": "no"}.get(value or "", visible(value or ""))
+    return f"{AS_LOGGED} ({said[:40]})" if said else AS_LOGGED
 
 
 def models(run: LoggedRun) -> list[str]:
@@ -160,7 +182,7 @@ def roles(run: LoggedRun) -> list[str]:
 def command(
     run: LoggedRun, pairs: list[int], model: str, component: str, positions: str, named: list[str], layers: str
 ) -> list[str]:
-    """Arguments of runs/rerun.py, without the store.
+    """Arguments of `debug rerun`, without the store.
 
     Raises InputError for invalid layers, and for names that would be read as options.
     """
@@ -214,10 +236,14 @@ def follow() -> None:
             done = 0
     what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
     st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
-    off = why_off() is not None
-    if st.button("Stop", disabled=job.stopped or off) and not off:
-        job.stop()
-        st.rerun(scope="fragment")
+
+
+def stop_button() -> None:
+    """Not in the fragment: one that runs anew each second would lose clicks on a machine that is slow to run it."""
+    job = jobs().last
+    if job is not None and job.running:
+        off = why_off() is not None
+        st.button("Stop", on_click=None if off else job.stop, disabled=job.stopped or off)
 
 
 def new_run(job: Job) -> dict | None:
@@ -239,7 +265,7 @@ def new_run(job: Job) -> dict | None:
 
 def result(runs: pl.DataFrame, run_id: str) -> None:
     job = jobs().last
-    if job is not None and not job.running and job.of == run_id and job.process.returncode != 0:
+    if job is not None and job.failed and job.of == run_id:
         if job.stopped:
             st.warning("Stopped. The finished pairs are in the store; the run is marked KILLED.")
         else:

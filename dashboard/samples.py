@@ -40,9 +40,9 @@ def page() -> None:
     runs = all_runs()
     if runs is None:
         return
-    has_samples = (pl.col("role") == "cell") & pl.col("kind").is_in(
-        ["accuracy", "causal_tracing", "imported", "robust_seeds", "attention_knockout", "attribution", "logit_lens"]
-    )
+    kinds = ["accuracy", "causal_tracing", "robust_seeds", "attention_knockout", "attribution", "logit_lens"]
+    imported = (pl.col("kind") == "imported") & pl.col("metrics.accuracy").is_not_null()  # others are maps
+    has_samples = (pl.col("role") == "cell") & (pl.col("kind").is_in(kinds) | imported)
     run_id = one_run(runs, has_samples, "samples")
     if run_id is not None:
         part(show, run_id)

@@ -14,13 +14,14 @@ import polars as pl
 import streamlit as st
 
 from debug.causal_map import MeanCausalMap, MeanOverPairs
+from debug.hypotheses import HypothesisScores, scores_of
 from debug.tracking import ENDED, LoggedRun, RunTable, Store, store_uri
 
 REFRESH_SECONDS = 3
 
 
 def options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="streamlit run dashboard/app.py --", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="debug dashboard", allow_abbrev=False)
     parser.add_argument("--tracking-uri")
     parser.add_argument("--mlflow-ui", help="address of an MLflow UI on the same store: runs link to it")
     return parser.parse_known_args(sys.argv[1:])[0]
@@ -104,3 +105,13 @@ def _mean(_run: LoggedRun, uri: str, run_id: str, state: object) -> tuple[MeanCa
     for causal_map in _run.maps:
         mean.add(causal_map)
     return mean.result(), mean
+
+
+@st.cache_resource(max_entries=8, show_spinner="Scoring hypotheses …")
+def _scores(_run: LoggedRun, uri: str, run_id: str, state: object) -> HypothesisScores | None:
+    return scores_of(_run.maps, _run.pairs)
+
+
+def scores_of_run(run: LoggedRun) -> HypothesisScores | None:
+    """The scores of the rival hypotheses on a run's pairs; None where no pair tells them apart."""
+    return _scores(run, run.store.uri, run.run_id, _state(run))

@@ -27,7 +27,7 @@ def page() -> None:
     run_id = one_run(runs, pl.col("kind") == "training", "training curves", name="training", label="Training run")
     if run_id is None:
         st.caption("To train the bundled model again and log the run:")
-        literally("python runs/train_bundled_model.py")
+        literally("debug train")
         return
     run = load(run_id)
     said_of(run.status, run.tags.get("debug.error"))
@@ -87,7 +87,7 @@ def checkpoints(run: LoggedRun, runs: pl.DataFrame) -> None:
         st.info(f"{found} of {len(names)} checkpoints have a causal run. To make one for each checkpoint named:")
         folders = [str(run.artifact(f"checkpoints/{name}/config.json").parent) for name in names]
         literally(
-            "python runs/causal_trace.py --models "
+            "debug trace --models "
             + " ".join(folders[:1] + folders[-1:])
             + f" \\\n  --tracking-uri {without_passwords(run.store.uri)}"
             if folders

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 import streamlit as st
-from store import REFRESH_SECONDS, table
+from store import REFRESH_SECONDS, options, table
 from streamlit.delta_generator import DeltaGenerator
 from streamlit.navigation.page import StreamlitPage
 
@@ -22,7 +22,7 @@ from debug.errors import DebugError
 from debug.kinds import Argument, Json
 from debug.programs import ProgramError
 from debug.provenance import without_passwords
-from debug.tracking import TrackingError
+from debug.tracking import TrackingError, store_uri
 
 if TYPE_CHECKING:
     from debug.causal_visualization.interactive import Chart
@@ -48,6 +48,15 @@ def links(place: DeltaGenerator, pages: Sequence[StreamlitPage]) -> None:
     with place.container(horizontal=True, gap="small"):
         for page in pages:
             st.page_link(page, query_params=along, width="content")
+        st.text(f"store: {shown_store()}", width="content")
+
+
+def shown_store() -> str:
+    """The store that is shown, as its URI without a password; one that is no store as it was given."""
+    try:
+        return without_passwords(store_uri(options().tracking_uri))
+    except TrackingError:
+        return "none"
 
 
 def put(**values: object) -> None:
@@ -213,7 +222,7 @@ def all_runs() -> pl.DataFrame | None:
     st.session_state["drawing"] = True
     _watch()
     if runs.frame.is_empty():
-        st.info("There are no runs in this store yet: `make demo` makes the first ones.")
+        st.info("There are no runs in this store yet: `debug demo` makes the first ones.")
         literally(without_passwords(runs.store.uri))
         return None
     return runs.frame

@@ -48,6 +48,29 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+@pytest.fixture(autouse=True)
+def _handlers() -> Generator[None, None, None]:
+    """A script sets signal handlers for a process of its own; some tests run it in theirs."""
+    before = {
+        number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM, signal.SIGHUP)
+    }
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+LONG = ("vllm", "training", "paper", "public_calls", "plain_hooks", "benchmarks", "scripts", "dashboard", "e2e")
+"""Files of a minute or more: they begin first, so that no process waits for the other one's at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        words = item.path.parent.name, item.path.stem.removeprefix("test_")
+        return next((n for n, word in enumerate(LONG) if word in words), len(LONG))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def _empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An empty MLflow database: building one runs all its migrations, which takes seconds."""

@@ -85,7 +85,7 @@ ANSWERS: Sequence[Mutant] = (
     Mutant(
         "a causal run's prompts may be longer than the window",
         "causal_tracing/pairs.py",
-        "        self.model.check_window(len(tokenized.original.token_ids))\n",
+        "        self.model.check_window(max(len(own.token_ids), len(other.token_ids)))\n",
         "",
         "tests/test_answers.py::test_a_prompt_beyond_the_models_window_is_a_skipped_pair_with_the_reason",
     ),
@@ -156,7 +156,7 @@ ANSWERS: Sequence[Mutant] = (
         "patched logits that are not finite become zeros",
         "engine/forward.py",
         "if not logits.isfinite().all():",
-        "logits = logits.nan_to_num(0, 0, 0)\n            if False:",
+        "logits = logits.nan_to_num(0, 0, 0)\n        if False:",
         "tests/test_engine.py::test_logits_that_are_not_finite_are_refused",
     ),
 )
@@ -204,6 +204,20 @@ NUMBERS: Sequence[Mutant] = (
         "return zero.where(allowed, lowest)[:, None]",
         "return zero.where(allowed, -5.0)[:, None]",
         "tests/test_plain_hooks.py::test_every_edge_equals_a_hook[gpt2-heads1]",
+    ),
+    Mutant(
+        "every site of an intervention has the first one's source",
+        "engine/forward.py",
+        "packed.token(index, p), site.source, p, site.heads)",
+        "packed.token(index, p), intervention.patched[0].source, p, site.heads)",
+        "tests/test_several_sources.py::test_sites_from_three_programs_equal_hooks[llama-mlp]",
+    ),
+    Mutant(
+        "frozen sites are not written",
+        "engine/forward.py",
+        "if tail is None or site.layer != layer:",
+        "if site.source != intervention.base and (tail is None or site.layer != layer):",
+        "tests/test_several_sources.py::test_all_later_parts_frozen_leave_the_direct_path[llama-mlp]",
     ),
     Mutant(
         "robust seed ignores the counterfactual",
@@ -350,22 +364,22 @@ SOURCES: Sequence[Mutant] = (
     Mutant(
         "a row of a map is patched one layer up",
         "causal_tracing/group.py",
-        "sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)",
-        "sites = tuple(Site(plan.intervention_type, min(at + 1, 3), tuple(column), heads) for at in layers)",
+        "Site(plan.intervention_type, at, tuple(column), heads, source=row) for at in layers",
+        "Site(plan.intervention_type, min(at + 1, 3), tuple(column), heads, source=row) for at in layers",
         "tests/test_causal_tracing.py::test_each_pair_is_patched_from_its_own_counterfactual",
     ),
     Mutant(
         "a pair's own program is in its mean",
         "causal_tracing/reference.py",
-        "[(total - times * at.double()) / len(others)",
-        "[total / len(every)",
+        "(total - times * at.double() - again * other.double()) / len(others)",
+        "total / len(every)",
         "tests/test_causal_tracing.py::test_a_pairs_own_program_is_not_in_its_mean[into_original]",
     ),
     Mutant(
         "a pair may be resampled from its own program",
         "causal_tracing/reference.py",
-        "if len(each[1].token_ids) == len(own) and each[1].token_ids != own]",
-        "if len(each[1].token_ids) == len(own)]",
+        "[each for each in alike if each[1].token_ids not in left_out]",
+        "[*alike]",
         "tests/test_causal_tracing.py::test_a_pair_alone_has_no_other_to_patch_from[mean]",
     ),
     Mutant(
@@ -564,8 +578,8 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS),
         "of several positions only the first is patched",
         "engine/forward.py",
-        "packed.token(index, p), intervention.source, p, site.heads) for p in site.positions",
-        "packed.token(index, p), intervention.source, p, site.heads) for p in site.positions[:1]",
+        "packed.token(index, p), site.source, p, site.heads) for p in site.positions",
+        "packed.token(index, p), site.source, p, site.heads) for p in site.positions[:1]",
     ),
     (
         PARTS,
@@ -582,11 +596,49 @@ JOINT: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         "if site.layer == intervention.layer and (tail is None or site.layer != layer):",
     ),
 )
+RIVALS: Sequence[Mutant] = (
+    Mutant(
+        "hypotheses are scored on pairs on which all predict the same",
+        "hypotheses/scoring.py",
+        "if len({*tokens.values()}) < 2:",
+        "if not tokens:",
+        "tests/test_hypotheses.py::test_pairs_on_which_all_predict_the_same_are_no_evidence",
+    ),
+    Mutant(
+        "a hypothesis that is not told from the next one wins",
+        "hypotheses/scoring.py",
+        "compared[other].p_value >= LEVEL]",
+        "compared[other].p_value > 1]",
+        "tests/test_hypotheses.py::test_the_winner_is_told_apart_by_mcnemars_test_or_it_is_a_tie",
+    ),
+    Mutant(
+        "of a run into the counterfactual hypotheses are asked as of one into the original",
+        "hypotheses/scoring.py",
+        'pair.reversed if causal_map.direction == "into_counterfactual" else pair',
+        "pair",
+        "tests/test_hypotheses.py::test_of_a_run_into_the_counterfactual_hypotheses_are_asked_the_other_way_round",
+    ),
+    Mutant(
+        "candidates' logits stand under other answers",
+        "causal_tracing/patching.py",
+        "(of[0] for of in one.candidates.values())]",
+        "(of[0] for of in reversed(list(one.candidates.values())))]",
+        "tests/test_hypotheses.py::test_logits_of_all_candidates_are_those_of_the_patched_run",
+    ),
+    Mutant(
+        "a pointer by order is looked up in the source's program",
+        "hypotheses/models.py",
+        "_root_of(original, original.assignments[root.line])",
+        "_root_of(source, source.assignments[root.line])",
+        "tests/test_hypotheses.py::test_the_published_example_is_a_pair_on_which_value_name_and_place_differ",
+    ),
+)
 MUTANTS: Sequence[Mutant] = (
     *ANSWERS,
     *PROVENANCE,
     *NUMBERS,
     *SOURCES,
+    *RIVALS,
     *(
         redirected(test, component, *change)
         for test, redirections in (

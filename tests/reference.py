@@ -1,6 +1,8 @@
 """The slow, obvious way, against which the engine is tested: one nnsight trace per cell, the whole prompt, no cache."""
 
+from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import islice, product
 
 import nnsight
@@ -29,9 +31,9 @@ def run(model: LoadedModel, token_ids: Int[Tensor, "token"], component: str) -> 
 
 
 def patch(
-    model: LoadedModel, token_ids: Int[Tensor, "token"], sites: list[Site], source: dict[str, list[Tensor]]
+    model: LoadedModel, token_ids: Int[Tensor, "token"], sites: Sequence[Site], *sources: dict[str, list[Tensor]]
 ) -> Float[Tensor, "vocabulary"]:
-    """Logits of the last position with the sites' activations replaced by the source's."""
+    """Logits of the last position with the sites' activations replaced by their sources', which these are."""
     points = {name: model.hook_point(name) for name in COMPONENTS}
     with torch.no_grad(), model.nnsight.trace(token_ids[None]):
         for layer in range(model.n_layers + 1):
@@ -42,12 +44,13 @@ def patch(
                     original = point[layer]
                     value = original.clone().view(1, len(token_ids), -1)
                     width = value.shape[-1] // model.n_heads
+                    given = sources[site.source][name][layer].view(value.shape)
                     for position in site.positions:
                         if site.heads is None:
-                            value[0, position] = source[name][layer].view(value.shape)[0, position]
+                            value[0, position] = given[0, position]
                         for head in site.heads or ():
                             channels = slice(head * width, (head + 1) * width)
-                            value[0, position, channels] = source[name][layer].view(value.shape)[0, position, channels]
+                            value[0, position, channels] = given[0, position, channels]
                     point[layer] = value.view_as(original)
         logits = model.nnsight.output.logits[0, -1].save()
     return logits  # noqa: RET504 (what a trace saves exists after it)
@@ -109,7 +112,7 @@ def grid(model: LoadedModel, component: str, length: int, run: int, source: int)
     layers = range(model.n_layers + (component == "residual_stream"))
     heads = [(head,) for head in range(model.n_heads)] if COMPONENTS[component].per_head else [None]
     return [
-        Intervention(run, (Site(component, *at),), source)
+        Intervention(run, (Site(component, *at, source=source),))
         for at in product(layers, ((p,) for p in range(length)), heads)
     ]
 
@@ -128,16 +131,17 @@ def slow(
     model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention]
 ) -> Float[Tensor, "cell vocabulary"]:
     """Of ``runs`` only the token ids are read: what is patched from is run here, in a trace of its own."""
-    kept: dict[tuple[int | None, str], list[Tensor]] = {}
+    kept: dict[int, dict[str, list[Tensor]]] = defaultdict(dict)
     logits = []
     for intervention in interventions:
         token_ids = passes.token_ids[intervention.base]
         if cuts := [site for site in intervention.sites if isinstance(site, Cut)]:
             logits.append(knock_out(model, token_ids, cuts))
             continue
-        sites = [site for site in intervention.sites if isinstance(site, Site)]
-        for name in {site.component for site in sites} - {name for row, name in kept if row == intervention.source}:
-            kept[intervention.source, name] = run(model, passes.token_ids[intervention.source], name)[1]
-        source = {name: layers for (row, name), layers in kept.items() if row == intervention.source}
-        logits.append(patch(model, token_ids, sites, source))
+        for site in intervention.patched:
+            if site.component not in kept[site.source]:
+                kept[site.source][site.component] = run(model, passes.token_ids[site.source], site.component)[1]
+        rows = sorted({site.source for site in intervention.patched})
+        numbered = [replace(site, source=rows.index(site.source)) for site in intervention.patched]
+        logits.append(patch(model, token_ids, numbered, *(kept[row] for row in rows)))
     return torch.stack(logits)

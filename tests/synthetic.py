@@ -117,6 +117,7 @@ def log_causal(
     kind = "attribution" if maps[0].estimated else "causal_tracing"
     with store.start("causal", "tiny · residual_stream", kind=kind) as study:
         params = {"model": model, "hops": hops, "seq_len": 5, "intervention_type": maps[0].intervention_type}
+        params["scored_by"] = maps[0].scored_by
         with study.cell("tiny · 3 hops · 5 lines · residual_stream", params) as cell:
             if weights_digest is not None:
                 cell.set_tags({"debug.weights_digest": weights_digest})

@@ -52,7 +52,9 @@ def test_a_vocabulary_with_the_space_in_the_number_runs_end_to_end(name: str) ->
         assert result.causal_map is not None
         assert result.prompt is not None
         assert result.prompt.endswith(":")
-        tokenized = analyze_pair(model.tokenizer, present(result.pair), plan.template)
+        tokenized = analyze_pair(
+            model.tokenizer, present(result.pair), plan.prompt_template, lead=plan.answer_lead or ""
+        )
         with torch.no_grad():
             logits = model.hf(torch.tensor([tokenized.counterfactual.token_ids])).logits[0, -1]
         top = model.tokenizer.decode([int(logits.argmax())]).strip()

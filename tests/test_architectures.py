@@ -68,7 +68,7 @@ def row(name: str) -> str:
 def compared(model: LoadedModel, given: list) -> str:
     passes, last = passes_of(model, given), len(given[0].original.token_ids) - 1
     interventions = [
-        Intervention(0, (Site(name, layer, (position,), (1,) if component.per_head else None),), 2)
+        Intervention(0, (Site(name, layer, (position,), (1,) if component.per_head else None, source=2),))
         for name, component in COMPONENTS.items()
         for layer, position in product(range(len(model.hook_point(name))), (given[0].first_difference, last))
     ]

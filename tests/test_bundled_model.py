@@ -88,7 +88,7 @@ print(json.dumps([debug.__file__, result.summary["cells"][0]["correct"]]))
 """
 
 
-def test_the_weights_are_in_the_wheel(tmp_path: Path, uri: str) -> None:
+def test_the_wheel_has_the_weights_the_command_and_the_dashboard(tmp_path: Path, uri: str) -> None:
     """Built and installed outside the repository, beside this environment's other packages, and run from elsewhere."""
     uv = shutil.which("uv", path=f"{sysconfig.get_path('scripts')}{os.pathsep}{os.environ['PATH']}")
     assert uv is not None, "uv builds the wheel: pip install uv"
@@ -112,3 +112,12 @@ def test_the_weights_are_in_the_wheel(tmp_path: Path, uri: str) -> None:
     module, correct = json.loads(run(python, "-c", RUN_TINY, uri, cwd=tmp_path / "elsewhere").splitlines()[-1])
     assert Path(module).is_relative_to(packages)
     assert correct == 20
+    command = python.with_name("debug")
+    assert "debug demo" in run(command, cwd=tmp_path / "elsewhere")
+    app = Path(run(python, "-c", "from debug.commands import dashboard; print(dashboard.app())").strip())
+    assert app.is_relative_to(packages)
+    there, here = (
+        {path.name for path in folder.rglob("*") if path.suffix in (".py", ".toml")}
+        for folder in (app.parent, ROOT / "dashboard")
+    )
+    assert there == here

@@ -5,7 +5,6 @@ from itertools import islice
 from unittest import mock
 
 import numpy as np
-import polars as pl
 import pytest
 
 from debug import causal_experiment_runner, causal_tracing, models, tracking
@@ -14,7 +13,9 @@ from debug.causal_experiment_runner.writer import CellWriter
 from debug.causal_tracing import REFERENCE, PairResult, run_causal_tracing_experiment
 from debug.counterfactual import make_pair
 from debug.engine import COMPONENTS, SelfCheckError, plain_hooks, self_checks
+from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
+from debug.prompts import few_shot
 from debug.rerun import rerun
 from present import present
 
@@ -58,9 +59,13 @@ def test_metrics_are_those_of_the_maps(study):
     whole = [(m.z_counterfactual[0] - m.z_clean[0]) * len(m.targets) * m.n_layers for m in run.maps]
     assert run.metrics["normalized_logit_diff"] == pytest.approx(np.sum(moved) / np.sum(whole))
     assert run.metrics["normalized_logit_diff_too_small"] == run.metrics["counterfactual_effect_negative"] == 0
-    by_layer = run.curves("patch_success_rate_by_layer/final").filter(
-        pl.col("metric") == "patch_success_rate_by_layer/final"
-    )
+    by_layer = run.curves("patch_success_rate_by_layer/final")
+    assert set(by_layer["metric"]) == {"patch_success_rate_by_layer/final"}, "no charts of its intervals"
+    assert not [name for name in run.metrics if name.startswith("agreement_by_layer")], "success says all of it"
+    assert len(run.metrics) < 120
+    name = "patch_success_rate_by_layer/final"
+    ends = run.summary["by_layer"]["4"]
+    assert ends[f"{name}_ci_low"] <= ends[name] <= ends[f"{name}_ci_high"]
     assert by_layer["step"].to_list() == list(range(models.load("tiny").n_layers + 1))
     assert by_layer["value"].to_list() == pytest.approx(
         np.mean([m.at_target("final") for m in run.maps], axis=0).tolist()
@@ -119,7 +124,7 @@ KINDS = {
     "attention_knockout": ({"intervention_type": "attention_knockout"}, "answer_kept_rate/chain_following_random"),
     "attribution": ({"method": "attribution"}, "rank_agreement"),
     "causal_tracing, zero": ({"source": "zero", "intervention_type": "mlp"}, "answer_logit_drop"),
-    "causal_tracing, resample": ({"source": "resample"}, "answer_kept_rate_by_layer/final"),
+    "causal_tracing, resample": ({"source": "resample"}, "answer_kept_rate"),
     "causal_tracing, reverse": ({"direction": "into_counterfactual"}, "control_success_rate"),
     "causal_tracing, window": ({"layer_window": 2, "intervention_type": "attention"}, "control_success_rate"),
 }
@@ -263,8 +268,8 @@ def test_ctrl_c_keeps_what_is_done(uri, monkeypatch):
         ({"seq_lens": [0]}, "seq_len is 0"),
         ({"hops": [6], "seq_lens": [5]}, "1 to 5 hops"),
         ({"num_seqs": 0}, "num_seqs is 0"),
-        ({"positions": ["nonsense", "final"]}, "'nonsense' is no target; expected 'all', 'targets', a token position"),
-        ({"generator": "boxes"}, "no counterfactual of boxes programs is defined; causal runs know those of variable_"),
+        ({"positions": ["nonsense", "final"]}, "'nonsense' is no target; expected 'all', 'targets', 'roles' "),
+        ({"generator": "boxes", "hops": [2]}, "generator 'boxes' takes no num_hops"),
         ({"pairs": "a.jsonl", "program": "a.py"}, "pairs and program are given"),
         ({"pairs": "none.jsonl"}, "none.jsonl cannot be read: No such file"),
         ({"pairs": "none.jsonl", "hops": [2]}, r"hops is \[2\], but pairs are given"),
@@ -287,3 +292,26 @@ def assert_nothing_runs(uri, status):
     assert "RUNNING" not in runs["status"].to_list()
     if status is not None:
         assert set(runs["status"]) == {status}
+
+
+def test_few_shot_examples_stand_above_every_program(uri):
+    """The same for original and counterfactual, and for a repetition; a file of pairs has none."""
+    config = CausalConfig(
+        models=["tiny"], few_shot=2, seq_lens=[3], hops=[2], num_seqs=2, positions="targets", require_correct=False
+    )
+    [cell] = CausalExperimentRunner(uri).run(config).cells
+    run = tracking.load_run(cell.run_id, uri)
+    assert (run.params["few_shot"], run.params["prompt_template"]) == ("2", "VARIABLE_BINDING")
+    assert "2-shot" in run.name
+    template = few_shot("variable_binding", 3, 2)
+    for prompt, pair in zip(run.samples["prompt"], run.pairs, strict=True):
+        assert prompt == template.replace("{code}", pair.original.text)
+    [again] = rerun(run)
+    assert again.verdict is not None
+    assert again.verdict.outcome == "identical"
+    other = tracking.load_run(again.run_id, uri)
+    assert (other.params["few_shot"], other.params["prompt_template"]) == ("2", "VARIABLE_BINDING")
+    [without] = rerun(run, prompt_template="VARIABLE_BINDING")
+    assert "few_shot" not in tracking.load_run(without.run_id, uri).params
+    with pytest.raises(InputError, match="few_shot is 2, but pairs are given"):
+        CausalConfig(models=["tiny"], pairs="pairs.jsonl", few_shot=2)

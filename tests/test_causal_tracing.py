@@ -78,7 +78,7 @@ def sites_of(causal_map: CausalMap, at: tuple[int, ...]) -> list[Site]:
     heads = tuple(causal_map.heads[at[1]]) if causal_map.heads else None
     layers = range(causal_map.layers[at[0]], causal_map.layers[at[0]] + causal_map.layer_window)
     column = tuple(causal_map.columns[at[-1]])
-    return [Site(causal_map.intervention_type, layer, column, heads) for layer in layers]
+    return [Site(causal_map.intervention_type, layer, column, heads, source=0) for layer in layers]
 
 
 def assert_map_is(causal_map: CausalMap, n: int, logits_of: Callable[[list[Site]], torch.Tensor]) -> None:
@@ -260,18 +260,23 @@ def test_a_pairs_own_program_is_not_in_its_mean(qwen: LoadedModel, direction: st
     given = pairs(6)
     plan = Plan("mlp", source="mean", direction=direction)
     runs = {pair.original.text: activations(qwen, pair.original, "mlp")["mlp"] for pair in given}
-    for chosen in (given, [*given, given[0]], given[1:]):
+    runs[given[0].counterfactual.text] = activations(qwen, given[0].counterfactual, "mlp")["mlp"]
+    for chosen in (given, [*given, given[0]], given[1:], [*given, given[0].reversed]):
         reference = Reference.found(qwen, chosen, plan, 4096)
         one = PairReader(qwen, plan).prepared(0, given[0])
-        own = {"mlp": [at.view(-1, at.shape[-1]) for at in runs[given[0].original.text]]}
-        reference._sums = {}
-        sums = reference.mean_without(
-            one, own | {"attention": own["mlp"], "residual_stream": [*own["mlp"], own["mlp"][0]]}
+        own, patched = (
+            {"mlp": [at.view(-1, at.shape[-1]) for at in runs[text]]}
+            for text in (given[0].original.text, one.tokenized.original.prompt)
         )
+        for each in (own, patched):
+            each |= {"attention": each["mlp"], "residual_stream": [*each["mlp"], each["mlp"][0]]}
+        reference._sums = {}
+        sums = reference.mean_without(one, own, patched)
+        others = [pair.original.text for pair in given[1:]]
+        if direction == "into_original" and len(chosen) > 6 and chosen[-1] != given[0]:
+            others.append(given[0].counterfactual.text)
         for layer, at in enumerate(sums["mlp"]):
-            expected = (
-                torch.stack([runs[pair.original.text][layer].view(at.shape) for pair in given[1:]]).double().mean(0)
-            )
+            expected = torch.stack([runs[text][layer].view(at.shape) for text in others]).double().mean(0)
             torch.testing.assert_close(at, expected, atol=1e-5, rtol=1e-5)
 
 
@@ -350,7 +355,7 @@ def test_the_control_runs_where_its_own_program_differs_first(tiny: LoadedModel)
         both = (pair.original, same_answer_program(pair.original))
         own, other = (torch.tensor(analyze(tiny.tokenizer, present(program)).token_ids) for program in both)
         _, source = reference.run(tiny, other, "residual_stream")
-        site = Site("residual_stream", 0, tuple(causal_map.targets["ref_depth_1_lhs"]))
+        site = Site("residual_stream", 0, tuple(causal_map.targets["ref_depth_1_lhs"]), source=0)
         logits = reference.patch(tiny, own, [site], {"residual_stream": source})
         by_hand.append(logits.argmax().item() == tokenized.answer_tokens[1])
     assert (present(kept).estimate, present(kept).n) == (np.mean(by_hand), 20)
@@ -660,7 +665,10 @@ def test_what_is_done_is_kept_when_interrupted(qwen: LoadedModel) -> None:
 BAD = [
     ("a = b\n#a: ", "'b' is not assigned above it"),
     ({"counterfactual": "a = 1\n#a: "}, "expected a pair, a program's text or a dict with 'original'"),
-    ({"original": "a = 1\n#a: ", "counterfactual": "b = 2\n#b: "}, "must differ in the root value and in nothing else"),
+    (
+        {"original": "a = 1\n#a: ", "counterfactual": "b = 2\n#b: ", "kind": "root_value"},
+        "must differ in the root value and in nothing else",
+    ),
     ({"original": "a = 1\n#a: ", "counterfactual": "a = 1\n#a: "}, "same answer, 1"),
     ({"original": "a = 1\n#a: ", "expected_original": 2}, "'expected_original' is 2, but the programs say 1"),
     (make_pair("a = 1\n#a: ", root_value=10), "the root value must tokenize to the same number of tokens"),
@@ -1012,7 +1020,7 @@ def test_a_program_in_a_longer_prompt_is_patched_at_its_own_tokens() -> None:
         ({"heads": "all", "intervention_type": "attention_heads"}, "heads is 'all'; expected None, 'together'"),
         ({"positions": "nonsense"}, "skipped because: no target 'nonsense' in this program; it has: ref_depth_1_lhs"),
         ({"positions": ["final+root"]}, "skipped because: no target 'root' in this program"),
-        ({"positions": "no target"}, "'no target' is no target; expected 'all', 'targets', a token position, ref_dep"),
+        ({"positions": "no target"}, r"'no target' is no target .*; expected 'all', 'targets', 'roles' "),
         ({"positions": ["ref_depth_1"]}, "'ref_depth_1' is no target"),
         ({"positions": []}, "positions is an empty list"),
         ({"positions": ["final"], "targets": ["final"]}, "names the targets already"),

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from debug.counterfactual import make_pair, same_answer_program
+from debug.counterfactual import make_pair, python_pair, python_pairs, same_answer_program
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program, ProgramError
 from present import present
@@ -23,6 +23,22 @@ def test_the_root_is_drawn_by_the_programs_seed_from_digits_that_do_not_occur(se
     assert pair.expected_counterfactual != made.answer
     assert pair == make_pair(made.program, seed)
     assert pair.seed == seed
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("s = 'ab'\nn = 2\nr = s * n\n#r: ", "abab"),
+        ("r = ''\nfor i in range(3):\n    r += 'x'\n#r: ", "xxx"),
+        ("a = 1\nr = 5\nif a > 3:\n    r = '5'\nif a > 6:\n    r = 7\n#r: ", "5"),
+    ],
+)
+def test_of_own_python_changes_whose_answer_cannot_be_asked_for_are_passed_over(text: str, answer: str) -> None:
+    """One of them, an empty text or 5 and '5', refused the whole program."""
+    found = [*python_pairs(text), python_pair(text, 3)]
+    assert len(found) > 1
+    assert {str(pair.original.answer) for pair in found} == {answer}
+    assert all(str(pair.counterfactual.answer).strip() not in ("", answer) for pair in found)
 
 
 @given(SEEDS, st.integers(1, 40))

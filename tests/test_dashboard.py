@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import runpy
 from pathlib import Path
+from queue import Queue
 from types import SimpleNamespace
 from typing import get_type_hints
 
@@ -17,6 +17,8 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from debug.causal_map import mean_over_pairs
+from debug.commands import rerun
+from debug.commands.worker import Worker
 from debug.core import parse_last_integer
 from debug.legacy import import_results
 from debug.options import OneOf, given, named
@@ -25,7 +27,7 @@ from debug.provenance import files_digest
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunTable, Store
 from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map
-from test_legacy import grid, written
+from test_legacy import SAMPLE, grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
 PAGES = ("runs", "compare", "causal_map", "samples", "rerun", "training")
@@ -40,6 +42,7 @@ def store_of_module(tmp_path_factory) -> Store:
 @pytest.fixture
 def store(store_of_module, monkeypatch) -> Store:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store_of_module.uri)
+    monkeypatch.setattr(Worker, "warm", lambda _: None)
     st.cache_resource.clear()
     return store_of_module
 
@@ -354,18 +357,34 @@ def test_a_cell_that_was_run_again_is_not_averaged_with_itself(store):
 
 
 @pytest.mark.parametrize("lengths", [(5,), (5, 17)])
-def test_two_runs_of_one_grid_are_two_series(store, lengths):
-    grid = [{"accuracy": 0.5, "hops": hops, "seq_len": lines} for hops in (1, 2, 3, 4) for lines in lengths]
-    studies = [log_cells(store, *grid) for _ in range(2)]
+def test_two_runs_of_one_grid_are_replicates_with_a_mean(store, lengths):
+    """Each was a series of its own, named by the beginning of its run id."""
+    studies = [
+        log_cells(
+            store,
+            *({"accuracy": rate, "hops": hops, "seq_len": lines} for hops in (1, 2, 3, 4) for lines in lengths),
+        )
+        for rate in (0.5, 0.7)
+    ]
     app = opened("compare", runs=studies)
     chart = charts(app)[0]
     layers = chart["spec"]["layer"] if "spec" in chart else chart["layer"]
-    assert layers[1]["encoding"]["color"]["scale"]["domain"] == sorted(study[:6] for study in studies)
+    assert layers[1]["encoding"]["color"]["scale"]["domain"] == ["tiny"]
+    assert "Runs of the same cells (up to 2) are drawn small" in captions(app)
+    rows = drawn_rows(app, 0)
+    means = rows.filter(~pl.col("replicate"))
+    assert means["value"].to_list() == pytest.approx([0.6] * 4 * len(lengths))
+    assert means["ci_low"].null_count() == len(means)
+    assert means["n"].null_count() == len(means), "both asked the same 60 programs: they are no 120"
+    assert set(means["runs"]) == {2}
+    assert sorted(rows.filter("replicate")["value"]) == pytest.approx(
+        [0.5] * 4 * len(lengths) + [0.7] * 4 * len(lengths)
+    )
     assert ("facet" in chart) == (len(lengths) > 1)
     if len(lengths) > 1:
         assert url(app, "each") == "seq_len"
         one = charts(opened("compare", runs=studies, each="one"))[0]
-        assert len(one["layer"][1]["encoding"]["color"]["scale"]["domain"]) == 4
+        assert one["layer"][1]["encoding"]["color"]["scale"]["domain"] == ["5 lines", "17 lines"]
 
 
 def test_two_models_slopes_are_of_cells_asked_alike(store):
@@ -447,12 +466,35 @@ def test_a_cell_of_a_pair_opens_the_program_with_its_token_marked(store):
     app = opened("causal_map", run=run_id, pair="2", metric="logit_diff", layer="2", token="6")
     assert titles(app)[0].startswith("residual_stream · pair 2")
     (table,) = app.dataframe
-    assert table.value["run"].to_list() == ["clean", "counterfactual", "patched"]
+    assert table.value["forward pass"].to_list() == ["clean", "counterfactual", "patched"]
     assert table.value["top token"].to_list() == ["8", "7", "7"]
     assert "i = 8\nx = ⟦i⟧\nh = x" in literal(app)
     assert f"{PROGRAM}8" in literal(app)
     app.selectbox(key="pair").select("1").run()
     assert (url(app, "pair"), url(app, "metric"), url(app, "layer")) == ("1", "logit_diff", "2")
+
+
+def test_whole_answers_are_said_to_be_what_success_is_of(store):
+    one = make_map()
+    said = np.full_like(one.top, -1)
+    said[2, 6] = 0
+    logs = np.zeros((*one.top.shape, 2), np.float32)
+    logs[2, 6] = -0.25, -3
+    candidates = {"<b>7</b>": 17, "8": 18}
+    whole = dataclasses.replace(
+        one,
+        **{"scored_by": "whole_answer", "said": said, "log_probabilities": logs},
+        **{"candidates": candidates, "z_candidates": one.z_patched},
+    )
+    run_id = log_causal(store, [whole])
+    app = opened("causal_map", run=run_id, pair="0", metric="success", layer="2", token="6")
+    text = literal(app)
+    assert "success: 1.000\n" in text
+    assert "answer (whole_answer): <b>7</b>\nlog probability of <b>7</b>: -0.250\nlog probability of 8: -3.000" in text
+    assert "the whole counterfactual answer is the most probable one" in captions(app)
+    other = opened("causal_map", run=run_id, pair="0", metric="success", layer="3", token="6")
+    assert "answer (whole_answer): none of the candidates" in literal(other)
+    assert "top token is the counterfactual answer" in captions(opened("causal_map", run=log_causal(store, [one])))
 
 
 @pytest.mark.parametrize(("layer", "token"), [("99", "6"), ("2", "99"), ("-1", "x"), ("<b>", "1e9"), ("2", "9" * 40)])
@@ -503,7 +545,8 @@ def test_a_cell_of_two_runs_opens_what_is_behind_it_in_both(store):
     assert [panel["layer"][-1]["mark"]["stroke"] for panel in chart["concat"]] == ["#009e73"] * 3
     assert {param["name"] for param in chart["params"]} == {"cell"}
     app = opened("causal_map", run=one, pair="1", token="6", **place)
-    assert [table.value["run"].to_list() for table in app.dataframe] == [["clean", "counterfactual", "patched"]] * 2
+    passes = ["clean", "counterfactual", "patched"]
+    assert [table.value["forward pass"].to_list() for table in app.dataframe] == [passes, passes]
     assert len(opened("causal_map", run=one, pair="1", token="999", **place).dataframe) == 0
 
 
@@ -597,6 +640,19 @@ def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):
     (imported,) = import_results(written(flat, tmp_path / "flat", "patch_results.json"), store.uri)
     app = opened("causal_map", run=imported.run_ids[0], metric="legacy_success_rate")
     assert "were not recorded" in sentences(app)
+
+
+def test_pages_of_an_imported_store_list_runs_that_have_what_they_show(uri, tmp_path, monkeypatch):
+    """The newest imported cell is one of accuracy; the Causal map page opened on it, and said that there was no map."""
+    store = Store(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (of_maps,) = import_results(written(grid(), tmp_path / "e" / "20250101_120000" / "m"), uri)
+    rows = [SAMPLE]
+    (of_samples,) = import_results(written(rows, tmp_path / "basic_20250527_140240", "results.json"), uri)
+    assert of_samples.run_ids, of_samples
+    assert url(opened("causal_map"), "run") == of_maps.run_ids[0]
+    assert url(opened("samples"), "run") == of_samples.run_ids[0]
+    assert store.load_run(of_samples.run_ids[0]).metrics["accuracy"] == 1
 
 
 def test_a_map_whose_program_is_missing_is_shown_without_it(store):
@@ -739,9 +795,7 @@ def test_what_was_read_as_the_answer_is_marked_in_the_output(store):
 def test_a_rerun_is_asked_as_on_a_command_line(store):
     run_id = log_causal(store, [make_map(pair) for pair in range(3)])
     app = opened("rerun", run=run_id, pair="1", component="mlp", positions="targets", layers="0-2, 5")
-    assert f"python runs/rerun.py {run_id} '--tracking-uri={store.uri}'".replace("'", "") in literal(app).replace(
-        "'", ""
-    )
+    assert f"debug rerun {run_id} '--tracking-uri={store.uri}'".replace("'", "") in literal(app).replace("'", "")
     assert "--intervention-type=mlp --positions=targets --layers 0 1 2 5 --pairs 1" in literal(app)
     for broken in ("a", "3-1", "-1", "1,,x", "0-99999"):
         assert "These settings are not valid" in sentences(opened("rerun", run=run_id, layers=broken))
@@ -776,27 +830,31 @@ def test_every_option_of_a_plan_is_an_argument_of_the_rerun(store, monkeypatch, 
         chosen[name] = (choices[-1], choices[-1]) if choices else (answer, answer == "yes")
 
     run_id, expected = log_causal(store, [make_map()]), {name: value for name, (_, value) in chosen.items()}
-    assert started_with(monkeypatch, run_id, {name: text for name, (text, _) in chosen.items()}) == expected
+    asked = {name: text for name, (text, _) in chosen.items()}
+    of_knockout = {"intervention_type": "attention_knockout"}
+    assert started_with(monkeypatch, run_id, asked | {"component": "attention_knockout"}) == expected | of_knockout
+    for name in ("random_draws", "match_attention"):  # not shown where nothing is knocked out
+        del expected[name]
+    assert started_with(monkeypatch, run_id, asked) == expected
     assert started_with(monkeypatch, run_id, dict.fromkeys(chosen, "as logged") | dict.fromkeys(words, "")) == {}
 
 
 def started_with(monkeypatch, run_id: str, query: dict[str, str]) -> dict[str, object]:
-    """The changes to a plan that runs/rerun.py reads from its arguments, where the page at this URL starts it."""
-    started: list[list[str]] = []
+    """The changes to a plan that `debug rerun` reads from its arguments, where the page at this URL starts it."""
+    started: Queue[list[str]] = Queue()
 
-    def start(command: list[str], **_: object) -> SimpleNamespace:
-        started.append(command)
-        return SimpleNamespace(poll=lambda: 0, returncode=0)
+    def start(_: Worker, name: str, words: list[str], *__: object) -> SimpleNamespace:
+        assert name == "rerun"
+        started.put(words)
+        return SimpleNamespace(exit_code=0)
 
     app = opened("rerun", run=run_id, **query)
     assert "cannot be started" not in sentences(app)
     with monkeypatch.context() as here:
-        here.setattr("subprocess.Popen", start)
+        here.setattr(Worker, "start", start)
         next(button for button in app.button if button.label == "Run it").click().run()
         assert not app.exception
-        [[_, script, *arguments]] = started
-        here.setattr("sys.argv", [script, *arguments])
-        return given(runpy.run_path(script)["arguments"](), Plan)
+        return given(rerun.parser().parse_args(started.get(timeout=60)), Plan)
 
 
 @pytest.mark.parametrize("name", ["prompt_template", "heads", "source_run", "targets"])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from debug import models
+from debug.commands import COMMANDS
 from debug.options import docs_of
 from debug.plan import Plan
 
@@ -78,7 +79,7 @@ def test_python_that_is_not_run_is_python_and_names_what_there_is():
 
 # --- the shell --------------------------------------------------------------------------------------------------------
 
-OURS = re.compile(r"(?:runs|benchmarks|dashboard|tests|docs/tools)/\w+\.(?:py|sh)")
+OURS = re.compile(r"(?:runs|examples|benchmarks|dashboard|tests|docs/tools)/\w+\.(?:py|sh)")
 OTHERS = {"export"}
 PROGRAMS = {"mlflow": ("server",), "streamlit": ("run",)}
 
@@ -91,9 +92,9 @@ def commands(page: Path) -> list[list[str]]:
 
 @cache
 def help_of(script: str) -> str:
-    """What a script prints for --help, started as a person would."""
+    """What a script, or ``-m debug COMMAND``, prints for --help, started as a person would."""
     started = subprocess.run(
-        [sys.executable, script, "--help"],
+        [sys.executable, *script.split(), "--help"],
         cwd=ROOT,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
         capture_output=True,
@@ -116,6 +117,12 @@ def unknown_in(words: list[str]) -> list[str]:
         return [word for word in words[1:] if word not in make_targets()]
     if program in OTHERS:
         return []
+    if program == "debug":
+        if words[1] not in COMMANDS:
+            return words[1:2]
+        known = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_of(f"-m debug {words[1]}")))
+        own = words[2 : words.index("--") if "--" in words else None]
+        return [word for word in own if word.startswith("--") and word.partition("=")[0] not in known]
     script = next((word for word in words if OURS.fullmatch(word)), None)
     if script is None:
         return [] if program in PROGRAMS and words[1] in PROGRAMS[program] else [words[0]]
@@ -134,7 +141,7 @@ def options_of(script: str) -> set[str]:
     if script.startswith("dashboard/"):  # run by Streamlit, which has a --help of its own
         files = (ROOT / "dashboard").glob("*.py")
         return {option for file in files for option in re.findall(r"\"(--[a-z-]+)\"", file.read_text("utf-8"))}
-    if not script.startswith("runs/"):  # these import the libraries that they measure before they read options
+    if not script.startswith(("runs/", "examples/")):  # others import what they measure before they read options
         return set(re.findall(r"\"(--[a-z-]+)\"", (ROOT / script).read_text("utf-8")))
     return set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_of(script)))
 
@@ -151,6 +158,8 @@ def test_commands_of_a_page_name_scripts_and_options_that_there_are(page):
         "make nonsense",
         ".venv/bin/python runs/nothing.py",
         ".venv/bin/python runs/rerun.py RUN_ID --dtypes float32",
+        ".venv/bin/debug trac",
+        "debug trace --dtypes float32",
         "pip install debug",
         ".venv/bin/streamlit run dashboard/serve.py -- --store x",
     ],
@@ -213,8 +222,9 @@ def test_every_public_package_has_a_page_in_the_reference():
     assert packages <= described
 
 
-def test_the_page_of_scripts_has_every_script():
+def test_the_page_of_scripts_has_every_script_and_command():
     page = (ROOT / "docs" / "how-to" / "scripts.md").read_text("utf-8")
+    assert re.findall(r"^\| `debug ([a-z]+)`", page, re.MULTILINE) == list(COMMANDS)
     scripts = {f"runs/{path.name}" for path in (ROOT / "runs").iterdir() if path.suffix in (".py", ".sh")}
     assert set(re.findall(r"^\| `(runs/[^`]+)`", page, re.MULTILINE)) == scripts
 

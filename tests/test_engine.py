@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -48,21 +49,21 @@ def some(interventions: list[Intervention], n: int) -> list[Intervention]:
 
 def cells_of_many_sites(length: int) -> list[Intervention]:
     """Sets of positions and heads, windows of layers, components together; parts of a first and of the last layer."""
-    last = length - 1
+    last, site = length - 1, partial(Site, source=2)
     sites = [
-        (Site("residual_stream", 1, (2, 7, last)),),
-        (Site("residual_stream", 4, (2, last)),),
-        tuple(Site("residual_stream", layer, (6,)) for layer in range(5)),
-        tuple(Site("mlp", layer, (2, 6, 10)) for layer in range(1, 4)),
-        (Site("attention_heads", 1, (12, 13)),),
-        (Site("attention_heads", 0, (5,), (0,)), Site("attention_heads", 0, (5, last), (1, 3))),
-        tuple(Site("attention_heads", layer, (6, last), (0, 2)) for layer in range(4)),
-        (Site("attention", 2, (last,)), Site("mlp", 0, (2,)), Site("residual_stream", 3, (9,))),
-        (Site("attention_heads", 1, (8,), (2,)), Site("mlp", 1, (9,)), Site("attention", 1, (3,))),
-        (Site("mlp", 1, (8,)), Site("residual_stream", 2, (4, last))),
-        (Site("attention", 3, (last,)), Site("mlp", 3, (last, 5)), Site("residual_stream", 4, (7,))),
+        (site("residual_stream", 1, (2, 7, last)),),
+        (site("residual_stream", 4, (2, last)),),
+        tuple(site("residual_stream", layer, (6,)) for layer in range(5)),
+        tuple(site("mlp", layer, (2, 6, 10)) for layer in range(1, 4)),
+        (site("attention_heads", 1, (12, 13)),),
+        (site("attention_heads", 0, (5,), (0,)), site("attention_heads", 0, (5, last), (1, 3))),
+        tuple(site("attention_heads", layer, (6, last), (0, 2)) for layer in range(4)),
+        (site("attention", 2, (last,)), site("mlp", 0, (2,)), site("residual_stream", 3, (9,))),
+        (site("attention_heads", 1, (8,), (2,)), site("mlp", 1, (9,)), site("attention", 1, (3,))),
+        (site("mlp", 1, (8,)), site("residual_stream", 2, (4, last))),
+        (site("attention", 3, (last,)), site("mlp", 3, (last, 5)), site("residual_stream", 4, (7,))),
     ]
-    return [Intervention(0, of_cell, 2) for of_cell in sites]
+    return [Intervention(0, of_cell) for of_cell in sites]
 
 
 def cells_with_cuts(length: int) -> list[Intervention]:
@@ -261,9 +262,8 @@ def without_patches(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
     run, overwrite = engine.patched_logits, writing.overwrite
 
     def own(model, passes, interventions, **rest):
-        return run(
-            model, passes, [replace(intervention, source=intervention.base) for intervention in interventions], **rest
-        )
+        sites = [tuple(replace(site, source=each.base) for site in each.sites) for each in interventions]
+        return run(model, passes, [Intervention(i.base, s) for i, s in zip(interventions, sites, strict=True)], **rest)
 
     if broken == "source":
         monkeypatch.setattr("debug.engine.self_checks.patched_logits", own)
@@ -361,10 +361,14 @@ def test_a_query_left_without_keys_is_refused(qwen: LoadedModel) -> None:
         fast(qwen, passes, [Intervention(0, (cut,))])
 
 
-def test_a_patch_without_a_source_is_refused(qwen: LoadedModel) -> None:
-    passes = passes_of(qwen, strongest(qwen, 1))
-    with pytest.raises(ValueError, match=r"Site\(component='mlp'.* is patched, but the intervention has no source"):
-        fast(qwen, passes, [Intervention(0, (Site("mlp", 1, (3,)),))])
+def test_two_sources_of_one_activation_are_refused() -> None:
+    """Which of them it would get would be the order's affair."""
+    one = Site("attention_heads", 1, (3, 4), source=1)
+    with pytest.raises(ValueError, match=r"Site\(.*source=1\) and Site\(.*source=2\) write to the same activations"):
+        Intervention(0, (one, Site("mlp", 1, (4,), source=2), Site("attention_heads", 1, (4,), (2,), source=2)))
+    apart = Site("attention_heads", 1, (4,), (2,), source=2)
+    Intervention(0, (replace(one, heads=(0, 1)), apart, replace(one, layer=2), replace(one, positions=(5,))))
+    Intervention(0, (one, replace(apart, source=1)))
 
 
 def test_logits_that_are_not_finite_are_refused(qwen: LoadedModel) -> None:
@@ -373,7 +377,7 @@ def test_logits_that_are_not_finite_are_refused(qwen: LoadedModel) -> None:
         name: [torch.full_like(at[:1], torch.nan) for at in layers] for name, layers in passes.activations.items()
     }
     with pytest.raises(SelfCheckError, match=r"patched logits of model 'qwen3' \(float32\) at layer 2 are not finite"):
-        fast(qwen, passes.with_sources(broken), [Intervention(0, (Site("mlp", 2, (3,)),), source=2)])
+        fast(qwen, passes.with_sources(broken), [Intervention(0, (Site("mlp", 2, (3,), source=2),))])
 
 
 # --- Gradients and the unembedding ---
@@ -416,7 +420,7 @@ def test_gradients_are_finite_differences(random_model: LoadedModel, in_float64:
         for layer, position in [(0, first), (1, last), (2, last - 2), (3, last)]:
             stored = passes.activations[component][layer][:, position]
             estimated.append(((stored[row + 2] - stored[row]) * slopes[layer][row, position]).sum())
-            site, logits = Site(component, layer, (position,)), []
+            site, logits = Site(component, layer, (position,), source=0), []
             for sign in (1, -1):
                 moved = {component: [a + sign * step * (b - a) for a, b in zip(own, other, strict=True)]}
                 logits.append(reference.patch(in_float64, passes.token_ids[row], [site], moved)[answers[row]])

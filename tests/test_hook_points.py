@@ -95,8 +95,8 @@ def test_a_write_of_another_runs_value_gives_the_engines_logits(model: LoadedMod
     clean, counterfactual = passes.token_ids[:1], passes.token_ids[1:]
     layers = [1, len(point) - 1]
     everywhere, last = tuple(range(passes.length)), (passes.length - 1,)
-    sites = [Site(POINTS[name], layer, positions) for layer in layers for positions in (everywhere, last)]
-    expected = fast(model, passes, [Intervention(0, (site,), 1) for site in sites])
+    sites = [Site(POINTS[name], layer, positions, source=1) for layer in layers for positions in (everywhere, last)]
+    expected = fast(model, passes, [Intervention(0, (site,)) for site in sites])
     found = []
     for site in sites:
         with torch.no_grad(), model.nnsight.trace(counterfactual):
@@ -117,8 +117,8 @@ def test_a_head_is_edited_in_place(model: LoadedModel) -> None:
     passes = passes_of(model, strongest(model, 1))
     last = passes.length - 1
     nothing = {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in passes.activations.items()}
-    site = Site("attention_heads", 2, (last,), (3,))
-    [expected] = fast(model, passes.with_sources(nothing), [Intervention(0, (site,), source=2)])
+    site = Site("attention_heads", 2, (last,), (3,), source=2)
+    [expected] = fast(model, passes.with_sources(nothing), [Intervention(0, (site,))])
     with torch.no_grad(), model.trace(passes.token_ids[:1]):
         model.heads[2][:, -1, 3] = 0
         logits = model.logits[0, -1].save()

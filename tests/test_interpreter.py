@@ -363,6 +363,7 @@ def test_every_change_changes_the_answer_to_what_it_says(seed: int) -> None:
         ("x = '%s' % 3", 1, "'%' behind a text"),
         ("x = {} | {}", 1, "'|' behind a dict"),
         ("for x in {'a': 1}:\n    pass", 1, "a loop over a dict"),
+        ("x, y = {1: 2, 3: 4}", 1, "the unpacking of a dict"),
         ("x = {1: 2}.pop(1)", 1, "'pop' of what is no list"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -95,28 +96,20 @@ def test_make_mlflow_serves_the_artifacts_of_a_moved_store(cluster, tmp_path):
     folder, run_id = cluster
     laptop = tmp_path / "laptop"
     folder.rename(laptop)
-    recipe = (ROOT / "Makefile").read_text().partition("mlflow ui --backend-store-uri")[2]
-    snippet = recipe.split('"')[2]  # what make runs to name the store
-    asked = subprocess.run(
-        [sys.executable, "-c", snippet],
-        env={"MLFLOW_TRACKING_URI": store_in(laptop).uri, "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"moved or copied from {folder}" in asked.stderr
+    assert "$(BIN)/debug mlflow\n" in (ROOT / "Makefile").read_text()
     port = free_port()
-    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", asked.stdout.strip(), "--workers", "1"]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half of its processes
+    command = [sys.executable, "-m", "debug", "mlflow", f"--port={port}", "--", "--workers", "1"]
+    environment = os.environ | {"MLFLOW_TRACKING_URI": store_in(laptop).uri}
     with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen(
-            [*command, "--port", str(port)], stdout=log, stderr=log, cwd=tmp_path, env=environment
-        )
+        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=tmp_path, env=environment)
     try:
         wait_for(lambda: requests.get(f"http://127.0.0.1:{port}/health", timeout=5).ok, process, tmp_path / "log")
         asked_for = {"run_id": run_id, "path": "programs.json"}
         page = requests.get(f"http://127.0.0.1:{port}/get-artifact", asked_for, timeout=20)
         assert len(json.loads(page.text)["pairs"]) == 2
+        said = (tmp_path / "log").read_text()
+        assert f"moved or copied from {folder}" in said
+        assert re.search(rf"http://localhost:{port}/#/experiments/\d+/runs", said), "where the runs are"
     finally:
         process.terminate()
         process.wait(30)

@@ -172,9 +172,9 @@ def test_an_outcome_that_flips_is_different_however_little_the_logits_moved():
     top, control = one.top.copy(), np.full((7, 4), 18)
     top[3, 4], control[2, 1] = 17, 17
     for change, said in [
-        ({"top": top}, "success differs in 1 of 161 cells"),
-        ({"control_top": control}, "success of the same-answer control differs in 1 cells"),
-        ({"top_tokens": (17, 17)}, "1 answers of clean or counterfactual runs"),
+        ({"top": top}, "success differs in 1 of 161 squares"),
+        ({"control_top": control}, "success of the same-answer control differs in 1 squares"),
+        ({"top_tokens": (17, 17)}, "1 answers of clean or counterfactual forward passes"),
     ]:
         outcome, findings = compared(replace(one, z_patched=moved, **change))
         assert outcome == "different"

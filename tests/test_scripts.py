@@ -72,7 +72,7 @@ def test_quickstart_says_what_it_found_and_where_to_look(uri, tmp_path):
         ("rerun.py", ["0123456789", "--set", "layers"], "expected FIELD=VALUE"),
         ("export_run.py", ["0123456789"], "no run '0123456789' in the store"),
         ("export_run.py", ["--import", "./nowhere"], "there is no export nowhere"),
-        ("import_results.py", ["./nowhere"], "there is no folder './nowhere'"),
+        ("import_results.py", ["./nowhere"], "there is no file or folder 'nowhere'"),
         ("quickstart.py", ["--tracking-uri", "file:///tmp/mlruns"], "expected sqlite:///folder/mlflow.db"),
         ("quickstart.py", ["--tracking-uri", "http://127.0.0.1:9"], "start the server or correct the address"),
         ("quickstart.py", ["--tracking-uri", "sqlite:////proc/nowhere/mlflow.db"], "proc/nowhere"),
@@ -114,15 +114,6 @@ def test_a_run_is_repeated_exported_and_imported_from_the_command_line(uri, tmp_
     assert str(tmp_path / "run.zip") in start("export_run.py", run_id, "--to", str(tmp_path / "run.zip"))
     assert "was made in" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
     assert "was there already" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
-
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """cli.run sets signal handlers and logging for a process of its own; here it runs in the test's."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGALRM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -56,7 +56,8 @@ def redirect_maps(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     ) -> object:
         def moved(intervention: Intervention) -> Intervention:
             if where == "source":
-                return replace(intervention, source=((intervention.source or 0) + 1) % len(passes))
+                sites = (replace(site, source=(site.source + 1) % len(passes)) for site in intervention.patched)
+                return replace(intervention, sites=tuple(sites))
             if where == "run":
                 return replace(intervention, base=(intervention.base + 1) % len(passes))
             return replace(
@@ -154,7 +155,9 @@ def test_what_is_written_beside_its_place_is_read_back(
     passes = reference.passes_of(model, given)
     heads = (1,) if COMPONENTS[component].per_head else None
     interventions = [
-        Intervention(0, (Site(component, layer, (p,), heads),), 2) for layer in (0, 2) for p in range(4, passes.length)
+        Intervention(0, (Site(component, layer, (p,), heads, source=2),))
+        for layer in (0, 2)
+        for p in range(4, passes.length)
     ]
 
     def worst() -> float:
@@ -181,8 +184,8 @@ def test_the_plain_way_is_the_engines_way(model: LoadedModel, component: str) ->
     given = reference.strongest(model, 1)
     passes = reference.passes_of(model, given)
     interventions = reference.grid(model, component, passes.length, 0, 1)[:: 3 if component == "attention_heads" else 1]
-    window = tuple(Site(component, layer, (passes.length - 1, 4)) for layer in (1, 2))
-    interventions.append(Intervention(0, window, 1))
+    window = tuple(Site(component, layer, (passes.length - 1, 4), source=1) for layer in (1, 2))
+    interventions.append(Intervention(0, window))
     plain, tolerance = plain_logits(model, passes, interventions)
     assert (plain - reference.fast(model, passes, interventions)).abs().max() <= tolerance < 1e-3
 
@@ -224,7 +227,7 @@ def test_the_root_alone_into_layer_0_is_the_counterfactual(model: LoadedModel) -
     given = reference.strongest(model, 1)
     passes = reference.passes_of(model, given)
     checks = self_checks.checks_of(model, passes, "residual_stream", [(0, 1)], [given[0].differing])
-    root = Intervention(0, (Site("residual_stream", 0, given[0].differing),), 1)
+    root = Intervention(0, (Site("residual_stream", 0, given[0].differing, source=1),))
     assert [check.expected for check in checks if check.intervention == root] == [1]
 
 

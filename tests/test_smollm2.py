@@ -1,6 +1,9 @@
 """A real pretrained model, through both kinds of run: a Llama of 30 layers that knows nothing of this project."""
 
 import importlib.util
+import runpy
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from debug.core import parse_variable_binding
 from debug.counterfactual import make_pair
 from debug.engine import Cut, Intervention
 from debug.engine.self_checks import checks_of, self_checks
-from debug.generators import GENERATORS, search
+from debug.generators import FAMILIES, GENERATORS, search
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT, Plan
 from debug.prompts import FEW_SHOT_BINDING, UNSPACED_CODE, few_shot, fill
@@ -63,6 +66,32 @@ def test_a_causal_run(model, uri):
         assert causal_map.at_target("final")[-1] == 1
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_causal_run_of_every_family(model, uri, family):
+    """Few-shot, one pair, whatever the model answers: docs/how-to/programs.md says how often it is right."""
+    config = CausalConfig(
+        models=["smollm2"],
+        generator=family,
+        few_shot=1,
+        hops=[2] if family == "variable_binding" else [None],
+        seq_lens=[3],
+        num_seqs=1,
+        positions="targets",
+        layers=[15],
+        require_correct=False,
+        control=False,
+        logit_lens=False,
+        save_activations="none",
+    )
+    run = CausalExperimentRunner(uri).run(config).logged()
+    assert run.metrics["pairs_used"] == 1
+    assert run.metrics["check_full_patch_max_abs"] <= 1e-4 < run.metrics["check_full_patch_without"]
+    [causal_map] = run.maps
+    assert causal_map.layers == [15]
+    assert np.isfinite(causal_map.z_patched).all()
+    assert np.abs(causal_map.values("logit_change")).max() > 0.01, "what is patched does something"
+
+
 def test_all_kinds_of_run_mean_one_token_where_the_prompt_ends_in_no_space(model):
     """Of programs that end in ``#b:``, generation and ranking had 4 of 4 right, and the causal run none."""
     drawn = [made for made, _ in zip(search(GENERATORS["variable_binding"], 2, 70), range(5))]  # noqa: B905
@@ -107,3 +136,16 @@ def test_fast_equals_one_trace_per_cell(model, component):
     checks = self_checks(model, runs, checks_of(model, runs, component, [(0, 1)], [given[0].differing]))
     checks.require()
     assert checks.full_patch_without > 1
+
+
+def test_the_name_mover_example_says_where_and_which_heads(model, uri, monkeypatch, capsys):
+    """Maps, heads and cut edges in one command; two pairs of its file."""
+    script = Path(__file__).parents[1] / "examples" / "name_mover.py"
+    monkeypatch.setattr(sys, "argv", [script.name, "--num-pairs", "2", "--tracking-uri", uri])
+    runpy.run_path(str(script), run_name="__main__")
+    said = capsys.readouterr().out
+    assert "residual_stream: 2 pairs used, 0 skipped" in said
+    assert "final->subject cut from layer 0 on: answer kept" in said
+    heads = said.partition("largest share of the logit difference:")[2].splitlines()[1:6]
+    assert any("layer 23, final/head_3" in head for head in heads), heads
+    assert tracking.find_runs(experiment="name_mover", tracking_uri=uri, role="cell").height == 3

@@ -93,7 +93,7 @@ def test_targets_are_enough_where_only_targets_are_patched(uri):
     targets = traced(uri, pair, save_activations="targets").logged()
     source = {"source": "stored", "source_run": targets.run_id}
     same(traced(uri, pair, positions="targets").logged(), traced(uri, pair, positions="targets", **source).logged())
-    with pytest.raises(ValueError, match=r"positions … of this pair are not stored in run"):
+    with pytest.raises(ValueError, match=r"positions \[3, 4, .*, 20\] of this pair are not stored in run"):
         traced(uri, pair, **source)
     with pytest.raises(ValueError, match=r"no mlp of this pair is stored in run"):
         traced(uri, pair, intervention_type="mlp", positions="targets", **source)

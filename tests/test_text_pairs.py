@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 import torch
 
@@ -210,6 +211,14 @@ def test_a_study_of_a_file_is_logged_read_back_and_repeated_to_the_last_bit(uri:
     assert present(repeated.verdict).outcome == "identical", repeated
 
 
+def test_a_span_may_be_called_as_lines_of_a_chain_are() -> None:
+    """It was taken for the line whose left side has the other name."""
+    record = {"original": "a = 1\n#a: ", "counterfactual": "a = 2\n#a: ", "expected_original": "1"}
+    given = record | {"expected_counterfactual": "2", "spans": {"a_lhs": [0, 1], "a_line": [0, 5]}}
+    pair = analyze_pair(models.load("tiny").tokenizer, TextPair.from_record(given), "{code}")
+    assert pair.original.positions("a_line") == [0, 1, 2]
+
+
 def test_edges_between_named_spans_are_cut(uri: str) -> None:
     given = [as_text(pair) for pair in binding_pairs(3)]
     result = run_causal_tracing_experiment("tiny", given, "attention_knockout", positions=["final->root"])
@@ -262,8 +271,8 @@ def test_one_program_of_ones_own_is_as_many_pairs_as_are_asked_for(uri: str, tmp
         ("", "has no pair"),
         ('{"original": 1}\n', "line 1: a pair needs the texts"),
         (f"{json.dumps(POINTER)}\n{{\n", "line 2: "),
-        (f"{json.dumps(POINTER)}\n[]\n", r"line 2: a pair is a record of fields, given: \[\]"),
-        ("[" * 100_000, "line 1: nested too deep"),
+        (f"{json.dumps(POINTER)}\n[]\n", "line 2: this is no JSON object with original"),
+        ("[" * 100_000, r"line 1: this is no JSON object .*nested too deep"),
     ],
 )
 def test_a_file_that_is_none_is_refused_with_its_line_before_weights_load(
@@ -295,3 +304,27 @@ def test_the_example_pairs_are_whole() -> None:
 def test_a_program_of_variable_binding_keeps_its_roles() -> None:
     roles = Program.parse("a = 1\nb = a\n#b: ").roles
     assert list(roles)[:4] == ["ref_depth_1_lhs", "ref_depth_1_equals", "ref_depth_1_rhs", "ref_depth_1_newline"]
+
+
+def test_a_frame_is_a_pair_a_row_and_its_nulls_are_no_fields() -> None:
+    records = [POINTER, changed(spans={"reference": [16, 17]}), *(pair.to_record() for pair in binding_pairs(2))]
+    pairs = read_pairs(pl.DataFrame(records, infer_schema_length=None, strict=False))
+    expected = [pair_from_record(record) for record in records]
+    assert pairs == expected
+    assert [pair.to_record() for pair in pairs] == [pair.to_record() for pair in expected]
+    [text] = read_pairs(pl.DataFrame([changed(expected_original="one", expected_counterfactual="four")]))
+    assert text.expected_original == "one"
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pl.DataFrame([POINTER, changed(spans={"late": [0, 99]})]), r"row 1 of the frame: span 'late' is \[0, 99\]"),
+        (pl.DataFrame({"original": [None]}), "row 0 of the frame: a pair needs the texts"),
+        (pl.DataFrame([changed(expected_original=1.5)]), "row 0 of the frame: .* expected an integer"),
+        (pl.DataFrame({"original": []}), "the frame has no row"),
+    ],
+)
+def test_a_frame_with_a_row_that_is_no_pair_is_refused(frame: pl.DataFrame, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_pairs(frame)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 import vocabularies
 from debug.counterfactual import make_pair
 from debug.generators import generate, make_variable_binding_program
-from debug.programs import Program
+from debug.programs import Program, pair_from_record
 from debug.prompts import FEW_SHOT_BINDING
 from debug.token_analyzer import PairError, TokenizedProgram, analyze, analyze_pair
 
@@ -297,7 +297,21 @@ def test_a_pair_of_different_lengths_is_refused_and_shown() -> None:
         analyze_pair(vocabularies.tokenizer("characters"), pair)
     assert str(refused.value) == (
         "original has 11 tokens, counterfactual 10; the root value must tokenize to the same number of tokens "
-        f"(root '10' -> '7'):\n{list(pair.original.text)}\n{list(pair.counterfactual.text)}"
+        f"(root '10' -> '7'); from token 0 on: original {list(pair.original.text)}, "
+        f"counterfactual {list(pair.counterfactual.text)}"
+    )
+
+
+def test_of_long_prompts_the_rows_are_shown_around_the_place_where_they_part() -> None:
+    text = "one two\n" * 200
+    record = {"original": f"{text}left, right", "counterfactual": f"{text}left, wrong!", "spans": {"a": [0, 3]}}
+    pair = pair_from_record(record | {"expected_original": "a", "expected_counterfactual": "b"})
+    with pytest.raises(PairError) as refused:
+        analyze_pair(vocabularies.tokenizer("characters"), pair)
+    assert str(refused.value) == (
+        "original has 1611 tokens, counterfactual 1612; they must tokenize to the same number of tokens (answer 'a' -> "
+        "'b'); from token 1599 on: original ['\\n', 'l', 'e', 'f', 't', ',', ' ', 'r', 'i', 'g', 'h', 't'], "
+        "counterfactual ['\\n', 'l', 'e', 'f', 't', ',', ' ', 'w', 'r', 'o', 'n', 'g', ...]"
     )
 
 
@@ -306,8 +320,9 @@ def test_a_pair_that_differs_outside_the_root_is_refused_and_shown() -> None:
     with pytest.raises(PairError) as refused:
         analyze_pair(tokenizer, make_pair("a = 1\n#a: ", root_value=7))
     assert str(refused.value) == (
-        "the prompts differ at tokens [0, 1, 2], but the root value is at [1] (root '1' -> '7'):\n"
-        f"{['a = ', '1', NEWLINE, '#', 'a', ':', ' ']}\n{['a', ' = ', '7' + NEWLINE, '#', 'a', ':', ' ']}"
+        "the prompts differ at tokens [0, 1, 2], but the root value is at [1] (root '1' -> '7'); from token 0 on: "
+        f"original {['a = ', '1', NEWLINE, '#', 'a', ':', ' ']}, "
+        f"counterfactual {['a', ' = ', '7' + NEWLINE, '#', 'a', ':', ' ']}"
     )
 
 

@@ -173,6 +173,16 @@ def test_the_store_is_the_argument_then_the_variable_then_the_projects_own(in_a_
     assert store_uri("postgresql://me@host/name") == "postgresql://me@host/name"
 
 
+def test_a_new_store_outside_of_a_project_is_said_once(in_a_folder, caplog):
+    for _ in range(2):
+        assert Store().client is not None
+    [said] = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"a new store in this folder, {in_a_folder}/mlruns/mlflow.db" in said
+    caplog.clear()
+    assert Store(f"sqlite:///{in_a_folder}/other.db").client is not None
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_the_projects_mlruns_is_found_from_any_folder_below_its_pyproject(in_a_folder, monkeypatch):
     here = in_a_folder / "project" / "runs" / "deep"
     here.mkdir(parents=True)
@@ -248,7 +258,7 @@ def test_a_store_that_is_not_there_reads_as_an_empty_one_and_reading_creates_not
     assert not list(in_a_folder.iterdir())
 
 
-def test_two_processes_may_create_one_store_at_the_same_time_and_say_nothing_about_it(in_a_folder):
+def test_two_processes_may_create_one_store_at_the_same_time_and_say_only_where_it_is(in_a_folder):
     script = """
 import sys
 from debug.tracking import Store
@@ -257,7 +267,8 @@ with Store().start("e", "r", kind="accuracy") as run:
     run.log_params({"a": 1})
 """
     processes = [subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=120)[1] for process in processes] == ["", ""]
+    [said] = "".join(process.communicate(timeout=120)[1] for process in processes).splitlines()
+    assert said.startswith(f"runs go into a new store in this folder, {in_a_folder}")
     assert [process.returncode for process in processes] == [0, 0]
     assert find_runs()["status"].to_list() == ["FINISHED", "FINISHED"]
     assert {path.name for path in (in_a_folder / "mlruns").iterdir()} <= {"mlflow.db", "mlflow.db.lock", "artifacts"}

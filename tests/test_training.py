@@ -1,6 +1,5 @@
 """The training programs, the packing of queries, and a run that goes on where it stopped."""
 
-import argparse
 import json
 import runpy
 import signal
@@ -21,6 +20,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from debug import models, training
+from debug.commands import train
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program
 from debug.tracking import Store, find_runs, load_run
@@ -306,13 +306,12 @@ def test_learning_rate_warms_up_stays_and_ends_at_zero() -> None:
 def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = runpy.run_path(str(SCRIPT))
     monkeypatch.setattr(training, "HELD_OUT", {(None, 5): 20, (2, 5): 20})
     monkeypatch.setattr(training, "Settings", lambda **given: replace(SMALL, **given))
     store = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    options = argparse.Namespace(out=tmp_path / "run", steps=4, seed=None, resume=False, threads=1, tracking_uri=store)
-    script["train"](options)
-    script["train"](argparse.Namespace(**{**vars(options), "steps": 6, "resume": True}))
+    options = ["--out", str(tmp_path / "run"), "--tracking-uri", store]
+    train.main(train.parser().parse_args([*options, "--steps", "4"]))
+    train.main(train.parser().parse_args([*options, "--steps", "6", "--resume"]))
     runs = find_runs(kind="training", tracking_uri=store)
     assert runs.height == 2
     run = max((load_run(run_id, store) for run_id in runs["run_id"]), key=lambda run: int(run.params["steps"]))
@@ -325,15 +324,14 @@ def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
 
 
 SCRIPT_OF_SMALL = """
-import runpy, sys
+import sys
 from dataclasses import asdict, replace
 from debug import training
-script = runpy.run_path(sys.argv[1])
+from debug.commands import train
 training.HELD_OUT = {(None, 2): 50, (None, 5): 20, (3, 5): 20}
 small = training.Settings(**%r)
 training.Settings = lambda **given: replace(small, **given)
-sys.argv = [sys.argv[1], "--resume", "--out", sys.argv[2], "--tracking-uri", sys.argv[3]]
-script["main"](script["arguments"]())
+train.main(train.parser().parse_args(["--resume", "--out", sys.argv[1], "--tracking-uri", sys.argv[2]]))
 """
 
 
@@ -361,7 +359,7 @@ def test_the_script_killed_at_random_moments_reaches_the_losses_of_an_uninterrup
     settings = replace(SMALL, steps=300, naming_steps=20, evaluate_every=100, save_every=7, warmup_steps=20)
     list(training.train(settings, tmp_path / "uninterrupted", held_out))
     killed, log = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
-    command = [sys.executable, "-c", SCRIPT_OF_SMALL % asdict(settings), str(SCRIPT), str(killed), uri]
+    command = [sys.executable, "-c", SCRIPT_OF_SMALL % asdict(settings), str(killed), uri]
     seed = time.time_ns()
     rng = np.random.default_rng(seed)
     for steps in sorted(rng.integers(5, 280, size=2)):

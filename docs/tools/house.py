@@ -18,7 +18,7 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- house: begins -->\n", "<!-- house: ends -->\n"
 
 GROUPS = {
-    "scripts and screens": ("runs", "dashboard"),
+    "scripts and screens": ("runs", "dashboard", "commands"),
     "runs": ("runner", "causal_experiment_runner", "rerun", "robust_seeds", "paper", "training", "legacy"),
     "method": ("plan", "attention_knockout", "causal_tracing", "engine", "models"),
     "programs and prompts": (
@@ -28,6 +28,7 @@ GROUPS = {
 }
 """Colours of the drawing; a package that is not named here is drawn in the last one."""
 REST = "shared"
+FACES = {"__init__", "__main__"}
 NOT_DRAWN = ("errors", "kinds", "lazy", "cli")
 """What nearly all import, or all scripts; the table has them."""
 COLOURS = {  # light fill, dark fill, line
@@ -48,7 +49,9 @@ def imports_of(root: Path = ROOT) -> dict[str, frozenset[str]]:
     """
     package = root / "src" / "debug"
     names = {path.name.removesuffix(".py") for path in package.iterdir() if path.suffix == ".py" or _is_package(path)}
-    homes = {name: [package / f"{name}.py", *(package / name).rglob("*.py")] for name in names - {"__init__"}}
+    homes = {
+        name: [package / f"{name}.py", *(package / name).rglob("*.py")] for name in names - {"__init__", "__main__"}
+    }
     homes |= {name: [*(root / name).rglob("*.py")] for name in ("runs", "dashboard")}
     found = {}
     for name, files in homes.items():
@@ -132,7 +135,7 @@ def svg(imports: Imports) -> str:
     """The drawing: one row for each level, arrows down."""
     imports = {name: others - {*NOT_DRAWN} for name, others in imports.items() if name not in NOT_DRAWN}
     height, drawn = levels(imports), arrows(imports)
-    height |= dict.fromkeys(("runs", "dashboard"), max(height.values()))
+    height["dashboard"] = max(height.values())
     rows: dict[int, list[str]] = {}
     for name in sorted(height):
         rows.setdefault(height[name], []).append(name)

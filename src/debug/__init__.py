@@ -13,9 +13,26 @@ from typing import TYPE_CHECKING
 from debug import lazy
 
 if TYPE_CHECKING:
-    from debug import generators, prompts
+    from debug import (
+        causal_experiment_runner,
+        causal_map,
+        causal_tracing,
+        causal_visualization,
+        counterfactual,
+        engine,
+        generators,
+        hypotheses,
+        models,
+        programs,
+        prompts,
+        rerun,
+        statistics,
+        tracking,
+        training,
+    )
     from debug.core import ExperimentConfig, quick_experiment
     from debug.errors import DebugError, InputError
     from debug.runner import ExperimentRunner
+    from debug.tracking import find_runs, load_run
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

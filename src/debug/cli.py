@@ -1,4 +1,4 @@
-"""What every script in runs/ does alike: options of store and model, and an end without a traceback.
+"""What every command does alike: options of store and model, and an end without a traceback.
 
 A mistake of the caller's prints one message and exits 2; Ctrl-C, a terminate signal and a terminal that is closed leave
 a valid store and exit 130. Anything else is a bug and keeps its traceback.
@@ -14,21 +14,37 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
 
-from debug.errors import DebugError
+from debug.errors import DebugError, did_you_mean
 from debug.kinds import Argument, Json
 from debug.provenance import without_passwords
 
 
+class Parser(argparse.ArgumentParser):
+    """Reads options by their whole names; a mistake in them is one sentence, without the usage of every option."""
+
+    def error(self, message: str) -> NoReturn:
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if message.startswith(_UNKNOWN):
+            unknown = [text.partition("=")[0] for text in message.removeprefix(_UNKNOWN).split() if text[:1] == "-"]
+            message += did_you_mean(unknown[0], flags) if unknown else ""
+        self.exit(2, f"error: {message}; --help lists the options\n")
+
+
+_UNKNOWN = "unrecognized arguments: "
+
+
 def store_parser(doc: str | None) -> argparse.ArgumentParser:
-    """A parser whose help is the script's docstring, with the option that names the store."""
-    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """A parser whose help is the command's docstring, with the option that names the store."""
+    made = Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
     made.add_argument("--tracking-uri", help="MLflow store (default: MLFLOW_TRACKING_URI, else mlruns/mlflow.db)")
     return made
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
-    """The same with the options of scripts that run a model."""
+    """The same with the options of commands that run a model."""
     made = store_parser(doc)
     made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
     made.add_argument("--device", help="as torch names it (default: the first GPU, else cpu)")
@@ -36,8 +52,8 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 
 def backend_options(made: argparse.ArgumentParser) -> None:
-    """Options of scripts that ask models and look at nothing inside."""
-    made.add_argument("--backend", default="auto", help="transformers, vllm, or auto (default), which says why")
+    """Options of commands that ask models and look at nothing inside."""
+    made.add_argument("--backend", help="transformers, vllm, or auto (default); where it is named, it says why")
     made.add_argument("--quantization", choices=["4bit", "8bit"], help="weights through bitsandbytes, on a GPU")
     made.add_argument(
         *("--engine-args", "--engine-arg"),
@@ -66,13 +82,20 @@ def setting(text: str) -> tuple[str, Json]:
         return name, value
 
 
+def where_to_look(link: str) -> str:
+    """How a run that was logged is looked at: in the dashboard, and at its address in the MLflow UI."""
+    made = (Path(__file__).parents[2] / "Makefile").is_file()  # a checkout, whose commands are not on the PATH
+    dashboard, ui = (f"{'make' if made else 'debug'} {name}" for name in ("dashboard", "mlflow"))
+    return f"look: {dashboard}; or {ui}, then {link}"
+
+
 def hops(text: str) -> int | None:
     """Option type: a number of hops, or ``any`` for the generator's own draw."""
     return None if text == "any" else int(text)
 
 
 def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespace) -> None:
-    """Run a script's main function and end as scripts here do."""
+    """Run a command's main function and end as all of them do."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     logging.getLogger("debug").setLevel(logging.INFO)
     signal.signal(signal.SIGINT, _stop)  # also where it is ignored, as in a shell script's `command &`
@@ -84,9 +107,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
     try:
         main(arguments)
     except KeyboardInterrupt:
-        print(
-            "\nStopped. The runs so far are in the store; the one that was stopped is marked KILLED.", file=sys.stderr
-        )
+        writing = sys.modules.get("debug.tracking.writing")  # not imported: then no run was begun
+        kept = " The runs so far are in the store; the one that was stopped is marked KILLED."
+        print(f"\nStopped.{kept if writing and writing.Heart.begun else ' No run had begun.'}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         if not isinstance(

@@ -10,8 +10,8 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Annotated
 
 from debug.attention_knockout import HYPOTHESES
-from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
-from debug.errors import InputError
+from debug.causal_map.sources import DIRECTIONS, FIRST_TOKEN, PAIR_SOURCES, SCORED_BY, SOURCES
+from debug.errors import InputError, did_you_mean
 from debug.kinds import Json
 from debug.models.hook_points import COMPONENTS
 from debug.options import Known, OneOf, check_choices
@@ -49,6 +49,8 @@ class Plan:
     """What means over pairs are taken at: "roles" for every role from the root's value on, or names of targets."""
     prompt_template: Template = CODE
     """Name of a prompt template, or a text with {code}."""
+    chat: bool = False
+    """Put the prompt into the model's chat template, as the user's turn."""
     require_correct: bool = True
     """Skip pairs of which the model does not answer both programs."""
     exclude_shallow: bool = False
@@ -76,6 +78,10 @@ class Plan:
     """Read the clean residual stream through the unembedding, at the single positions."""
     method: Annotated[str, OneOf(METHODS)] = "patching"
     """Exact patching; or attribution patching, a linear estimate in two forward passes and one backward pass."""
+    scored_by: Annotated[str, OneOf(SCORED_BY)] = FIRST_TOKEN
+    """What a patched run answers: its top token, which begins an answer; of all candidates the whole_answer of the
+    highest probability; or what it writes, greedy, with the patch held. The last two are for answers of several tokens,
+    such as numbers that begin alike, and take more forward passes."""
     answer_lead: str | None = None
     """White space that the model itself writes before an answer, read as part of the prompt. Without: found out from
     the first programs, when the run begins."""
@@ -89,6 +95,8 @@ class Plan:
         if self.source == "stored" and self.knockout:
             raise InputError("source is 'stored', but attention_knockout patches nothing")
         self._set("prompt_template", get_prompt(self.prompt_template)[1])
+        if not isinstance(self.chat, bool):
+            raise InputError(f"chat is {self.chat!r:.80}; expected true or false")
         if self.answer_lead is not None and self.answer_lead.strip():
             raise InputError(f"answer_lead is {self.answer_lead!r}; expected white space, or None to find it out")
         self._set("positions", _words(self.positions, "all", "targets"))
@@ -119,13 +127,22 @@ class Plan:
             raise InputError(
                 "method 'attribution' estimates patches of one layer from the counterfactual, nothing else"
             )
+        if self.scored_by != FIRST_TOKEN and (self.method == "attribution" or self.source == "stored"):
+            raise InputError(
+                f"scored_by is {self.scored_by!r}; method 'attribution' and source 'stored' know first tokens alone"
+            )
         for name in self._names():
             self._check_name(name, _TARGET)
 
-    def check_targets_of_binding(self) -> None:
-        """Raises InputError where a name is no target of variable binding: of other texts spans may have any name."""
+    def check_targets_of_binding(self, hops: Sequence[int | str | None] = (None,)) -> None:
+        """Raises InputError where a name is no target of variable binding (of other texts spans may have any name), or
+        has a referential depth that no program of so many hops has."""
         for name in self._names():
             self._check_name(name, _TARGET_OF_BINDING)
+            depth = max(map(int, re.findall(r"ref_depth_(\d+)", str(name))), default=0)
+            if all(isinstance(each, int) and depth > each for each in hops):
+                asked = " or ".join(map(str, hops))
+                raise InputError(f"{name!r} is on line {depth} of a chain, and chains of {asked} hops are asked for")
 
     def _names(self) -> list[str | int]:
         return [n for given in (self.positions, self.targets) if isinstance(given, list | tuple) for n in given]
@@ -154,13 +171,15 @@ class Plan:
     def _check_name(self, name: str | int, targets: re.Pattern[str]) -> None:
         if self.knockout and str(name) not in HYPOTHESES and "->" not in str(name):
             raise InputError(
-                f"{name!r} is no hypothesis; expected {', '.join(HYPOTHESES)}, or 'queries->keys' with names of targets"
+                f"{name!r} is no hypothesis{did_you_mean(str(name), HYPOTHESES)}; expected {', '.join(HYPOTHESES)}, or "
+                "'queries->keys' with names of targets"
             )
         for part in re.split(r"\+|->", name) if isinstance(name, str) and name not in HYPOTHESES else ():
             if not targets.fullmatch(part):
                 raise InputError(
-                    f"{name!r} is no target; expected 'all', 'targets', a token position, ref_depth_<k>_<lhs|equals|"
-                    "rhs|newline|line>, query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
+                    f"{name!r} is no target{did_you_mean(part, _WORDS)}; expected 'all', 'targets', 'roles' (of "
+                    "targets alone), a token position, ref_depth_<k>_<lhs|equals|rhs|newline|line>, "
+                    "query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
                 )
 
     def params(self, model: LoadedModel) -> dict[str, Json]:
@@ -172,6 +191,7 @@ class Plan:
             "heads": self.heads or "each",
             "prompt_template": get_prompt(self.prompt_template)[0],
             "answer_lead": repr(self.answer_lead) if self.answer_lead else None,
+            "chat": self.chat or None,  # as of runs from before it was an option
         }
         return {
             name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value
@@ -182,11 +202,6 @@ class Plan:
     @property
     def knockout(self) -> bool:
         return self.intervention_type == KNOCKOUT
-
-    @property
-    def template(self) -> str:
-        """The template of the prompts as they are run: behind their last token comes the answer's."""
-        return self.prompt_template + (self.answer_lead or "")
 
     @property
     def kind(self) -> str:
@@ -249,4 +264,6 @@ def _number(value: str | int) -> str | int:
 
 
 _TARGET_OF_BINDING = re.compile(r"ref_depth_[1-9]\d*_(lhs|equals|rhs|newline|line)|query_(hash|var|colon)|final|\d+")
+_ROLES = [f"ref_depth_{k}_{part}" for k in range(1, 10) for part in ("lhs", "equals", "rhs", "newline", "line")]
+_WORDS = ("all", "targets", "roles", "final", "query_hash", "query_var", "query_colon", *_ROLES, *HYPOTHESES)
 _TARGET = re.compile(rf"{_TARGET_OF_BINDING.pattern}|(?!ref_depth_|query_)[A-Za-z_][A-Za-z0-9_.-]*")

@@ -17,7 +17,7 @@ from synthetic import NASTY, log_accuracy, log_causal, make_knockout, make_map, 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
 expect = playwright.expect
 
-SECONDS = 60
+SECONDS = 120
 PAGES = ("Runs", "Compare", "Causal map", "Samples", "Re-run", "Training")
 expect.set_options(timeout=SECONDS * 1000)
 
@@ -64,9 +64,9 @@ def command(store: Store, *settings: str) -> Callable[[int], list[str]]:
     """The dashboard on the store, as `make dashboard` serves it, with its settings but those given here."""
 
     def at(port: int) -> list[str]:
-        options = [f"--server.port={port}", "--server.fileWatcherType=none", *settings]
-        streamlit = [sys.executable, "-m", "streamlit", "run", "dashboard/serve.py", "--server.headless=true"]
-        return [*streamlit, *options, "--", "--tracking-uri", store.uri]
+        own = ["--server.headless=true", "--server.fileWatcherType=none", *settings]
+        start = [sys.executable, "-m", "debug", "dashboard", f"--port={port}"]
+        return [*start, f"--tracking-uri={store.uri}", "--", *own]
 
     return at
 

@@ -13,6 +13,7 @@ from debug import lazy
 
 if TYPE_CHECKING:
     from debug.causal_experiment_runner.config import CausalConfig
+    from debug.causal_experiment_runner.cost import CellPlan, dry_run
     from debug.causal_experiment_runner.results import CausalExperimentResult, CellResult, NoPairLeft
     from debug.causal_experiment_runner.runner import CausalExperimentRunner
     from debug.causal_experiment_runner.writer import SHARD

@@ -9,8 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice, product
-
-from tqdm.auto import tqdm
+from typing import NamedTuple
 
 from debug import models
 from debug.causal_experiment_runner.config import CausalConfig
@@ -27,6 +26,7 @@ from debug.kinds import Argument, Json
 from debug.models import LoadedModel
 from debug.plan import Plan
 from debug.programs import AnyPair, ProgramError
+from debug.progress import Progress
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -57,11 +57,13 @@ class CausalExperimentRunner:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        asked = _asked(config)
+        asked = asked_of(config)
         for model_id in config.models:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
+        for of_cell in asked:
+            next(of_cell().pairs, None)  # and a kind of counterfactual that no program of a cell has
         names = models.names_of(config.models)
-        title = f"{', '.join(names.values())} · {_what(config.plan())}"
+        title = f"{', '.join(names.values())} · {kind_of_plan(config.plan())}"
         with self.store.start(config.name or config.kind, title, kind=config.kind) as study:
             study.log_json("config.json", _record(config) | asdict(config.plan()))
             cells: list[CellResult] = []
@@ -69,12 +71,16 @@ class CausalExperimentRunner:
                 model = models.load(model_id, dtype=self.dtype, device=self.device)
                 if model.id != names[model_id]:
                     model = replace(model, id=names[model_id])
-                pairs, params, max_tries = of_cell()
-                cells.append(self._cell(study, model, config.plan(), pairs, params["num_seqs"], max_tries, params))
+                pairs, params, max_tries, plan = of_cell()
+                cells.append(self._cell(study, model, plan, pairs, params["num_seqs"], max_tries, params))
+                if cells[-1].error and len(config.models) * len(asked) > 1:  # of one, it is the run's error
+                    logger.error("%s", cells[-1].error)
                 study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
+                study.describe([f"{cell.name}: {found}" for cell in cells[:20] for found in cell.findings()[:3]])
                 study.flush()
             if all(cell.error for cell in cells):
-                raise NoPairLeft(cells[0].error)
+                several = f"none of {len(cells)} cells had a pair left to patch; study {study.run_id} has the reasons"
+                raise NoPairLeft(cells[0].error if len(cells) == 1 else several)
             return CausalExperimentResult(study.run_id, cells, self.store.uri)
 
     def run_intervention_experiment(
@@ -131,7 +137,7 @@ class CausalExperimentRunner:
         if not isinstance(model, LoadedModel):
             model = models.load(model, dtype=self.dtype, device=self.device)
         model.require_patchable()
-        title = f"{model.id} · {_what(plan)}"
+        title = f"{model.id} · {kind_of_plan(plan)}"
         given = {"num_seqs": len(programs), "generator": "given"}
         with self.store.start(name or plan.kind, title, kind=plan.kind, tags=tags) as study:
             study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
@@ -139,6 +145,7 @@ class CausalExperimentRunner:
             wanted = len(programs) if wanted is None else wanted
             cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
             study.log_json("summary.json", {"cells": [summary(cell)]})
+            study.describe(cell.findings())
             if cell.error:
                 raise NoPairLeft(cell.error)
             return CausalExperimentResult(study.run_id, [cell], self.store.uri)
@@ -156,7 +163,7 @@ class CausalExperimentRunner:
         """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
         stored = StoredActivations(self.store.load_run(plan.source_run), model) if plan.source_run else None
-        with tqdm(total=wanted, desc=f"{model.id} {plan.intervention_type}", unit="pair", disable=None) as bar:
+        with Progress(wanted, f"{model.id} {plan.intervention_type}", "pair") as bar:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
@@ -167,7 +174,7 @@ class CausalExperimentRunner:
                     yield result
                 if tried == before:
                     break
-        if used < wanted:
+        if 0 < used < wanted:
             logger.warning("%d of %d pairs were used; %d were tried", used, wanted, tried)
 
     def _cell(
@@ -184,12 +191,13 @@ class CausalExperimentRunner:
         """Stream the results of one cell into a child run."""
         asked = plan.prompt_template
         plan, pairs = as_written(model, plan, pairs)
-        params |= plan.params(model)
+        params = plan.params(model) | params
         hops, seq_len = params.get("hops"), params.get("seq_len")
         shape = [
             f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
-            f"{seq_len} lines" if seq_len else "",
-            _what(plan),
+            f"{seq_len} {'line' if seq_len == 1 else 'lines'}" if seq_len else "",
+            f"{params['few_shot']}-shot" if params.get("few_shot") else "",
+            kind_of_plan(plan),
         ]
         cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
         if plan.answer_lead or plan.prompt_template != asked:
@@ -225,29 +233,41 @@ class CausalExperimentRunner:
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
                     writer.close()
                 if cell.checks is None:
-                    reasons = "; ".join(f"{n} x {reason}" for reason, n in cell.skipped.most_common(3))
+                    counted = cell.skipped.most_common(3)
+                    reasons = "; ".join(f"{n} x {reason}" if n > 1 else reason for reason, n in counted)
                     raise NoPairLeft(f"no pair of {cell.name!r} was left to patch: {reasons or 'none was found'}")
         except NoPairLeft as error:
-            logger.error("%s", error)
             cell.error = str(error)
         return cell
 
 
-def _asked(config: CausalConfig) -> list[Callable[[], tuple[Iterator[PairLike], dict[str, Json], int]]]:
-    """Of each cell of a model: its pairs, the params that say where they come from, and how many of them to try."""
+class Asked(NamedTuple):
+    """What a cell asks of each model."""
+
+    pairs: Iterator[PairLike]
+    params: dict[str, Json]
+    """Where the pairs come from."""
+    max_tries: int
+    plan: Plan
+
+
+def asked_of(config: CausalConfig) -> list[Callable[[], Asked]]:
+    """Of each cell of a model, what it asks."""
     if config.pairs is not None or config.program is not None:
         given = read_pairs(config.pairs) if config.pairs is not None else read_program(config.program or "")
         wanted = len(given) if config.program is None else min(len(given), config.num_seqs)
         known = _common_params(given) | {"num_seqs": wanted, "generator": "given"}
-        return [lambda: (iter(given), dict(known), len(given))]
-    (name, generator), (_, template) = config.named_generator, config.prompt
+        return [lambda: Asked(iter(given), dict(known), len(given), config.plan())]
+    name, generator = config.named_generator
 
-    def generated(hops: int | None, seq_len: int) -> tuple[Iterator[PairLike], dict[str, Json], int]:
-        seed = config.first_seed(hops, seq_len)
-        made = search(generator, seq_len, seed, hops, template)
+    def generated(hops: int | None, seq_len: int) -> Asked:
+        seed, plan = config.first_seed(hops, seq_len), config.plan(seq_len)
+        made = search(generator, seq_len, seed, hops, plan.prompt_template)
         params = {"hops": "any" if hops is None else hops, "seq_len": seq_len, "seed": seed}
-        params |= {"num_seqs": config.num_seqs, "generator": name}
-        return pairs_of(config, made), params, config.max_tries
+        params |= {"num_seqs": config.num_seqs, "generator": name, "counterfactual": config.counterfactual}
+        if config.few_shot:
+            params |= {"few_shot": config.few_shot, "prompt_template": config.prompt[0]}
+        return Asked(pairs_of(config, made), params, config.max_tries, plan)
 
     return [partial(generated, *cell) for cell in config.cells]
 
@@ -313,6 +333,6 @@ def _common_params(programs: Sequence[PairLike]) -> dict[str, Json]:
     }
 
 
-def _what(plan: Plan) -> str:
+def kind_of_plan(plan: Plan) -> str:
     """The component in a run's name, with a word where it is not patched."""
     return f"{plan.intervention_type} ({ESTIMATED})" if plan.method == "attribution" else plan.intervention_type

@@ -11,11 +11,13 @@ from debug import causal_visualization as charts
 from debug.causal_experiment_runner.results import CellResult
 from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
 from debug.causal_tracing import PairResult, agreement_metrics
+from debug.hypotheses import ScoresOverPairs
 from debug.kinds import Json
-from debug.programs import Answer, AnyPair, TextPair
+from debug.programs import Answer, AnyPair
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunWriter
 
+_OF_PAIR = ("kind", "predictions", "spans", "counterfactual_spans", "targets", "exact")  # in samples as in its record
 SHARD = 64  # pairs in one file of causal maps, or of activations
 
 
@@ -25,12 +27,14 @@ class CellWriter:
     def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Json]) -> None:
         self.run, self.cell, self.params = run, cell, params
         self.mean = MeanOverPairs()
+        self.scores = ScoresOverPairs()
         self.pairs: list[AnyPair] = []
         self.first: CausalMap | None = None
         self.correct: list[tuple[bool, bool]] = []
         self.maps: list[CausalMap] = []
         self.activations: dict[str, np.ndarray] = {}
         self.shards = self.tried = 0
+        self.reasons: dict[str, str] = {}
 
     def add(self, result: PairResult) -> None:
         # Drawing goes on until enough pairs are used: counting those that replace skipped ones would bias the rate.
@@ -41,7 +45,8 @@ class CellWriter:
             self.cell.seeds_passed_over = result.pair.seed - self.params["seed"] + 1 - self.tried
         self.run.append_jsonl("samples.jsonl", [_sample(result)])
         if result.causal_map is None or result.pair is None:
-            self.cell.skipped[_kind_of_reason(result.skipped)] += 1
+            reason = result.skipped or ""
+            self.cell.skipped[self.reasons.setdefault(kind_of_reason(reason), reason)] += 1
             return
         causal_map = replace(result.causal_map, pair=len(self.pairs))
         self.first = self.first or causal_map
@@ -54,6 +59,7 @@ class CellWriter:
         self.pairs.append(result.pair)
         self.maps.append(causal_map)
         self.mean.add(causal_map)
+        self.scores.add(causal_map, result.pair)
         if len(self.maps) == SHARD:
             self._write_shard()
 
@@ -78,18 +84,28 @@ class CellWriter:
             )
         if self.first is not None and self.first.targets:
             cell.mean = self.mean.result()
+            cell.scores = self.scores.result()
         metrics, curves = _metrics(cell)
         self.run.log_metrics(metrics)
         for layer, values in curves.items():
-            self.run.log_metrics(values, step=layer)
+            estimates = {name: value for name, value in values.items() if not name.endswith(("_ci_low", "_ci_high"))}
+            self.run.log_metrics(estimates, step=layer)  # each is a chart in MLflow; the intervals are in summary.json
         self.run.log_json("summary.json", summary(cell))
+        if cell.scores is not None:
+            self.run.log_json("hypotheses.json", cell.scores.to_record())
         if self.pairs:
             known = {name: self.params.get(name) for name in ("generator", "seed", "hops", "seq_len")}
             texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
             self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
+        drawn: list[str] = []
         if self.first is not None:
-            for stem, chart in charts.pictures(self.first, cell.mean).items():
+            for stem, chart in charts.pictures(self.first, cell.mean, cell.scores).items():
                 charts.save_chart(chart, self.run.folder, stem)
+                drawn.append(f"{stem}.png")
+        pictures = [f"pictures: tab Artifacts, {', '.join(drawn)}; dashboard, page Causal map"] if drawn else []
+        self.run.describe(
+            [f"{cell.pairs_used} pairs used, {cell.skipped.total()} skipped", *cell.findings(), *pictures]
+        )
 
 
 def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
@@ -110,7 +126,11 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
     for name, value in agreement_metrics(cell.agreement).items():
         metrics |= value.metrics(name)
     of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
-    return metrics | of_mean, curves
+    told = cell.scores if cell.scores and cell.scores.beyond_success else None  # else success says all of it
+    scored, by_layer = told.to_metrics() if told else ({}, {})
+    return metrics | of_mean | scored, {
+        layer: curves.get(layer, {}) | by_layer.get(layer, {}) for layer in curves | by_layer
+    }
 
 
 def summary(cell: CellResult) -> dict[str, Json]:
@@ -151,7 +171,7 @@ def _sample(result: PairResult) -> dict[str, Json]:
         "expected_counterfactual": pair and pair.expected_counterfactual,
         "raw_output_counterfactual": answers and answers[1],
         "correct_counterfactual": correct and correct[1],
-    } | (pair.spans if isinstance(pair, TextPair) else {})
+    } | ({} if pair is None else {name: value for name, value in pair.to_record().items() if name in _OF_PAIR})
 
 
 def _parsed(top_token: str, expected: Answer) -> Answer | None:
@@ -162,6 +182,7 @@ def _parsed(top_token: str, expected: Answer) -> Answer | None:
     return int(text) if text.isdecimal() and len(text) >= len(str(expected)) else None
 
 
-def _kind_of_reason(reason: str | None) -> str:
-    """The first line without the texts and numbers of a pair, so that reasons can be counted."""
-    return re.sub(r"'[^']*'|\[[^\]]*\]|\d+", "…", (reason or "").split("\n")[0])[:200]
+def kind_of_reason(reason: str) -> str:
+    """The first clause without the texts and numbers of a pair, so that reasons can be counted."""
+    masked = re.sub(r"'[^']*'|\[[^\]]*\]|\d+", "…", reason.split("\n")[0].split("; ")[0])
+    return re.sub(r"(… ?)+(and … other words)?", "…", masked)[:200]

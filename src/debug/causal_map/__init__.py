@@ -32,6 +32,6 @@ if TYPE_CHECKING:
         title_of,
     )
     from debug.causal_map.routes import LEADS, hand_overs, peaks
-    from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SOURCES
+    from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SCORED_BY, SOURCES
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

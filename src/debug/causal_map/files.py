@@ -11,10 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from debug.causal_map.grid import ARRAYS, CausalMap, CausalMapError
-from debug.causal_map.metrics import LEGACY
 
 LONGEST_HEADER = 2**24  # characters that say what the maps of one file are of
-_OPTIONAL = ("control_top", "lens_logits", "lens_ranks", *LEGACY)
+_REQUIRED = ("z_clean", "z_counterfactual", "z_patched", "top")
 
 
 def save_maps(path: Path, maps: Sequence[CausalMap]) -> None:
@@ -55,7 +54,7 @@ def load_maps(path: Path) -> list[CausalMap]:
                 arrays = {
                     name: file.get_tensor(f"{index}/{name}")
                     for name in ARRAYS
-                    if name not in _OPTIONAL or f"{index}/{name}" in there
+                    if name in _REQUIRED or f"{index}/{name}" in there
                 }
                 for name, array in arrays.items():
                     if array.dtype != ARRAYS[name]:

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
 from debug.errors import InputError
 from debug.kinds import Argument, Json
+from debug.shown import Shown
 
 Answer = Float[np.ndarray, "2"]  # logits of the answer tokens c (counterfactual) and o (original)
 ROOT, FINAL = "ref_depth_1_rhs", "final"
@@ -20,8 +21,12 @@ ARRAYS = {
     "z_clean": np.float32,
     "z_counterfactual": np.float32,
     "z_patched": np.float32,
+    "z_candidates": np.float32,
     "top": np.int64,
     "control_top": np.int64,
+    "said": np.int64,
+    "control_said": np.int64,
+    "log_probabilities": np.float32,
     "lens_logits": np.float32,
     "lens_ranks": np.int64,
     **dict.fromkeys(LEGACY, np.float32),
@@ -33,8 +38,8 @@ class CausalMapError(InputError):
     """A causal map, or a file of them, that is not one: names the field."""
 
 
-@dataclass(frozen=True, eq=False)
-class CausalMap:
+@dataclass(frozen=True, eq=False, repr=False)
+class CausalMap(Shown):
     """What every cell of one pair (layer, column, perhaps heads) did to the answer.
 
     A column is a set of token positions patched together, or, of an ``attention_knockout``, the positions between which
@@ -59,7 +64,8 @@ class CausalMap:
     first_difference: int
     """First token position at which the two prompts differ; cells before it were not run: their effect is zero."""
     answer_tokens: tuple[int, int]
-    """c and o: first tokens of the counterfactual's and of the original's answer; -1 where not known (imported)."""
+    """c and o: of the counterfactual's and of the original's answer the first token at which they differ; -1 where not
+    known (imported)."""
     top_tokens: tuple[int, int]
     """Top token of the clean and of the counterfactual run."""
     min_effect: float
@@ -83,8 +89,21 @@ class CausalMap:
     method: str = "patching"
     """"patching"; "attribution": a linear estimate of the logit difference; "imported": of the older format, of which
     logits are not known (NaN)."""
+    candidates: dict[str, int] = field(default_factory=dict)
+    """Answer -> its first token, of all answers that a hypothesis or either program has; older maps have none."""
+    z_candidates: Float[np.ndarray, "layer *head column candidate"] | None = None
+    """Logits of the candidates' tokens in each patched run, in their order."""
     control_top: Int[np.ndarray, "layer *head target"] | None = None
     """Top tokens with the same-answer control as source, at the targets; None where it was not run."""
+    scored_by: str = "first_token"
+    """What says which answer a patched run gives: one of SCORED_BY."""
+    said: Int[np.ndarray, "layer *head column"] | None = None
+    """Scored as whole answers, or by what is written: the answer of each square, as its number among the candidates
+    (0: c, 1: o); -1 none of them. None where the top token says it."""
+    control_said: Int[np.ndarray, "layer *head target"] | None = None
+    """The same with the same-answer control as source."""
+    log_probabilities: Float[np.ndarray, "layer *head column candidate"] | None = None
+    """Scored as whole answers: the natural logarithm of each candidate's probability."""
     lens_logits: Float[np.ndarray, "row position 2"] | None = None
     """Logit lens of the clean run: logits of c and o read off the residual stream going into each layer, and at the
     top; of the single ``positions``. None where it was not read."""
@@ -95,6 +114,11 @@ class CausalMap:
     legacy_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
     """See METRICS; of imported maps only."""
 
+    def _in_short(self) -> str:
+        across = f"{len(self.positions)} positions" if self.positions else f"{len(self.columns)} columns"
+        heads = f" x {len(self.heads)} heads" if self.heads else ""
+        return f"{self.intervention_type}, pair {self.pair}: {len(self.layers)} layers{heads} x {across}"
+
     def __post_init__(self) -> None:
         expected = (len(self.layers), *([len(self.heads)] if self.heads else []), len(self.columns))
         if self.top.shape != expected or self.z_patched.shape != (*expected, 2):
@@ -102,6 +126,14 @@ class CausalMap:
             raise CausalMapError(
                 f"'z_patched' {self.z_patched.shape} and 'top' {self.top.shape} do not fit {expected} {axes}"
             )
+        if (z := self.z_candidates) is not None and z.shape != (*expected, len(self.candidates)):
+            raise CausalMapError(f"'z_candidates' {z.shape} does not fit the {len(self.candidates)} candidates")
+        if (p := self.log_probabilities) is not None and p.shape != (*expected, len(self.candidates)):
+            raise CausalMapError(f"'log_probabilities' {p.shape} does not fit the {len(self.candidates)} candidates")
+        if (self.said is None) != (self.scored_by == "first_token"):
+            raise CausalMapError(f"'said' must be there where 'scored_by' is no first token; it is {self.scored_by!r}")
+        if self.said is not None and self.said.shape != expected:
+            raise CausalMapError(f"'said' {self.said.shape} does not fit {expected} layers x (heads x) columns")
         if self.columns[: len(self.positions)] != [[position] for position in self.positions]:
             raise CausalMapError("'columns' must begin with the single 'positions'")
         if not all(0 <= p < len(self.tokens) for column in [*self.columns, *self.targets.values()] for p in column):
@@ -109,8 +141,10 @@ class CausalMap:
         columns = range(len(self.columns))
         if self.targets.keys() != self.target_columns.keys() or not {*self.target_columns.values()} <= {*columns}:
             raise CausalMapError("'target_columns' must name a column of 'columns' for each of 'targets'")
-        if self.control_top is not None and self.control_top.shape != (*expected[:-1], len(self.targets)):
-            raise CausalMapError(f"'control_top' {self.control_top.shape} does not fit the {len(self.targets)} targets")
+        for name in ("control_top", "control_said"):
+            array = getattr(self, name)
+            if array is not None and array.shape != (*expected[:-1], len(self.targets)):
+                raise CausalMapError(f"'{name}' {array.shape} does not fit the {len(self.targets)} targets")
         lens = (self.n_layers + 1, len(self.positions), 2)
         for name in ("lens_logits", "lens_ranks"):
             if (array := getattr(self, name)) is not None and array.shape != lens:
@@ -124,6 +158,27 @@ class CausalMap:
     def metrics(self) -> tuple[str, ...]:
         """What this map says of a square, the main one first."""
         return tuple(name for name, metric in METRICS.items() if metric.has(self) and not metric.of_control)
+
+    def answer_number(self, answer: str) -> int | None:
+        """What :attr:`answered` has where this candidate is the answer; None of no candidate."""
+        if answer not in self.candidates:
+            return None
+        return self.candidates[answer] if self.said is None else list(self.candidates).index(answer)
+
+    @property
+    def answer_numbers(self) -> tuple[int, int]:
+        """What :attr:`answered` has where c, or o, is the answer."""
+        c, o = self.answer_tokens
+        return (c, o) if self.said is None else (0, int(c != o))
+
+    @property
+    def answered(self) -> Int[np.ndarray, "layer *head column"]:
+        """The answer of each patched run: its top token; or the number of a candidate, -1 for none."""
+        return self.top if self.said is None else self.said
+
+    @property
+    def control_answered(self) -> Int[np.ndarray, "layer *head target"] | None:
+        return self.control_top if self.said is None else self.control_said
 
     @property
     def estimated(self) -> bool:
@@ -208,8 +263,12 @@ class CausalMap:
             targets={target: self.targets[target] for target in targets},
             target_columns={target: kept.index(self.target_columns[target]) for target in targets},
             z_patched=of(self.z_patched, kept, -2),
+            z_candidates=of(self.z_candidates, kept, -2),
+            log_probabilities=of(self.log_probabilities, kept, -2),
             top=of(self.top, kept, -1),
             control_top=of(self.control_top, rows, -1),
+            said=of(self.said, kept, -1),
+            control_said=of(self.control_said, rows, -1),
             lens_logits=of(self.lens_logits, singles, 1),
             lens_ranks=of(self.lens_ranks, singles, 1),
             **{name: of(getattr(self, name), kept, -1) for name in LEGACY},

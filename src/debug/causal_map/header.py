@@ -7,7 +7,7 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
-from debug.causal_map.sources import DIRECTIONS, SOURCES
+from debug.causal_map.sources import DIRECTIONS, SCORED_BY, SOURCES
 from debug.records import Entries, Expected, Int32, List, Text, one_of
 
 _Two = Annotated[tuple[Int32, Int32], Expected("two integers of 32 bits")]
@@ -30,8 +30,10 @@ class Header(TypedDict):
     vocabulary: Entries[_Token, Text]
     target_columns: Entries[Text, Int32]
     differing: NotRequired[List[Int32]]
+    candidates: NotRequired[Entries[Text, Int32]]
     layer_window: NotRequired[Int32]  # what the first maps did not say, from here on
     heads: NotRequired[List[List[Int32]]]
     source: NotRequired[Annotated[str, one_of(*SOURCES, "knockout")]]
+    scored_by: NotRequired[Annotated[str, one_of(*SCORED_BY)]]
     direction: NotRequired[Annotated[str, one_of(*DIRECTIONS)]]
     method: NotRequired[Annotated[str, one_of("patching", "attribution", "imported")]]

@@ -14,6 +14,7 @@ from debug.causal_map.means import mean_of, means_by_layer, ratio_of_means
 from debug.causal_map.metrics import LEGACY, METRICS, RANDOM, Metric
 from debug.causal_map.names import Place, logged_name
 from debug.causal_map.routes import HandOver, Peak, hand_overs, peaks
+from debug.shown import Shown
 from debug.statistics import Comparison, Interval, mcnemar, wilson
 
 
@@ -43,8 +44,8 @@ class TargetCurve:
         return max((value.n for values in self.values.values() for value in values if value), default=0)
 
 
-@dataclass(frozen=True)
-class MeanCausalMap:
+@dataclass(frozen=True, repr=False)
+class MeanCausalMap(Shown):
     """Causal maps of many pairs, aligned by target: layers x targets, with n for each.
 
     Of a map with heads each set of heads of a target has a curve of its own, called ``<target>/head_<h>``.
@@ -77,6 +78,12 @@ class MeanCausalMap:
     """Share of the pairs whose counterfactual makes its own answer less likely: their effect counts with its sign."""
     estimated: bool = False
     """See :attr:`CausalMap.estimated`."""
+
+    def _in_short(self) -> str:
+        peak = self.peak()
+        best = f"; peak at {peak.target}, layer {peak.layer}" if peak and peak.chosen.estimate > 0 else ""
+        of = f"{self.n_pairs} {'pair' if self.n_pairs == 1 else 'pairs'}"
+        return f"{self.intervention_type}, {of}: {len(self.layers)} layers x {len(self.curves)} targets{best}"
 
     def __getitem__(self, target: str) -> TargetCurve:
         return next(curve for curve in self.curves if curve.target == target)

@@ -22,6 +22,9 @@ class Logits(Protocol):
     top: Int[np.ndarray, "layer *head column"]
     control_top: Int[np.ndarray, "layer *head target"] | None
     answer_tokens: tuple[int, int]
+    answered: Int[np.ndarray, "layer *head column"]
+    control_answered: Int[np.ndarray, "layer *head target"] | None
+    answer_numbers: tuple[int, int]
     min_effect: float
     source: str
     method: str
@@ -69,20 +72,20 @@ class Metric:
         return self.stored or self.name
 
 
-def _top_is(which: int) -> Values:
-    """Whether the patched run's top token is c (0) or o (1); NaN where it, or the answer, is not known."""
+def _answer_is(which: int) -> Values:
+    """Whether the patched run answers c (0) or o (1); NaN where its answer, or that one, is not known."""
 
     def of(causal_map: Logits) -> Float[np.ndarray, "layer *head column"]:
-        answer = causal_map.answer_tokens[which]
-        return np.where((causal_map.top < 0) | (answer < 0), np.nan, causal_map.top == answer)
+        answer = causal_map.answer_numbers[which]
+        return np.where((causal_map.top < 0) | (answer < 0), np.nan, causal_map.answered == answer)
 
     return of
 
 
-def _control_top_is(which: int) -> Values:
+def _control_answer_is(which: int) -> Values:
     def of(causal_map: Logits) -> Float[np.ndarray, "layer *head target"]:
-        assert causal_map.control_top is not None
-        return (causal_map.control_top == causal_map.answer_tokens[which]).astype(float)
+        assert causal_map.control_answered is not None
+        return (causal_map.control_answered == causal_map.answer_numbers[which]).astype(float)
 
     return of
 
@@ -108,12 +111,18 @@ def _legacy(name: str) -> tuple[Values, Callable[..., bool]]:
     return lambda m: getattr(m, name).astype(float), lambda m: m.method == "imported" and getattr(m, name) is not None
 
 
+def _moves(causal_map: Logits) -> bool:
+    """Whether another answer is moved: not in ablations, and not where both programs have one answer."""
+    c, o = causal_map.answer_tokens
+    return causal_map.source in PAIR_SOURCES and (c != o or c < 0)
+
+
 def _patched(causal_map: Logits) -> bool:
-    return causal_map.source in PAIR_SOURCES and causal_map.method != "imported"
+    return _moves(causal_map) and causal_map.method != "imported"
 
 
 def _ablated(causal_map: Logits) -> bool:
-    return causal_map.source not in PAIR_SOURCES
+    return not _moves(causal_map)
 
 
 def _controlled(causal_map: Logits) -> bool:
@@ -124,7 +133,7 @@ METRICS: dict[str, Metric] = {
     each.name: each
     for each in (
         Metric(
-            *("success", "success", _top_is(0), lambda m: not (_ablated(m) or m.estimated)),
+            *("success", "success", _answer_is(0), lambda m: not (_ablated(m) or m.estimated)),
             *("rate", "rate", "patch_success_rate"),
         ),
         Metric("normalized_logit_diff", "normalized logit difference", _share, _patched, "share", "ratio of means"),
@@ -132,15 +141,17 @@ METRICS: dict[str, Metric] = {
             "logit_diff", "logit difference", _difference, lambda m: _patched(m) and not m.estimated, no_effect=None
         ),
         Metric("logit_change", "change of the counterfactual answer's logit", _change, _patched, interval="none"),
-        Metric("answer_kept", "answer kept", _top_is(1), _ablated, "rate", "rate", "answer_kept_rate", no_effect=1.0),
+        Metric(
+            "answer_kept", "answer kept", _answer_is(1), _ablated, "rate", "rate", "answer_kept_rate", no_effect=1.0
+        ),
         Metric("answer_logit_drop", "drop of the answer's logit", _drop, _ablated, loses=True),
         Metric(
-            *("control_success", "success of the same-answer control", _control_top_is(0), _controlled),
+            *("control_success", "success of the same-answer control", _control_answer_is(0), _controlled),
             *("rate", "rate", "control_success_rate"),
             of_control=True,
         ),
         Metric(
-            *("control_answer_kept", "answer kept by the same-answer control", _control_top_is(1), _controlled),
+            *("control_answer_kept", "answer kept by the same-answer control", _control_answer_is(1), _controlled),
             *("rate", "rate", "control_answer_kept_rate"),
             no_effect=1.0,
             of_control=True,

@@ -5,4 +5,7 @@ SOURCES = ("counterfactual", "stored", "zero", "mean", "resample")
 zeros; the mean over other programs of the same length; another pair's original. The last three are ablations."""
 PAIR_SOURCES = ("counterfactual", "stored")
 """The sources that are the pair's other program: only from these a patch can succeed."""
+FIRST_TOKEN, WHOLE, GREEDY = SCORED_BY = ("first_token", "whole_answer", "greedy")
+"""What says which answer a patched run gives: its top token, which begins one; of the candidates the one that is most
+probable as a whole; or the text that it writes."""
 DIRECTIONS = ("into_original", "into_counterfactual")

@@ -49,7 +49,7 @@ def estimate(group: Group, used: list[int], checks: list[Check]) -> Filled:
     maps, sampled = {}, []
     for row, number in enumerate(used):
         z_patched = _estimated(group, number, [slope[row] for slope in slopes])
-        sampled += _sample(group, number, z_patched)
+        sampled += sample(group, number, z_patched)
         maps[number] = map_of(group, number, z_patched.numpy(), np.full(group.shape(number), -1), None)
     every = [*(one.intervention for one in sampled), *interventions_of(checks)]
     exact: dict[int, list[tuple[float, float, bool, float]]] = defaultdict(list)
@@ -100,7 +100,7 @@ def _estimated(
     return z_patched
 
 
-def _sample(group: Group, number: int, z_patched: Float[Tensor, "layer *head column 2"]) -> Iterator[_Sampled]:
+def sample(group: Group, number: int, z_patched: Float[Tensor, "layer *head column 2"]) -> Iterator[_Sampled]:
     """Squares of a pair that are patched exactly, too: some drawn alike from all, and the largest estimates."""
     one, every = group.given[number].tokenized, list(group.interventions(number))
     z_clean = group.passes.logits[number, one.answer_tokens[0]].cpu()

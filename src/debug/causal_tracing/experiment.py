@@ -10,7 +10,8 @@ from itertools import islice
 import numpy as np
 import torch
 from jaxtyping import Float
-from tqdm.auto import tqdm
+from torch import Tensor
+from tqdm import tqdm
 
 from debug import models
 from debug.causal_map import CausalMap, Metric, as_metric
@@ -22,7 +23,7 @@ from debug.causal_tracing.patching import patch
 from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
 from debug.counterfactual import PairLike, as_pair
-from debug.engine import SelfCheckError, default_batch_tokens
+from debug.engine import SelfCheckError, default_batch_tokens, unembedded
 from debug.engine.self_checks import Check, checks_of
 from debug.errors import InputError
 from debug.kinds import Argument
@@ -30,6 +31,7 @@ from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
 from debug.programs import ProgramError
+from debug.progress import hidden
 from debug.token_analyzer import PairError
 
 logger = logging.getLogger(__name__)
@@ -65,14 +67,14 @@ def trace_pairs(
     finite = overflowed = False
     stream = enumerate(pairs)
     while window := list(islice(stream, WINDOW)):
-        done, by_length = _prepared(reader, window, reference)
+        done, by_length = prepared_of(reader, window, reference)
         pending = [index for index, _ in window]
 
         def traced(part: Sequence[PreparedPair]) -> list[PairResult]:
             return list(_results_of(Group(reader, part, reference, batch_tokens)))
 
         for group in by_length:
-            for results in in_parts(group, _together(reader, group, batch_tokens), traced):
+            for results in in_parts(group, pairs_together(reader, group, batch_tokens), traced):
                 finite |= any(result.skipped != model.not_finite for result in results)
                 overflowed |= any(result.skipped == model.not_finite for result in results)
                 done |= {result.index: result for result in results}
@@ -87,7 +89,7 @@ def trace_pairs(
         raise SelfCheckError(model.not_finite)
 
 
-def _prepared(
+def prepared_of(
     reader: PairReader, window: Sequence[tuple[int, PairLike]], reference: Reference | None
 ) -> tuple[dict[int, PairResult], list[list[PreparedPair]]]:
     """Of numbered pairs those that cannot be used, with their reasons, by number; the others by the prompts' length."""
@@ -113,7 +115,7 @@ def _prepared(
     return done, list(by_length.values())
 
 
-def _together(reader: PairReader, group: Sequence[PreparedPair], batch_tokens: int) -> int:
+def pairs_together(reader: PairReader, group: Sequence[PreparedPair], batch_tokens: int) -> int:
     """How many pairs of one length are run together: as many as share forward passes well, and as few as one would mind
     to lose when interrupted."""
     length = len(group[0].tokenized.original.token_ids)
@@ -128,13 +130,13 @@ def _results_of(group: Group) -> Iterator[PairResult]:
     for number, one in enumerate(group.given):
         if not group.is_finite(number):
             yield PairResult(one.index, one.pair, group.model.not_finite, prompt=group.said(number)["prompt"])
-        elif reason := group.reader.reason_to_skip(one, group.top_tokens(number)):
+        elif reason := group.reader.reason_to_skip(one, group.correct(number)):
             yield PairResult(one.index, one.pair, reason, **group.said(number))
         else:
             used.append(number)
     if not used:
         return
-    checks = _checks(group, used)
+    checks = checks_for(group, used)
     fill = estimate if group.plan.method == "attribution" else patch
     filled = fill(group, used, checks)
     for number in used:
@@ -152,11 +154,13 @@ def _results_of(group: Group) -> Iterator[PairResult]:
         )
 
 
-def _checks(group: Group, used: list[int]) -> list[Check]:
+def checks_for(
+    group: Group, used: list[int], read: Callable[[LoadedModel, Tensor], Tensor] = unembedded
+) -> list[Check]:
     used = [0] if group.plan.source == "stored" else used
     pairs = [group.rows_of(number) for number in used]
     differing = [group.given[number].tokenized.differing for number in used]
-    return checks_of(group.model, group.passes, group.plan.intervention_type, pairs, differing)
+    return checks_of(group.model, group.passes, group.plan.intervention_type, pairs, differing, read)
 
 
 def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
@@ -212,7 +216,7 @@ def run_causal_tracing_experiment(
     own = None if metric is None else as_metric(metric)
     model = model_id if isinstance(model_id, LoadedModel) else models.load(model_id, dtype=dtype, device=device)
     model.say_what_prompts_lose()
-    results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=None))
+    results = list(tqdm(trace_pairs(model, programs, what, batch_tokens), "pairs", len(programs), disable=hidden()))
     result = CausalTracingResult(model.id, what, results, own)
     if not result.maps:
         raise InputError(f"no pair was left to patch; the first was skipped because: {results[0].skipped}")

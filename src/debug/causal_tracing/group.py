@@ -7,12 +7,14 @@ from itertools import product
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from debug.causal_map.sources import FIRST_TOKEN
 from debug.causal_tracing.pairs import PairReader, PreparedPair
 from debug.causal_tracing.reference import Reference, recorded
-from debug.engine import Cut, Intervention, Site, forward_passes
+from debug.causal_tracing.whole_answers import Said, nothing, said
+from debug.engine import Cut, ForwardPasses, Intervention, Site, forward_passes
 from debug.errors import InputError
 from debug.kinds import Json
 from debug.models.hook_points import COMPONENTS
@@ -30,7 +32,8 @@ class Group:
         batch_tokens: int,
     ) -> None:
         self.reader, self.given, self.batch_tokens = reader, given, batch_tokens
-        self.model, self.plan = model, plan = reader.model, reader.plan
+        self.model, self.plan = reader.model, reader.plan
+        plan = self.plan
         programs = [g.tokenized.original for g in given]
         # Where the counterfactuals' activations are stored, the first pair's forward pass is made all the same: the
         # self-checks compare with a whole one.
@@ -44,13 +47,17 @@ class Group:
                     programs.append(program)
             if plan.source == "counterfactual":
                 self.source_row[number] = len(given) + number
-        self.passes = forward_passes(model, torch.tensor([program.token_ids for program in programs]), recorded(plan))
+        self.passes = self._unpatched(torch.tensor([program.token_ids for program in programs]))
         self.finite = self.passes.logits.isfinite().all(-1).tolist()
         if (sources := self._sources(reference)) is not None:  # these are of no forward pass here: one for each, or all
             count = len(next(iter(sources.values()))[0])
             self.source_row = {number: len(self.passes) + number % count for number in range(len(given))}
             self.passes = self.passes.with_sources(sources)
         self.tops = self.passes.logits.argmax(-1).tolist()
+        self._said: dict[int, Said] = {}
+
+    def _unpatched(self, token_ids: Int[Tensor, "program token"]) -> ForwardPasses:
+        return forward_passes(self.model, token_ids, recorded(self.plan))
 
     def _sources(self, reference: Reference | None) -> dict[str, list[Float[Tensor, "source token width"]]] | None:
         """Activations to patch from that are of none of the group's programs."""
@@ -58,7 +65,10 @@ class Group:
         if self.plan.source == "stored":
             return self._stored_activations()
         if self.plan.source == "mean" and reference is not None:
-            means = [reference.mean_without(one, self._own_activations(n)) for n, one in enumerate(self.given)]
+            means = [
+                reference.mean_without(one, *map(self._activations_in, (one.in_order(*rows)[0], rows[0])))
+                for one, rows in zip(self.given, map(self.rows_of, range(len(self.given))), strict=True)
+            ]
             return {
                 name: [torch.stack([mean[name][n] for mean in means]).to(at.dtype) for n, at in enumerate(layers)]
                 for name, layers in kept.items()
@@ -67,8 +77,7 @@ class Group:
             return {name: [torch.zeros_like(at[:1]) for at in layers] for name, layers in kept.items()}
         return None
 
-    def _own_activations(self, number: int) -> dict[str, list[Float[Tensor, "token width"]]]:
-        row = self.given[number].in_order(*self.rows_of(number))[0]
+    def _activations_in(self, row: int) -> dict[str, list[Float[Tensor, "token width"]]]:
         return {name: [at[row] for at in layers] for name, layers in self.passes.activations.items()}
 
     def _stored_activations(self) -> dict[str, list[Float[Tensor, "source token width"]]]:
@@ -102,21 +111,35 @@ class Group:
         """Of the clean forward pass, which is patched, and of the counterfactual one."""
         return number, len(self.given) + number
 
-    def top_tokens(self, number: int) -> tuple[int, int]:
-        """Of the clean forward pass, which is patched, and of the counterfactual one."""
-        return self.tops[number], self.counterfactual(number)[1]
-
     def is_finite(self, number: int) -> bool:
         """Whether the logits of all forward passes that a pair's numbers come from are finite."""
         rows = [number, self.source_row.get(number, number), self.control_row.get(number, number)]
         rows += [] if self.given[number].stored else [len(self.given) + number]
         return all(self.finite[row] for row in rows if row < len(self.finite))  # others are of no forward pass
 
+    def correct(self, number: int) -> tuple[bool, bool]:
+        """Whether the model answers the pair's original, and its counterfactual, whichever of them is patched."""
+        return self._answered(number)[0]
+
     def said(self, number: int) -> dict[str, Json]:
         """What the model says to the pair's original and its counterfactual, whichever of them is patched."""
-        one, tops = self.given[number], (self.tops[number], self.counterfactual(number)[1])
-        answers = (self.model.tokenizer.decode([top]) for top in tops)
-        return {"correct": one.is_correct(tops), "answers": one.in_order(*answers), "prompt": one.own.prompt}
+        correct, answers = self._answered(number)
+        return {"correct": correct, "answers": answers, "prompt": self.given[number].own.prompt}
+
+    def _answered(self, number: int) -> tuple[tuple[bool, bool], tuple[str, str]]:
+        one = self.given[number]
+        if self.plan.scored_by == FIRST_TOKEN or not self.is_finite(number):
+            tops = self.tops[number], self.counterfactual(number)[1]
+            texts = (self.model.tokenizer.decode([top]) for top in tops)
+            return one.is_correct(tops), one.in_order(*texts)
+        if number not in self._said:
+            asked = self.model, self.passes, self.plan, one, nothing(self.rows_of(number)), self.batch_tokens
+            self._said[number] = said(*asked)
+        found = self._said[number]
+        own, other = found.answers.tolist()
+        numbers = [*one.candidates]
+        c, o = (numbers.index(text) for text in one.texts)
+        return one.in_order(own == o, other == c), one.in_order(*found.texts)
 
     def first_difference(self, number: int) -> int:
         """The first position at which the clean forward pass and the source can differ."""
@@ -129,7 +152,6 @@ class Group:
 
         Patched from the plan's source, or from another row of ``passes`` that differs from position ``first`` on.
         """
-        source = self.source_row.get(number) if source is None else source
         first = self.first_difference(number) if first is None else first
         model, plan, columns = self.model, self.plan, self.given[number].columns
         for (i, layer), (k, column) in product(enumerate(self.reader.layers), enumerate(columns.columns)):
@@ -138,10 +160,11 @@ class Group:
                 heads = None if plan.heads is None else tuple(self.reader.heads[0])
                 yield (i, k), Intervention(number, tuple(Cut(at, columns.edges[k], heads) for at in layers))
             elif any(_can_matter(plan, at, column, first, self.passes.length, model.n_layers) for at in layers):
+                row = self.source_row[number] if source is None else source
                 for j, heads in enumerate(self.head_sets()):
-                    sites = tuple(Site(plan.intervention_type, at, tuple(column), heads) for at in layers)
+                    sites = tuple(Site(plan.intervention_type, at, tuple(column), heads, source=row) for at in layers)
                     at = (i, k) if heads is None else (i, j, k)
-                    yield at, Intervention(number, sites, source)
+                    yield at, Intervention(number, sites)
 
     def head_sets(self) -> Sequence[tuple[int, ...] | None]:
         if self.plan.knockout or not COMPONENTS[self.plan.intervention_type].per_head:

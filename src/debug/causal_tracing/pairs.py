@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
+from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from debug.causal_map.sources import FIRST_TOKEN, GREEDY, WHOLE
 from debug.causal_tracing.columns import Columns, columns_of
 from debug.causal_tracing.results import PairResult
 from debug.counterfactual import PairLike, as_pair, same_answer_program
 from debug.errors import InputError
-from debug.models import LoadedModel, VocabularyError
+from debug.hypotheses.models import candidates
+from debug.models import LoadedModel, PromptTooLong, VocabularyError
 from debug.plan import Plan
 from debug.programs import AnyPair, AnyProgram, ProgramError
 from debug.prompts import answers, fill
@@ -54,6 +58,9 @@ class PreparedPair(NamedTuple):
     """The counterfactual forward pass, where it is the source as stored."""
     is_reversed: bool = False
     """Whether the counterfactual is the program that is patched."""
+    candidates: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+    """Answer -> its tokens, of the answers whose logits are stored, the counterfactual's and the original's first; none
+    where nothing is moved."""
 
     @property
     def own(self) -> TokenizedProgram:
@@ -63,6 +70,17 @@ class PreparedPair(NamedTuple):
     def in_order(self, patched: T, other: T) -> tuple[T, T]:
         """Of the pair's original and its counterfactual what is given of the patched program and of the other."""
         return (other, patched) if self.is_reversed else (patched, other)
+
+    @property
+    def in_common(self) -> int:
+        """How many tokens both answers begin with alike."""
+        c, o = (self.candidates.get(answer, ()) for answer in self.texts)
+        return next((n for n, (a, b) in enumerate(zip(c, o, strict=False)) if a != b), 0)
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The answers c and o, of the other program and of the one that is patched."""
+        return str(self.tokenized.pair.expected_counterfactual), str(self.tokenized.pair.expected_original)
 
     def is_correct(self, tops: tuple[int, int]) -> tuple[bool, bool]:
         """Whether the pair's original, and its counterfactual, are answered, given the top tokens of the clean forward
@@ -76,7 +94,11 @@ def as_written(model: LoadedModel, plan: Plan, pairs: Iterable[PairLike]) -> tup
 
     Without the template's final space, where that merges with an answer; with the white space that the model itself
     writes before most answers, where a prompt does not end in any.
+
+    Raises:
+        InputError: a chat template is asked for, and the model has none.
     """
+    model.rendered("a = 1", chat=plan.chat)
     rest, first, prompts = iter(pairs), [], []
     for given in islice(rest, PROBED):
         first.append(given)
@@ -85,13 +107,15 @@ def as_written(model: LoadedModel, plan: Plan, pairs: Iterable[PairLike]) -> tup
         except ProgramError:
             continue
         program, values = pair.original.text, answers.of_pair(pair)
-        template = answers.suited(model.tokenizer, plan.prompt_template, program, values or answers.DIGITS)
-        plan = replace(plan, prompt_template=template)
-        prompts.append((fill(plan.prompt_template, program), values))
-        if plan.answer_lead is not None or prompts[-1][0][-1:].isspace():
+        if not plan.chat:
+            template = answers.suited(model.tokenizer, plan.prompt_template, program, values or answers.DIGITS)
+            plan = replace(plan, prompt_template=template)
+        with suppress(InputError):  # the chat template refuses it: it will be skipped, with its reason
+            prompts.append((model.rendered(fill(plan.prompt_template, program), chat=plan.chat), values))
+        if plan.answer_lead is not None or (prompts and prompts[-1][0][-1:].isspace()):
             break
     if plan.answer_lead is None and prompts:
-        plan = replace(plan, answer_lead=answers.lead(model, prompts))
+        plan = replace(plan, answer_lead=answers.lead(model, prompts, plan.chat))
     return plan, chain(first, rest)
 
 
@@ -109,30 +133,36 @@ class PairReader:
         self.layers, self.heads, self.window = plan.layers_of(model), plan.heads_of(model), plan.window(model.n_layers)
 
     def tokenized(self, program: AnyProgram) -> TokenizedProgram:
-        """Raises VocabularyError where the model has no token for part of the prompt."""
-        self.model.check_vocabulary(fill(self.plan.template, program.text))
-        return analyze(self.model.tokenizer, program, self.plan.template)
+        """Raises VocabularyError where the model has no token for part of the prompt, PairError as :func:`analyze`."""
+        plan = self.plan
+        try:
+            prompt = self.model.rendered(fill(plan.prompt_template, program.text), chat=plan.chat)
+        except InputError as error:
+            raise PairError(str(error)) from error
+        self.model.check_vocabulary(prompt)
+        return analyze(self.model.tokenizer, program, plan.prompt_template, chat=plan.chat, lead=plan.answer_lead or "")
 
     def prepared(self, index: int, pair: AnyPair) -> PreparedPair:
         """Raises PairError, VocabularyError or PromptTooLong: the reason why this pair is skipped."""
         plan, is_reversed = self.plan, self.plan.direction == "into_counterfactual"
         directed = pair.reversed if is_reversed else pair
-        tokenized = pair_of(self.model.tokenizer, directed, *map(self.tokenized, directed.programs))
-        self.model.check_window(len(tokenized.original.token_ids))
-        has_control = plan.control and plan.patches_pairs and plan.method == "patching"
+        own, other = map(self.tokenized, directed.programs)
+        self.model.check_window(max(len(own.token_ids), len(other.token_ids)))
+        alike = plan.scored_by != FIRST_TOKEN
+        tokenized = pair_of(self.model.tokenizer, directed, own, other, begin_alike=alike)
+        has_control = plan.control and plan.patches_pairs and plan.method == "patching" and not pair.keeps_answer
         control = self._control(tokenized) if has_control else None
         columns = columns_of(plan, self.model, tokenized)
         source = self._stored_source(tokenized, columns) if plan.source == "stored" else None
         return PreparedPair(index, pair, tokenized, columns, control, stored=source, is_reversed=is_reversed)
 
-    def reason_to_skip(self, one: PreparedPair, tops: tuple[int, int]) -> str | None:
-        """What the plan's filters say, given the top tokens of the clean and of the counterfactual forward pass."""
+    def reason_to_skip(self, one: PreparedPair, correct: tuple[bool, bool]) -> str | None:
+        """What the plan's filters say, given whether the model answers the pair's original, and its counterfactual."""
         if self.plan.exclude_shallow:
             if one.pair.variable_chain is None:
                 return "exclude_shallow is for variable binding: this text has no root value"
             if (line := one.pair.variable_chain.root.line) < 2:
                 return f"shallow: the root value is assigned on line {line + 1}"
-        correct = one.is_correct(tops)
         if self.plan.require_correct and not all(correct):
             wrong = [name for name, right in zip(("original", "counterfactual"), correct, strict=True) if not right]
             return f"the model does not answer the {' and the '.join(wrong)} program"
@@ -146,17 +176,18 @@ class PairReader:
         model, lead = self.model, self.plan.answer_lead or ""
         prompts = {one.index: [each.prompt.removesuffix(lead) for each in one.tokenized.programs] for one in given}
         asked = {index: both for index, both in prompts.items() if not both[0][-1:].isspace()}
-        written = answers.written(model, [prompt for both in asked.values() for prompt in both])
+        written = answers.written(model, [prompt for both in asked.values() for prompt in both], self.plan.chat)
         found = {index: written[2 * number : 2 * number + 2] for number, index in enumerate(asked)}
         for one in given:
             if one.index not in found:
-                yield one
+                yield self._with_candidates(one)
                 continue
             c, o = map(str, (one.tokenized.pair.expected_counterfactual, one.tokenized.pair.expected_original))
             values = answers.of_pair(one.pair)
-            tokens = answers.agreed(model.tokenizer, one.tokenized.original, lead, (c, o), found[one.index], values)
+            alike, asked_of = self.plan.scored_by != FIRST_TOKEN, (model.tokenizer, one.tokenized.original, lead)
+            tokens = answers.agreed(*asked_of, (c, o), found[one.index], values, alike)
             if tokens is not None:
-                yield one._replace(tokenized=replace(one.tokenized, answer_tokens=tokens))
+                yield self._with_candidates(one._replace(tokenized=replace(one.tokenized, answer_tokens=tokens)))
                 continue
             said = [model.tokenizer.decode(ids) for ids in found[one.index]]
             correct = one.in_order(answers.says(said[0], o, values), answers.says(said[1], c, values))
@@ -169,6 +200,36 @@ class PairReader:
             yield PairResult(
                 one.index, one.pair, reason, correct=correct, answers=one.in_order(*said), prompt=one.own.prompt
             )
+
+    def _with_candidates(self, one: PreparedPair) -> PreparedPair | PairResult:
+        plan, tokenizer = self.plan, self.model.tokenizer
+        moves = plan.patches_pairs and plan.method == "patching"
+        if not moves and plan.scored_by == FIRST_TOKEN:
+            return one
+        texts = [*one.texts, *(candidates(one.tokenized.pair, one.columns.targets) if moves else ())]
+        found = answers.tokens_of(tokenizer, one.tokenized.original, texts, one.tokenized.answer_tokens)
+        if plan.scored_by == FIRST_TOKEN:
+            both = zip(one.texts, one.tokenized.answer_tokens, strict=True)
+            return one._replace(candidates=found or {text: (token,) for text, token in both})
+        reason = None if found else f"behind the prompt {' and '.join(one.texts)} have no tokens of their own"
+        c, o = (found.get(text, ()) for text in one.texts)
+        if plan.scored_by == WHOLE:
+            starts = {of[:length]: text for text, of in found.items() for length in range(1, len(of))}
+            begun = {text: starts[of] for text, of in found.items() if of in starts}
+            found = {text: of for text, of in found.items() if text not in begun}
+            for text in one.texts:
+                if text in begun:
+                    reason = f"{text!r} begins {begun[text]!r}, too: no probability tells them apart; {GREEDY!r} does"
+        if c != o and (c[: len(o)] == o or o[: len(c)] == c):
+            reason = f"of the answers {one.texts[0]!r} and {one.texts[1]!r} one begins the other: no token differs"
+        room = max(map(len, found.values()), default=0) + (plan.scored_by == GREEDY)
+        try:
+            self.model.check_window(len(one.tokenized.original.token_ids), room=room)
+        except PromptTooLong as error:
+            reason = str(error)
+        if reason is not None:
+            return PairResult(one.index, one.pair, reason, prompt=one.own.prompt)
+        return one._replace(candidates=found)
 
     def _stored_source(self, tokenized: TokenizedPair, columns: Columns) -> StoredRun:
         """The counterfactual forward pass; raises PairError where not all that the plan patches from it is stored."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
+from torch.nn.utils.rnn import pad_sequence
 
 from debug.causal_map import CausalMap
+from debug.causal_map.sources import FIRST_TOKEN
 from debug.causal_tracing.agreement import Agreement
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.mapping import map_of
+from debug.causal_tracing.whole_answers import with_answers
 from debug.engine import Intervention, patched_logits
 from debug.engine.plain_hooks import plain_logits, rounding
 from debug.engine.read_back import ReadBack
 from debug.engine.self_checks import Asked, Check, SelfChecks, measured, telling
+from debug.progress import Progress
 
 
 @dataclass
@@ -30,7 +33,10 @@ class Grids:
     interventions: list[Intervention]
     where: list[tuple[int, bool, tuple[int, ...]]]
     """Of each: pair, whether it is the control's, its square in the grid."""
-    z_patched: dict[int, Float[Tensor, "... 2"]]
+    tokens: dict[int, list[int]]
+    """Of each pair, the tokens whose logits are kept: c, o, and those of all candidates."""
+    kept: dict[int, Float[Tensor, "... answer"]]
+    """Their logits, in every square."""
     tops: dict[int, Int[Tensor, "..."]]
     controls: dict[int, Int[Tensor, "..."]]
 
@@ -38,11 +44,12 @@ class Grids:
     def of(cls, group: Group, used: Sequence[int]) -> Grids:
         """Every square of the pairs' grids, and of their controls at the targets; what is not run has no effect."""
         passes, interventions, where = group.passes, [], []
-        z_patched, tops, controls = {}, {}, {}
+        tokens, kept, tops, controls = {}, {}, {}, {}
         for number in used:
             one, shape = group.given[number], group.shape(number)
-            answers = list(one.tokenized.answer_tokens)
-            z_patched[number] = passes.logits[number, answers].cpu().expand(*shape, 2).clone()
+            tokens[number] = [*one.tokenized.answer_tokens, *(of[0] for of in one.candidates.values())]
+            clean = passes.logits[number, tokens[number]].cpu()
+            kept[number] = clean.expand(*shape, len(clean)).clone()
             tops[number] = torch.full(shape, group.tops[number])
             at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
             if number in group.control_row:
@@ -58,23 +65,38 @@ class Grids:
                 if at[-1] in at_target:
                     interventions.append(intervention)
                     where.append((number, True, (*at[:-1], at_target[at[-1]])))
-        return cls(group, interventions, where, z_patched, tops, controls)
+        return cls(group, interventions, where, tokens, kept, tops, controls)
 
     def take(self, indices: Sequence[int], logits: Float[Tensor, "intervention vocabulary"]) -> None:
         """The logits of some interventions, by their numbers."""
-        tokens = [self.group.given[self.where[index][0]].tokenized.answer_tokens for index in indices]
-        answers = logits.gather(1, torch.tensor(tokens, device=logits.device).view(-1, 2)).cpu()
+        tokens = [torch.tensor(self.tokens[self.where[index][0]]) for index in indices]
+        if not tokens:
+            return
+        answers = logits.gather(1, pad_sequence(tokens, batch_first=True).to(logits.device)).cpu()
         for index, answer, token in zip(indices, answers, logits.argmax(-1).cpu(), strict=True):
             number, is_control, at = self.where[index]
             if is_control:
                 self.controls[number][at] = token
             else:
-                self.z_patched[number][at] = answer
+                self.kept[number][at] = answer[: len(self.tokens[number])]
                 self.tops[number][at] = token
 
+    def z_patched(self, number: int) -> Float[Tensor, "... 2"]:
+        return self.kept[number][..., :2]
+
     def map_of(self, number: int) -> CausalMap:
-        z_patched, top, control = self.z_patched[number], self.tops[number], self.controls.get(number)
-        return map_of(self.group, number, z_patched.numpy(), top.numpy(), None if control is None else control.numpy())
+        kept, top, control = self.kept[number].numpy(), self.tops[number].numpy(), self.controls.get(number)
+        group, one = self.group, self.group.given[number]
+        z_candidates = kept[..., 2:] if one.candidates and group.plan.patches_pairs else None
+        found = map_of(group, number, kept[..., :2], top, None if control is None else control.numpy())
+        first = {text: of[0] for text, of in one.candidates.items()}
+        found = replace(found, z_candidates=z_candidates, candidates=first)
+        if group.plan.scored_by == FIRST_TOKEN:
+            return found
+        each = zip(self.where, self.interventions, strict=True)
+        made = [(is_control, at, patched) for (of, is_control, at), patched in each if of == number]
+        both = group.rows_of(number)
+        return with_answers(found, group.model, group.passes, group.plan, one, both, made, group.batch_tokens)
 
     def ran(self) -> list[int]:
         """Of each pair of the group, how many interventions were run, controls too."""
@@ -90,7 +112,7 @@ class Grids:
         return {
             (number, at): of_pair[at]
             for number, of_pair in ran_at.items()
-            for at in telling(self.z_patched[number].numpy(), of_pair, 3 if number == used[0] else 1)
+            for at in telling(self.z_patched(number).numpy(), of_pair, 3 if number == used[0] else 1)
         }
 
 
@@ -100,7 +122,7 @@ def patch(group: Group, used: list[int], checks: list[Check]) -> Filled:
     of_maps, logits_of = len(grids.interventions), {}
     every = [*grids.interventions, *interventions_of(checks)]
     read_back = ReadBack(group.model, group.passes)
-    with tqdm(total=of_maps, desc="interventions", leave=False, disable=None) as bar:
+    with Progress(of_maps, "interventions", "intervention", brief=True) as bar:
         for indices, logits in patched_logits(group.model, group.passes, every, group.batch_tokens, read_back):
             own = [i for i, index in enumerate(indices) if index < of_maps]
             others = [i for i, index in enumerate(indices) if index >= of_maps]
@@ -108,10 +130,14 @@ def patch(group: Group, used: list[int], checks: list[Check]) -> Filled:
             grids.take([indices[i] for i in own], logits[own])
             bar.update(len(own))
     asked = grids.telling(used)
-    tolerance, distance = localized(group, asked, {at: grids.z_patched[at[0]][at[1]] for at in asked})
+    tolerance, distance = localized(group, asked, {at: grids.z_patched(at[0])[at[1]] for at in asked})
     checked = measured(group.model, group.passes, checks, logits_of, Asked(tolerance, distance, read_back))
-    ran = grids.ran()
-    return Filled({n: grids.map_of(n) for n in used}, checked, {n: ran[n] for n in used}, {})
+    ran, maps = grids.ran(), {}
+    with Progress(len(used), "answers", "pair", brief=True) as bar:  # whole ones take forward passes, first tokens none
+        for number in used:
+            maps[number] = grids.map_of(number)
+            bar.update()
+    return Filled(maps, checked, {n: ran[n] for n in used}, {})
 
 
 class Filled(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
@@ -35,8 +35,8 @@ def recorded(plan: Plan) -> tuple[str, ...]:
 class Reference:
     """The programs that means are over and partners are drawn from: one fixed set for all pairs of a causal run.
 
-    A pair's own program is in neither: its mean is over the others of its length (leave-one-out), its partner another
-    one, whose answer is that of neither of its two programs.
+    A pair's own program is in neither, nor is the one that is patched: its mean is over the others of its length
+    (leave-one-out), its partner another one, whose answer is that of neither of its two programs.
     """
 
     def __init__(
@@ -52,8 +52,15 @@ class Reference:
         self._sums: dict[int, dict[str, list[Tensor]]] = {}
 
     @classmethod
-    def found(cls, model: LoadedModel, pairs: Iterable[PairLike], plan: Plan, batch_tokens: int) -> Reference:
-        """The originals of the first REFERENCE pairs that a plan's filters let through."""
+    def found(
+        cls,
+        model: LoadedModel,
+        pairs: Iterable[PairLike],
+        plan: Plan,
+        batch_tokens: int,
+        run: Callable[[LoadedModel, Tensor, Iterable[str]], ForwardPasses] = forward_passes,
+    ) -> Reference:
+        """The originals of the first REFERENCE pairs that a plan's filters let through; ``run`` asks the model."""
         reader, stream, programs = PairReader(model, replace(plan, control=False)), iter(pairs), []
         while len(programs) < REFERENCE and (window := list(islice(stream, REFERENCE))):
             by_length: dict[int, list[tuple[int, PreparedPair]]] = defaultdict(list)
@@ -66,12 +73,12 @@ class Reference:
 
                 def asked(part: Sequence[tuple[int, PreparedPair]]) -> list[tuple[int, int]]:
                     token_ids = torch.tensor([each.token_ids for _, one in part for each in one.tokenized.programs])
-                    tops = forward_passes(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
+                    tops = run(model, token_ids, ()).logits.argmax(-1).view(-1, 2).tolist()
                     return [(top, other) for top, other in tops]
 
                 tops = [t for part in in_parts(group, max(1, batch_tokens // (2 * length)), asked) for t in part]
                 for (number, one), top in zip(group, tops, strict=True):
-                    if reader.reason_to_skip(one, top) is None:
+                    if reader.reason_to_skip(one, one.is_correct(top)) is None:
                         usable[number] = (one.pair.original, one.own)
             programs += [usable[number] for number in sorted(usable)]
         return cls(model, programs[:REFERENCE], plan, batch_tokens)
@@ -95,9 +102,10 @@ class Reference:
         return [as_given(program) for program, _ in self.programs]
 
     def others(self, one: PreparedPair) -> list[tuple[AnyProgram, TokenizedProgram]]:
-        """Those of as many tokens that are not the pair's own."""
-        own = one.own.token_ids
-        return [each for each in self.programs if len(each[1].token_ids) == len(own) and each[1].token_ids != own]
+        """Those of as many tokens that are not the pair's own, nor the one that is patched."""
+        length, left_out = len(one.own.token_ids), (one.own.token_ids, one.tokenized.original.token_ids)
+        alike = [each for each in self.programs if len(each[1].token_ids) == length]
+        return [each for each in alike if each[1].token_ids not in left_out]
 
     def partner(self, one: PreparedPair) -> TokenizedProgram | None:
         """Of a resampling plan, another program; drawn by the prompt's text.
@@ -120,16 +128,25 @@ class Reference:
         return others[rng.randint(len(others))][1] if resamples else None
 
     def mean_without(
-        self, one: PreparedPair, own: dict[str, list[Float[Tensor, "token width"]]]
+        self,
+        one: PreparedPair,
+        own: dict[str, list[Float[Tensor, "token width"]]],
+        patched: dict[str, list[Float[Tensor, "token width"]]],
     ) -> dict[str, list[Float[Tensor, "token width"]]]:
-        """Means over the others, given the activations of the pair's own program; float64, position by position."""
+        """Means over the others, given the activations of the pair's own program and of the one that is patched (the
+        same, but into the counterfactual); float64, position by position."""
         length, others = len(one.own.token_ids), self.others(one)
-        every = [other for _, other in self.programs if len(other.token_ids) == length]
+        every = [other.token_ids for _, other in self.programs if len(other.token_ids) == length]
         if length not in self._sums:
-            self._sums[length] = self._sum(every)
-        times = len(every) - len(others)
+            self._sums[length] = self._sum([other for _, other in self.programs if len(other.token_ids) == length])
+        times, again = every.count(one.own.token_ids), 0
+        if one.is_reversed:
+            again = every.count(one.tokenized.original.token_ids)
         return {
-            name: [(total - times * at.double()) / len(others) for total, at in zip(layers, own[name], strict=True)]
+            name: [
+                (total - times * at.double() - again * other.double()) / len(others)
+                for total, at, other in zip(layers, own[name], patched[name], strict=True)
+            ]
             for name, layers in self._sums[length].items()
         }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -11,21 +12,27 @@ from jaxtyping import Float
 from debug.causal_map import CausalMap, MeanCausalMap, Metric, mean_over_pairs
 from debug.causal_tracing.agreement import Agreement
 from debug.engine.self_checks import SelfChecks
+from debug.errors import InputError
+from debug.kinds import Argument
 from debug.plan import Plan
 from debug.programs import AnyPair
+from debug.shown import Shown
+
+if TYPE_CHECKING:
+    import altair as alt
 
 
-@dataclass(frozen=True)
-class PairResult:
+@dataclass(frozen=True, repr=False)
+class PairResult(Shown):
     """What became of one pair: its causal map, or the reason why it was skipped."""
 
     index: int
     pair: AnyPair | None
     skipped: str | None = None
     correct: tuple[bool, bool] | None = None
-    """Whether the model's top token answers the original, and the counterfactual; None where it was not asked."""
+    """Whether the model answers the original, and the counterfactual, as the plan scores; None where not asked."""
     answers: tuple[str, str] | None = None
-    """Those top tokens, as text."""
+    """Those top tokens, as text; scored as whole answers, the most probable candidates; greedy, what it writes."""
     prompt: str | None = None
     causal_map: CausalMap | None = None
     checks: SelfChecks | None = None
@@ -39,9 +46,18 @@ class PairResult:
     agreement: Agreement | None = None
     """Of an attribution: where it matters; None where the pair's whole effect is too small for a share of it."""
 
+    def _in_short(self) -> str:
+        return f"pair {self.index}, " + (f"skipped: {self.skipped}" if self.skipped else repr(self.causal_map))
 
-@dataclass(frozen=True)
-class CausalTracingResult:
+    def plot(self, **settings: Argument) -> alt.TopLevelMixin:
+        """The picture of its map. Raises InputError where the pair was skipped."""
+        if self.causal_map is None:
+            raise InputError(f"pair {self.index} has no map: {self.skipped}")
+        return self.causal_map.plot(**settings)
+
+
+@dataclass(frozen=True, repr=False)
+class CausalTracingResult(Shown):
     """The maps of an experiment in memory, with what was skipped and what the engine measured of itself."""
 
     model: str
@@ -49,6 +65,15 @@ class CausalTracingResult:
     results: list[PairResult]
     metric: Metric | None = None
     """The caller's own."""
+
+    def _in_short(self) -> str:
+        return f"{self.model}: {len(self.maps)} pairs used, {len(self.skipped)} skipped"
+
+    def plot(self, **settings: Argument) -> alt.TopLevelMixin:
+        """The picture of the mean over pairs, of one pair that of its map. Raises InputError where all were skipped."""
+        if not self.maps:
+            raise InputError(f"no pair has a map: {'; '.join({str(each.skipped) for each in self.skipped})[:500]}")
+        return (self.mean if len(self.maps) > 1 else self.maps[0]).plot(**settings)
 
     @cached_property
     def maps(self) -> list[CausalMap]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from debug.causal_visualization.accuracy import accuracy_chart, comparison_chart
     from debug.causal_visualization.curves import curves_by_layer, knockout_chart, trajectory_chart
     from debug.causal_visualization.heatmaps import causal_heatmap, head_heatmap, lens_heatmap, mean_heatmap
+    from debug.causal_visualization.hypotheses import hypothesis_maps, winner_map
     from debug.causal_visualization.logged import pictures
     from debug.causal_visualization.rows import cells, shown_first
     from debug.causal_visualization.style import MOST_SVG_CELLS, Metric, Picture, save_chart, visible

@@ -18,6 +18,9 @@ _DASHES = [[1, 0], [6, 3], [2, 2]]
 def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
     """A metric with its 95% CI over ``x``; each series has its own colour and shape.
 
+    Where several runs of a series have one place, they are replicates: small points with their own intervals, and a
+    large one for their mean, through which the line goes.
+
     Args:
         frame: one row per cell: series, value, ci_low, ci_high (null: no interval), n, and x and panel as text.
         x: hops, seq_len or model; points of the first two are joined by lines.
@@ -39,7 +42,8 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     )
     scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
     form = ".3f" if signed else ".1%"
-    base = alt.Chart(frame).encode(
+    drawn = with_means(frame, [x, *([panel] if panel else [])])
+    base = alt.Chart(drawn).encode(
         x=alt.X(
             f"{x}:N", sort=_ordered(frame[x]), axis=alt.Axis(labelAngle=0 if x != "model" else -30, labelLimit=180)
         ).title({"seq_len": "lines (seq_len)"}.get(x, x)),
@@ -56,6 +60,7 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
             alt.Tooltip("ci_low:Q", format=form, title="95% CI low"),
             alt.Tooltip("ci_high:Q", format=form, title="95% CI high"),
             alt.Tooltip("n:Q", format=",d", title="n"),
+            alt.Tooltip("runs:Q", title="runs (the value is their mean)"),
         ],
     )
     if x == "model" or len(series) > 1:
@@ -63,17 +68,26 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)).title(
         title
     )
+    main = base.transform_filter("!datum.replicate")
     layers = [
-        base.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        main.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
         .mark_rule(strokeWidth=2)
         .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
-        base.mark_point(filled=True, size=55, opacity=1).encode(
+        main.mark_point(filled=True, size=55, opacity=1).encode(
             y=y, shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
         ),
     ]
     if x != "model":
         dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=None)
-        layers.insert(0, base.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
+        layers.insert(0, main.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
+    if drawn["replicate"].any():
+        single = base.transform_filter("datum.replicate")
+        ends = single.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
+        shape = alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
+        layers += [
+            ends.mark_rule(strokeWidth=1, opacity=0.4).encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
+            single.mark_point(filled=True, size=20, opacity=0.6).encode(y=y, shape=shape),
+        ]
     width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
         return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]  (charts)
@@ -83,6 +97,21 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
     unit = {"seq_len": "lines: ", "hops": "hops: "}.get(panel, "")
     facet = alt.Facet(f"{panel}:N", sort=_ordered(frame[panel]), header=alt.Header(labelExpr=f"'{unit}' + datum.label"))
     return chart.facet(facet.title(None), columns=columns)
+
+
+def with_means(frame: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
+    """The rows of a chart: runs that are alone at their place as they are, with ``runs`` = 1; of others their mean,
+    without an interval and without a number of samples (runs may have asked the same ones), and each of them with
+    ``replicate`` = True."""
+    places = [*axes, "series"]
+    frame = frame.with_columns(runs=pl.len().over(places), replicate=pl.len().over(places) > 1)
+    several = frame.filter("replicate")
+    mean = {"value": pl.col("value").mean(), "runs": pl.len(), "replicate": pl.lit(False)}
+    ends = {name: pl.lit(None, frame[name].dtype) for name in ("ci_low", "ci_high", "n") if name in frame.columns}
+    others = [pl.col(name).first() for name in frame.columns if name not in (*places, *mean, *ends)]
+    means = several.group_by(places, maintain_order=True).agg(*others, **mean, **ends)
+    alone = frame.filter(~pl.col("replicate"))
+    return pl.concat([alone, means.select(frame.columns), several.with_columns(runs=pl.lit(1))], how="vertical_relaxed")
 
 
 def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from textwrap import wrap
 
 import altair as alt
 import numpy as np
@@ -35,7 +36,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     metric = metric or shown_first(mean)
     effect, drawn = _drawn(mean, metric)
     shown = replace(mean, curves=[curve for curve in mean.curves if curve.target in drawn])
-    frame, step = curve_rows(shown, metric), min(60, max(14, 560 // len(mean.layers)))
+    frame, step = curve_rows(shown, metric), min(48, max(14, 480 // len(mean.layers)))
     x = _by_layer(mean, step)
     name = (metric_of(metric).stored or title_of(metric, mean)).replace("_", " ")
     y = alt.Y(f"{column_of(metric, mean)}:Q", title=name)
@@ -49,7 +50,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     colour = alt.Color(
         "label:N",
         scale=alt.Scale(domain=labels_of(frame), range=CATEGORIES),
-        legend=alt.Legend(symbolOpacity=1, labelLimit=240, orient="top", columns=3),
+        legend=alt.Legend(symbolOpacity=1, labelLimit=240, orient="top", columns=2),
     )
     base = alt.Chart(frame).encode(x=x, color=colour.title(None), tooltip=tooltip_of(frame))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
@@ -72,7 +73,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         notes.append(f"not drawn: {len(left_out)} targets whose effect is at most {most} at every layer")
     if mean.n_pairs == 1:  # the bands would all overlap: from 0 to 79% and from 21 to 100%
         notes.append("n = 1: the 95% CIs are too wide to draw; see the tooltip")
-    title.subtitle = notes or alt.Undefined
+    title.subtitle = [line for note in notes for line in wrap(note, 80)] or alt.Undefined  # no wider than the curves
     return alt.layer(*layers).properties(width=alt.Step(step), height=260, title=title)
 
 

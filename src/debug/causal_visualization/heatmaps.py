@@ -45,7 +45,7 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Pictu
 
 
 def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "rank") -> Picture:
-    """The logit lens of the clean run: layers x token positions, applied to resid_pre of each layer.
+    """The logit lens of the clean forward pass: layers x token positions, applied to resid_pre of each layer.
 
     Args:
         answer: "original", the run's own answer, or "counterfactual".
@@ -75,7 +75,7 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
     )
     token = causal_map.answer_tokens[which]
     text = visible(causal_map.vocabulary.get(token, f"token {token}"))
-    title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, clean run"
+    title = f"logit lens · pair {causal_map.pair} · {value} of the {answer} answer {text}, clean forward pass"
     rows = Rows(causal_map.n_layers + 1, causal_map.n_layers)
     return _over_tokens(causal_map, frame, value, rows, heading(title))
 

@@ -186,7 +186,7 @@ def _panel(
 
 
 def top_tokens(causal_map: CausalMap) -> Chart:
-    """The top token of every patched run: layers x token positions, coloured by which answer it is.
+    """The top token of every patched forward pass: layers x token positions, coloured by which answer it is.
 
     Raises:
         InputError: the map has heads.
@@ -224,7 +224,7 @@ def top_tokens(causal_map: CausalMap) -> Chart:
     layers: list[alt.Chart] = [base.mark_rect().encode(color=colour)]
     if len(frame) <= MOST_SVG_CELLS:
         layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
-    title = heading(f"top token of each patched run · pair {causal_map.pair}")
+    title = heading(f"top token of each patched forward pass · pair {causal_map.pair}")
     return sized(alt.layer(*layers, *token_strip(causal_map, width)).properties(title=title), rows, width)
 
 

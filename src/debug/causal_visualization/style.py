@@ -12,7 +12,7 @@ import polars as pl
 from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, metric_of
 from debug.kinds import Argument, Json
 
-Picture = alt.LayerChart | alt.FacetChart
+Picture = alt.LayerChart | alt.FacetChart | alt.ConcatChart
 Metric = str  # one of METRICS that the map has
 
 # Okabe and Ito's colour-blind-safe palette; yellow darkened for light themes, black replaced by grey for dark themes.

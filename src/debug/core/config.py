@@ -14,7 +14,7 @@ from debug.core.parsers import Parser, get_parser
 from debug.errors import InputError
 from debug.generators import FAMILIES, MAX_SEEDS, Generator, check_lengths, get_generator
 from debug.kinds import Argument, Json
-from debug.options import OneOf, check_choices
+from debug.options import Known, OneOf, check_choices
 from debug.prompts import REASONING, few_shot, get_prompt
 
 TASKS: dict[str, tuple[str, str]] = {
@@ -41,14 +41,14 @@ class StudyConfig:
     """MLflow experiment."""
     prompt_template: str
     """Name of a prompt template, or a text with {code}."""
-    program_generator: str | Generator
+    program_generator: Annotated[str | Generator, Known(FAMILIES)]
     """Generator of the programs, by name."""
     models: Sequence[str]
     """Model ids: tiny, smollm2, a folder, a hub id; in accuracy runs also heuristic:..."""
     num_seqs: int
     """Programs (pairs, in causal runs) of each cell."""
     seq_lens: Sequence[int]
-    """Numbers of assignment lines."""
+    """Lines: numbers of assignment lines ("lines" on screens and in tables)."""
     hops: Sequence[int | None] = (None,)
     """Referential depths of the query, or "any" for the generator's own draw."""
     seed: int = 0

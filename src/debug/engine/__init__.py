@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from debug import lazy
 
 if TYPE_CHECKING:
+    from debug.engine.continuing import answer_log_probabilities, continued, next_logits
     from debug.engine.forward import default_batch_tokens, patched_logits
     from debug.engine.interventions import Cut, Intervention, Site
     from debug.engine.unpatched import ForwardPasses, SelfCheckError, forward_passes, gradients, unembedded

@@ -1,8 +1,9 @@
 """The engine's one primitive: interventions -> logits of the patched forward passes.
 
 An *intervention* is data: what is changed together in one forward pass (sites: component, layer, positions, heads; or
-cut edges), and the forward pass that patched activations come from. :func:`patched_logits` takes any number of them;
-all that the method does to a model is composed of that. What makes it fast:
+cut edges), and for each site the forward pass that its activations come from: the counterfactual's, a third program's,
+or the clean one, which freezes it. :func:`patched_logits` takes any number of them; all that the method does to a model
+is composed of that. What makes it fast:
 
 - **Restart.** An intervention whose first site is in layer l starts there, from the hidden states of the unpatched
   forward pass; nnsight skips the layers below. Where only parts of layer l are patched (heads, attention, MLP), layer l
@@ -24,8 +25,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import NamedTuple
 
 import psutil
 import torch
@@ -38,7 +40,6 @@ from debug.engine.interventions import Cut, Intervention
 from debug.engine.packing import ROW_TOKENS, Packed, next_batch, pack, row_length
 from debug.engine.unpatched import ForwardPasses, SelfCheckError
 from debug.engine.writing import Hit, Tail
-from debug.errors import InputError
 from debug.kinds import Module
 from debug.models import LoadedModel, out_of_memory
 from debug.models.hook_points import COMPONENTS
@@ -55,7 +56,7 @@ def patched_logits(
     batch_tokens: int | None = None,
     listen: Listen = lambda *_: nullcontext(),
 ) -> Iterator[tuple[list[int], Float[Tensor, "intervention vocabulary"]]]:
-    """The logits that predict the answer in each patched forward pass: sites have the source's activations.
+    """The logits that predict the answer in each patched forward pass: sites have their sources' activations.
 
     Interventions come back in batches, in an order of the engine's own: (indices into ``interventions``, their logits
     at the last position). A batch holds at most ``batch_tokens`` tokens; it is halved when memory runs out. Each runs
@@ -65,27 +66,59 @@ def patched_logits(
         SelfCheckError: logits are not finite.
     """
     batch_tokens = batch_tokens or default_batch_tokens(model)
+    todo = batches(model, passes, interventions, batch_tokens)
+    planned = next(todo, None)
+    while planned is not None:
+        try:
+            with listen(planned.packed, planned.tail):
+                logits = _run_batch(model, passes, planned.packed, planned.layer, planned.tail)
+        except (RuntimeError, MemoryError) as error:
+            if len(planned.rows) == 1 or not out_of_memory(error):
+                raise
+            fewer = sum(row_length(row, interventions, passes.length) for row in planned.rows) // 2
+            logger.warning("out of memory: going on with batches of %d tokens", fewer)
+            planned = todo.send(fewer)
+            continue
+        if not logits.isfinite().all():
+            raise SelfCheckError(
+                f"patched logits of model {model.id!r} ({model.dtype}) at layer {planned.layer} are not finite"
+            )
+        yield planned.packed.numbers, logits
+        planned = next(todo, None)
+
+
+class Batch(NamedTuple):
+    """Interventions that share a forward pass."""
+
+    rows: list[list[int]]
+    """Numbers of the interventions, row by row."""
+    packed: Packed
+    layer: int
+    """At which they enter."""
+    tail: Tail | None
+    """The positions that run alone at ``layer``, where only parts of it are patched."""
+
+    @property
+    def entry(self) -> int:
+        """The first layer that runs at all tokens."""
+        return self.layer + (self.tail is not None)
+
+
+def batches(
+    model: LoadedModel, passes: ForwardPasses, interventions: Sequence[Intervention], batch_tokens: int
+) -> Generator[Batch, int | None, None]:
+    """The forward passes that :func:`patched_logits` makes. Sent a number, the batch given last comes again, and it and
+    all behind it have no more tokens than that."""
     for (layer, parts_first), indices in _together(model, interventions, passes.length, batch_tokens):
         rows = pack(interventions, indices, passes.length)
         while rows:
             batch = next_batch(rows, interventions, passes, batch_tokens)
             packed = Packed.of(batch, interventions, passes)
-            tail = Tail.of(packed, layer) if parts_first else None
-            try:
-                with listen(packed, tail):
-                    logits = _run_batch(model, passes, packed, layer, tail)
-            except (RuntimeError, MemoryError) as error:
-                if len(batch) == 1 or not out_of_memory(error):
-                    raise
-                batch_tokens = sum(row_length(row, interventions, passes.length) for row in batch) // 2
-                logger.warning("out of memory: going on with batches of %d tokens", batch_tokens)
-                continue
-            rows = rows[len(batch) :]
-            if not logits.isfinite().all():
-                raise SelfCheckError(
-                    f"patched logits of model {model.id!r} ({model.dtype}) at layer {layer} are not finite"
-                )
-            yield [index for row in batch for index in row], logits
+            fewer = yield Batch(batch, packed, layer, Tail.of(packed, layer) if parts_first else None)
+            if fewer is None:
+                rows = rows[len(batch) :]
+            else:
+                batch_tokens = fewer
 
 
 def _together(
@@ -116,11 +149,13 @@ def default_batch_tokens(model: LoadedModel) -> int:
     """Tokens of one forward pass: as many as keep the processor busy, in no more than a quarter of the free memory."""
     cuda = model.device.startswith("cuda")
     free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
-    width = model.config.hidden_size
-    # What is alive at once: some wide intermediates, and the keys and values of all layers with their prefix.
-    numbers = 48 * width + 6 * model.n_layers * width
-    affordable = free // 4 // (numbers * (4 if model.dtype == "float32" else 2))
-    return max(ROW_TOKENS, min((2**24 if cuda else 2**20) // width, affordable))
+    affordable = free // 4 // token_bytes(model)
+    return max(ROW_TOKENS, min((2**24 if cuda else 2**20) // model.config.hidden_size, affordable))
+
+
+def token_bytes(model: LoadedModel) -> int:
+    """Of a token in a batch: some wide intermediates, and the keys and values of all layers with their prefix."""
+    return (48 + 6 * model.n_layers) * model.config.hidden_size * (4 if model.dtype == "float32" else 2)
 
 
 Listen = Callable[[Packed, "Tail | None"], AbstractContextManager[None]]
@@ -189,21 +224,13 @@ def _run_batch(
 
 
 def _hits(packed: Packed, layer: int, tail: Tail | None) -> dict[tuple[str, int], list[Hit]]:
-    """(component, layer) -> what the batch's sites write there; without those of ``layer`` that the tail writes.
-
-    Raises:
-        InputError: a site has no source to be patched from.
-    """
+    """(component, layer) -> what the batch's sites write there; without those of ``layer`` that the tail writes."""
     hits: dict[tuple[str, int], list[Hit]] = defaultdict(list)
     for index, intervention in enumerate(packed.interventions):
-        for site in intervention.sites:
-            if isinstance(site, Cut):
-                continue
-            if intervention.source is None:
-                raise InputError(f"{site} is patched, but the intervention has no source")
+        for site in intervention.patched:
             if tail is None or site.layer != layer:
                 hits[site.component, site.layer].extend(
-                    Hit(*packed.token(index, p), intervention.source, p, site.heads) for p in site.positions
+                    Hit(*packed.token(index, p), site.source, p, site.heads) for p in site.positions
                 )
     return hits
 

@@ -38,16 +38,11 @@ def plain_logits(
         {
             row
             for intervention in interventions
-            for row in (intervention.base, intervention.source)
-            if row is not None and row < len(passes)
+            for row in (intervention.base, *(site.source for site in intervention.patched))
+            if row < len(passes)
         }
     )
-    needed = {
-        (site.component, site.layer)
-        for intervention in interventions
-        for site in intervention.sites
-        if isinstance(site, Site)
-    }
+    needed = {(site.component, site.layer) for intervention in interventions for site in intervention.patched}
     tolerance, heard = rounding(model, passes, whole, needed)
     rows = {row: number for number, row in enumerate(whole)}
     token_ids = passes.token_ids[[intervention.base for intervention in interventions]]
@@ -57,10 +52,10 @@ def plain_logits(
         for site in intervention.sites:
             if isinstance(site, Cut):
                 cuts[site.layer].append((number, site))
-            elif (source := intervention.source) is not None:
+            else:
                 at = site.component, site.layer
                 stored = passes.activations[site.component][site.layer]
-                given = heard[at][rows[source]] if source in rows else stored[source]
+                given = heard[at][rows[site.source]] if site.source in rows else stored[site.source]
                 patches[at].append(_Patch(number, site, given))
     forward: dict[str, Argument] = {}
     with model.evaluating(), ExitStack() as hooks:

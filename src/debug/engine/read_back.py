@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from debug.engine.interventions import Cut, Site
+from debug.engine.interventions import Cut
 from debug.engine.packing import Packed
 from debug.engine.unpatched import ForwardPasses
 from debug.engine.writing import Tail
@@ -50,7 +50,7 @@ class ReadBack:
             first = [site for site in intervention.sites if site.layer == intervention.layer]
             if any(isinstance(site, Cut) for site in first):
                 continue
-            names = {site.component for site in first if isinstance(site, Site)}
+            names = {site.component for site in intervention.patched if site.layer == intervention.layer}
             component = next(name for name in COMPONENTS if name in names)
             asked.append(((component, intervention.layer), number, _at(packed, alone, number)))
             if alone is not None and len(first) == len(intervention.sites):
@@ -90,13 +90,13 @@ class ReadBack:
         stored = self.passes.activations[component][layer]
         expected = stored[intervention.base, positions].clone()
         place_of = {position: i for i, position in enumerate(positions.tolist())}
-        for site in intervention.sites:
-            if not isinstance(site, Site) or (site.component, site.layer) != place:
+        for site in intervention.patched:
+            if (site.component, site.layer) != place:
                 continue
             for position in site.positions:
                 if position not in place_of:
                     continue
-                given = stored[intervention.source, position]
+                given = stored[site.source, position]
                 width = given.shape[-1] // model.n_heads
                 for start, end in (
                     [(0, len(given))] if site.heads is None else [(h * width, (h + 1) * width) for h in site.heads]

@@ -16,7 +16,7 @@ no pair, no map.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import product
 
@@ -83,9 +83,10 @@ class SelfChecks:
             for value in (self.localized_max_abs, self.read_back_max_rel)
         )
         return (
-            f"identity {self.identity_max_abs:.2g}, full patch {self.full_patch_max_abs:.2g} (without it "
-            f"{self.full_patch_without:.3g}), localized {localized}, tolerance {self.tolerance:.2g}; "
-            f"read-back {read_back}"
+            f"a forward pass patched with itself moves a logit by {self.identity_max_abs:.2g}; patched with all "
+            f"of the counterfactual it is {self.full_patch_max_abs:.2g} from the counterfactual's (unpatched "
+            f"{self.full_patch_without:.3g}); squares run again with plain hooks differ by {localized}; rounding may "
+            f"do {self.tolerance:.2g}; what was written differs from what the model read by {read_back}"
         )
 
     def require(self) -> None:
@@ -130,6 +131,7 @@ def checks_of(
     component: str,
     pairs: Sequence[tuple[int, int]],
     changed: Sequence[tuple[int, ...]],
+    read: Callable[[LoadedModel, Tensor], Tensor] = unembedded,
 ) -> list[Check]:
     """The interventions that check the engine on these pairs: at every CHECK_STRIDE-th layer, the first and the last.
 
@@ -143,6 +145,7 @@ def checks_of(
     Args:
         pairs: rows of the clean and of the counterfactual forward pass.
         changed: for each pair the positions of the tokens that differ.
+        read: hidden states -> logits.
     """
     layers, last = range(model.n_layers), passes.length - 1
     checks = []
@@ -165,14 +168,12 @@ def checks_of(
         for layer in some:
             position = first + (number + 7 * layer) % (passes.length - first)
             heads = (layer % model.n_heads,) if COMPONENTS[component].per_head else None
-            own = Intervention(clean, (Site(component, layer, (position,), heads),), source=clean)
+            own = Intervention(clean, (Site(component, layer, (position,), heads, source=clean),))
             checks.append(Check("identity_max_abs", own, clean))
         if COMPONENTS[component].whole:
             everything = tuple(range(first, passes.length))
-            full = [Intervention(clean, (Site(component, layer, everything),), counterfactual) for layer in chosen]
-            full.append(
-                Intervention(clean, (Site(component, 0, tuple(differing)),), counterfactual)
-            )  # the input is all it is
+            places = [(layer, everything) for layer in chosen] + [(0, tuple(differing))]  # the input is all it is
+            full = [Intervention(clean, (Site(component, *at, source=counterfactual),)) for at in places]
             expected: Sequence[int | Tensor] = [counterfactual] * len(full)
         else:
             stream = torch.stack([at[[clean, counterfactual], last] for at in passes.activations["residual_stream"]])
@@ -180,12 +181,13 @@ def checks_of(
             full, gains = [], []
             for layer in chosen:
                 parts = product(range(layer, model.n_layers), COMPONENTS[component].full_patch)
-                sites = tuple(Site(part, at, (last,)) for at, part in parts)
-                full.append(Intervention(clean, sites, counterfactual))
+                sites = tuple(Site(part, at, (last,), source=counterfactual) for at, part in parts)
+                full.append(Intervention(clean, sites))
                 gains.append((stream[layer, 0] + (stream[-1, 1] - stream[layer, 1])).to(dtype))
-            expected = list(unembedded(model, torch.stack(gains)))
+            expected = list(read(model, torch.stack(gains)))
         checks += [Check("full_patch_max_abs", *both) for both in zip(full, expected, strict=True)]
-        checks.append(Check("full_patch_without", replace(full[0], source=clean), expected[0]))
+        without = Intervention(clean, tuple(replace(site, source=clean) for site in full[0].patched))
+        checks.append(Check("full_patch_without", without, expected[0]))
     return checks
 
 

@@ -68,22 +68,19 @@ class Tail:
     def of(cls, packed: Packed, layer: int) -> Tail:
         tail = cls(layer)
         for index, intervention in enumerate(packed.interventions):
-            for site in intervention.sites:
-                if isinstance(site, Site) and site.layer == layer:
+            for site in intervention.patched:
+                if site.layer == layer:
                     tail.add(packed, index, site)
         return tail
 
     def add(self, packed: Packed, index: int, site: Site) -> None:
-        intervention = packed.interventions[index]
-        if intervention.source is None:
-            raise InputError(f"{site} is patched, but the intervention has no source")
         for position in site.positions:
             at = packed.token(index, position)
             if at not in self._index:
                 self._index[at] = len(self._index)
-                self.bases.append(intervention.base)
+                self.bases.append(packed.interventions[index].base)
                 self.positions.append(position)
-            self.hits[site.component].append(Hit(0, self._index[at], intervention.source, position, site.heads))
+            self.hits[site.component].append(Hit(0, self._index[at], site.source, position, site.heads))
 
     @property
     def rows(self) -> list[int]:

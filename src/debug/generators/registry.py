@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from debug import checks
-from debug.counterfactual import make_pair, python_pair
+from debug.counterfactual import counterfactual
 from debug.errors import InputError
 from debug.generators.arithmetic import (
     make_arithmetic_sequence,
@@ -24,53 +24,69 @@ from debug.generators.arithmetic import (
     make_variable_increments,
 )
 from debug.generators.base import MAX_SEEDS, GeneratedProgram, Generator, GeneratorError, HopsNotAvailable
-from debug.generators.beliefs import make_beliefs_program
+from debug.generators.beliefs import beliefs_pair, make_beliefs_program
 from debug.generators.binding_arithmetic import make_binding_arithmetic_program
 from debug.generators.bindings import make_entity_tracking_program, make_variable_binding_program
-from debug.generators.boxes import make_boxes_program
+from debug.generators.boxes import boxes_pair, make_boxes_program
 from debug.generators.conditionals import make_conditional_program
 from debug.generators.containers import make_container_program
 from debug.generators.functions import make_function_program
 from debug.generators.loops import make_loop_program
 from debug.generators.permutations import make_permutation_program
 from debug.generators.reassignment import make_reassignment_program
-from debug.programs import AnyPair
+from debug.interpreter import Code
+from debug.programs import AnyPair, Program
+
+Counterfactual = Callable[[str, str, int | None], AnyPair]
+"""(kind, a program's text, its seed) -> its pair; raises ProgramError where it has none."""
+
+
+def read_by(read: Callable[[str], Program | Code]) -> Counterfactual:
+    """Counterfactuals by name of programs that are read so."""
+    return partial(counterfactual, read=read)
 
 
 class Family(NamedTuple):
     """A program family: its generator, the template and the parser that its programs are asked and read with, and the
-    pair of a program's text and seed that causal runs patch."""
+    counterfactuals that causal runs patch from."""
 
     make: Generator
     prompt_template: str = "RANGE_TRACKING"
     answer_parser: str = "integer"
-    pair: Callable[[str, int | None], AnyPair] | None = partial(python_pair, query="x")
-    """Raises ProgramError where a program has none; None: no counterfactual of the family is defined."""
+    pair: Counterfactual = read_by(partial(Code.parse, query="x"))
+
+    @property
+    def is_binding(self) -> bool:
+        """Whether its programs are read as variable binding."""
+        return self.pair is _BINDING
 
 
 _ASKED = "VARIABLE_BINDING", "variable_binding"  # programs that end in a query line
+_BINDING, _PYTHON = read_by(Program.parse), read_by(Code.parse)
 FAMILIES: dict[str, Family] = {
-    "variable_binding": Family(make_variable_binding_program, *_ASKED, make_pair),
+    "variable_binding": Family(make_variable_binding_program, *_ASKED, _BINDING),
     "range": Family(make_range_program),
     "range_lines": Family(make_range_program_lines),
     "variable_increments": Family(make_variable_increments),
     "arithmetic_sequence": Family(make_arithmetic_sequence),
     "counter": Family(make_counter_program),
     "fibonacci": Family(make_fibonacci_program),
-    "exception": Family(make_exception_program, "EXCEPTION_HANDLING", pair=partial(python_pair, query="result")),
+    "exception": Family(
+        make_exception_program, "EXCEPTION_HANDLING", pair=read_by(partial(Code.parse, query="result"))
+    ),
     "boolean": Family(make_boolean_program, "BOOLEAN_LOGIC", "boolean"),
     "integer": Family(make_integer_program),
-    "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding", make_pair),
+    "entity_tracking": Family(make_entity_tracking_program, "ENTITY_TRACKING", "variable_binding", _BINDING),
     "counterfactual_pair": Family(make_counterfactual_pair),
-    "binding_arithmetic": Family(make_binding_arithmetic_program, *_ASKED, python_pair),
-    "reassignment": Family(make_reassignment_program, *_ASKED, python_pair),
-    "conditionals": Family(make_conditional_program, *_ASKED, python_pair),
-    "loops": Family(make_loop_program, *_ASKED, python_pair),
-    "functions": Family(make_function_program, *_ASKED, python_pair),
-    "containers": Family(make_container_program, *_ASKED, python_pair),
-    "permutations": Family(make_permutation_program, *_ASKED, python_pair),
-    "boxes": Family(make_boxes_program, "MINIMAL", "word", None),
-    "beliefs": Family(make_beliefs_program, "MINIMAL", "word", None),
+    "binding_arithmetic": Family(make_binding_arithmetic_program, *_ASKED, _PYTHON),
+    "reassignment": Family(make_reassignment_program, *_ASKED, _PYTHON),
+    "conditionals": Family(make_conditional_program, *_ASKED, _PYTHON),
+    "loops": Family(make_loop_program, *_ASKED, _PYTHON),
+    "functions": Family(make_function_program, *_ASKED, _PYTHON),
+    "containers": Family(make_container_program, *_ASKED, _PYTHON),
+    "permutations": Family(make_permutation_program, *_ASKED, _PYTHON),
+    "boxes": Family(make_boxes_program, "MINIMAL", "word", boxes_pair),
+    "beliefs": Family(make_beliefs_program, "MINIMAL", "word", beliefs_pair),
 }
 """A new family is its generator function and one line here."""
 GENERATORS: dict[str, Generator] = {name: family.make for name, family in FAMILIES.items()}

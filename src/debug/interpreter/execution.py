@@ -309,6 +309,8 @@ class _Machine:
                 container = self.evaluate(owner)
                 self.store(container, self.evaluate(index), value)
             case ast.Tuple(elts=targets):
+                if isinstance(value, dict):
+                    raise refused(self.line, "the unpacking of a dict")
                 if not isinstance(value, list | tuple | str):
                     raise _Raised(TypeError(f"cannot unpack {type(value).__name__}"))
                 if len(value) != len(targets):

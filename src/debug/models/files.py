@@ -12,7 +12,7 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 
-from debug.errors import InputError
+from debug.errors import InputError, did_you_mean
 from debug.models.errors import ModelNotFound
 
 CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
@@ -113,4 +113,7 @@ def locate(model_id: str) -> tuple[str, dict[str, str]]:
         return str(Path(model_id).resolve()), {}
     if model_id.startswith((".", "/", "~")) or model_id.count("/") > 1:
         raise ModelNotFound(f"model {model_id!r} looks like a folder, and there is none at {Path(model_id).absolute()}")
+    near = did_you_mean(model_id, BUNDLED) if "/" not in model_id else ""
+    if near and _folder(model_id) is None:  # a hub id's own, where it was downloaded
+        raise ModelNotFound(f"there is no model {model_id!r}{near}")
     return model_id, {}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from debug.errors import DebugError, InputError
+from debug.errors import DebugError, InputError, did_you_mean
 from debug.programs import Program
 
 if TYPE_CHECKING:  # the rules alone cost no torch
@@ -113,5 +113,6 @@ def find(model_id: str) -> Heuristic | None:
     if not model_id.startswith(PREFIX):
         return None
     if model_id.removeprefix(PREFIX) not in HEURISTICS:
-        raise InputError(f"unknown {model_id!r}; there are: {', '.join(PREFIX + name for name in HEURISTICS)}")
+        known = [PREFIX + name for name in HEURISTICS]
+        raise InputError(f"unknown {model_id!r}{did_you_mean(model_id, known)}; there are: {', '.join(known)}")
     return Heuristic(model_id)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 
 import torch
 from jaxtyping import Float
-from jinja2 import TemplateError
 from torch import Tensor
 
 from debug.errors import DebugError, InputError
@@ -20,6 +20,7 @@ from debug.models.errors import PromptTooLong, VocabularyError
 from debug.models.replies import Completion, Scores
 from debug.prompts import answers as places
 from debug.prompts import tokenization
+from debug.prompts.chat import rendered
 from debug.provenance import text_digest
 
 logger = logging.getLogger(__name__)
@@ -200,7 +201,7 @@ class AnswersPrompts:
             InputError: a chat template is asked for, and the model has none.
         """
         text = self.rendered(prompt, chat=chat)
-        self.check_vocabulary(prompt)
+        self.check_vocabulary(text)
         ids = tokenization.read(self.tokenizer, text, rendered=chat).token_ids
         if not ids:
             raise InputError("the prompt is empty")
@@ -211,19 +212,9 @@ class AnswersPrompts:
         """The text that is given to the model: the prompt, or the user's turn of a conversation that it opens.
 
         Raises:
-            InputError: a chat template is asked for, and the model has none.
+            InputError: a chat template is asked for, and the model has none, or it refuses the prompt.
         """
-        if not chat:
-            return prompt
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise InputError(
-                f"model {self.id!r} has no chat template; only instruction-tuned models do. Leave chat out"
-            )
-        turns = [{"role": "user", "content": prompt}]
-        try:
-            return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        except TemplateError as error:
-            raise InputError(f"the chat template of model {self.id!r} refuses the prompt: {error}") from error
+        return rendered(self.tokenizer, prompt, f"model {self.id!r}") if chat else prompt
 
     def first_tokens(self, prompts: Sequence[list[int]], n: int) -> list[list[int]]:
         """The first ``n`` tokens that the model writes, greedily, behind prompts of token ids; fewer where its window
@@ -268,21 +259,32 @@ class AnswersPrompts:
         """Refuse a text that the tokenizer would lose part of.
 
         Raises:
-            VocabularyError: names the characters for which the model has no token.
+            VocabularyError: names the words with characters for which the model has no token.
         """
-        lost = f"model {self.id!r} has no token for part of this prompt: "
         try:
             encoding = self.tokenizer(text, return_offsets_mapping=True, add_special_tokens=False, verbose=False)
         except Exception as error:  # tokenizers raises bare Exception where a vocabulary has no unknown token
-            raise VocabularyError(f"{lost}{error}; the prompt begins {text[:80]!r}") from error
+            pieces = self.tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(text)
+            known = self.tokenizer.get_vocab()
+            raise self._no_token(text, [at for piece, (at, _) in pieces if piece not in known], str(error)) from error
         unknown = self.tokenizer.unk_token_id
         kept = bytearray(len(text))
         for token, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
             if token != unknown or unknown is None:
                 kept[start:end] = b"\1" * (end - start)
-        missing = sorted({c for c, is_kept in zip(text, kept, strict=True) if not is_kept and not c.isspace()})
+        missing = [at for at, is_kept in enumerate(kept) if not is_kept and not text[at].isspace()]
         if missing:
-            raise VocabularyError(f"{lost}{' '.join(map(repr, missing[:20]))}; the prompt begins {text[:80]!r}")
+            raise self._no_token(text, missing)
+
+    def _no_token(self, text: str, missing: Sequence[int], error: str = "") -> VocabularyError:
+        """Names the words of the text in which the missing characters are, the first ones."""
+        of = [word for word in re.findall(r"\w+|\W", text) for _ in word]  # of each character
+        words = list(dict.fromkeys(of[at] for at in missing))
+        shown = " ".join(repr(word[:40]) for word in sorted(words, key=lambda word: not word.isalnum())[:5])
+        said = f"{shown} and {len(words) - 5} other words" if len(words) > 5 else shown or error
+        if self.id == "tiny":
+            said += "; the bundled model knows variable binding only, lines such as 'a = 7' and 'b = a'"
+        return VocabularyError(f"model {self.id!r} has no token for part of this prompt: {said}")
 
 
 def first_end(tokens: list[int], ends: set[int]) -> int:

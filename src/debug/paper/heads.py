@@ -202,10 +202,12 @@ def _attention_of(
 ) -> dict[str, dict[str, Float[np.ndarray, "pair layer head"]]]:
     """Target -> role -> attention shares, of the original programs of the pairs on which heads are measured."""
     run = page.store.load_run(cell.run_id)
-    template = Plan(**run.config["plan"]).template  # as the pairs were run
+    plan = Plan(**run.config["plan"])  # as the pairs were run
     found: dict[str, dict[str, list[np.ndarray]]] = {target: {} for target in targets}
     for pair in run.pairs[1::2]:
-        program = analyze(model.tokenizer, pair.original, template)
+        program = analyze(
+            model.tokenizer, pair.original, plan.prompt_template, chat=plan.chat, lead=plan.answer_lead or ""
+        )
         pattern = attention_pattern(model, torch.tensor(program.token_ids))
         for target in targets:
             for role, share in attention_shares(pattern, program, target).items():

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from itertools import islice
 
 import polars as pl
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from debug import causal_visualization as charts
 from debug.causal_experiment_runner import CausalExperimentRunner, CellResult, NoPairLeft
 from debug.causal_map import METRICS, MeanCausalMap
 from debug.causal_visualization import Metric
 from debug.core import ExperimentConfig
-from debug.counterfactual import make_pair
+from debug.counterfactual import counterfactual, make_pair
 from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
+from debug.hypotheses import HYPOTHESES, prediction
 from debug.kinds import Argument, Json
 from debug.paper.claims import ANSWERS, Claim, every, surely_above
 from debug.paper.reproduction import Reproduction
 from debug.plan import Plan
-from debug.programs import ProgramPair
+from debug.programs import ROOT_VALUE, AnyPair, Program, ProgramError, ProgramPair
+from debug.progress import hidden
 from debug.prompts import get_prompt
 from debug.runner import ExperimentResult, ExperimentRunner
 from debug.statistics import Interval
@@ -77,7 +80,9 @@ class Page:
         self.run.adopt(result.run_id)
         return result
 
-    def patched(self, hops: Sequence[int], intervention_type: str, **plan: Argument) -> dict[int, CellResult]:
+    def patched(
+        self, hops: Sequence[int], intervention_type: str, kind: str = ROOT_VALUE, **plan: Argument
+    ) -> dict[int, CellResult]:
         """A causal run per number of hops, on the same pairs; runs that failed are named on the page and excluded."""
         what, cells = self.what, {}
         runner = CausalExperimentRunner(self.store.uri, dtype=self.dtype, device=self.device)
@@ -85,10 +90,11 @@ class Page:
         full = Plan(intervention_type, prompt_template=what.prompt_template, **filters, **plan)
         for depth in hops:
             params = {"generator": "variable_binding", "hops": depth, "seq_len": what.seq_len, "seed": what.seed}
+            params |= {} if kind == ROOT_VALUE else {"counterfactual": kind}
             try:
                 result = runner.run_plan(
                     what.model,
-                    self.pairs[depth],
+                    self.pairs[depth] if kind == ROOT_VALUE else self.pairs_of(kind, depth),
                     full,
                     name=EXPERIMENT,
                     wanted=what.num_pairs,
@@ -99,7 +105,8 @@ class Page:
                 continue
             self.run.adopt(result.run_id)
             cells[depth] = result.cells[0]
-            self.answered[depth] = bool(surely_above(result.cells[0].accuracy, ANSWERS))
+            if kind == ROOT_VALUE:
+                self.answered[depth] = bool(surely_above(result.cells[0].accuracy, ANSWERS))
         return cells
 
     def inside(self, verdicts: Mapping[int, bool | None], fewest_hops: int = 1) -> bool | None:
@@ -123,6 +130,27 @@ class Page:
                     f"no program of {what.seq_len} lines and {hops_text(hops)} has its root below line 2; ask for "
                     "longer ones"
                 )
+        return found
+
+    def pairs_of(self, kind: str, hops: int) -> list[AnyPair]:
+        """As many pairs of another kind of counterfactual, roots not on the first two lines; of ``pointer`` those alone
+        of which all hypotheses predict different answers."""
+        what, wanted = self.what, self.what.num_pairs + (self.what.num_pairs + 4) // 5
+        template = get_prompt(what.prompt_template)[1]
+        made = search(make_variable_binding_program, what.seq_len, what.seed, hops, template)
+        found: list[AnyPair] = []
+        with tqdm(total=wanted, desc=f"{kind} pairs", unit="pair", disable=hidden()) as bar:
+            for program in islice(made, 100 * wanted):
+                with suppress(ProgramError):
+                    pair = counterfactual(kind, program.program, program.seed, Program.parse)
+                    said = {prediction(name, pair, "final") for name in HYPOTHESES}
+                    if Program.parse(program.program).chain.root.line >= 2 and (
+                        kind != "pointer" or len(said) == len(HYPOTHESES)
+                    ):
+                        found.append(pair)
+                        bar.update()
+                if len(found) == wanted:
+                    break
         return found
 
     def maps(self, hops: int, cell: CellResult, said: str = "", **metrics: Metric) -> MeanCausalMap:

@@ -9,6 +9,7 @@ from debug.models import LoadedModel
 from debug.paper.accuracy import report_accuracy
 from debug.paper.claims import ANSWERS, SMALLEST
 from debug.paper.heads import report_heads
+from debug.paper.hypotheses import report_hypotheses
 from debug.paper.knockout import report_knockout
 from debug.paper.page import EXPERIMENT, Page, plain
 from debug.paper.reproduction import Reproduction
@@ -41,6 +42,7 @@ def reproduce(
         asked = report_accuracy(page, model)
         report_trajectory(page, model, training, asked)
         report_residual_stream(page)
+        report_hypotheses(page)
         report_heads(page, model)
         report_knockout(page)
         body, page.lines = page.lines[claims_at:], page.lines[:claims_at]

@@ -16,10 +16,11 @@ def report_residual_stream(page: Page) -> None:
     page.write(
         "## Residual stream",
         "The counterfactual's residual stream at one role's tokens, before layer l (resid_pre of layer l), is "
-        f"patched into the original run, at every role from the root's value on and at every layer. {what.num_pairs} "
-        "pairs were requested for each number of hops; n is given with each result. Pairs with the root on line 1 or 2 "
-        "are excluded, so that no heuristic of early lines can answer them. Success: the top token becomes the "
-        "counterfactual answer; its mean is the patch success rate (interchange-intervention accuracy, IIA). In the "
+        "patched into the original forward pass, at every role from the root's value on and at every layer. "
+        f"{what.num_pairs} pairs were requested for each number of hops; n is given with each result. Pairs with the "
+        "root on line 1 or 2 are excluded, so that no heuristic of early lines can answer them. Success: the top token "
+        "becomes the counterfactual answer; its mean is the patch success rate (interchange-intervention accuracy, "
+        "IIA). In the "
         "figures information flows upwards; the top row is what the final norm reads.",
     )
     cells = page.patched(what.hops, "residual_stream", positions="targets", targets="roles")

@@ -12,6 +12,9 @@ from debug import lazy
 if TYPE_CHECKING:
     from debug.programs.binding import Assignment, Program, VariableChain
     from debug.programs.pairs import (
+        GIVEN,
+        KEEPS_ANSWER,
+        ROOT_VALUE,
         AnyPair,
         AnyProgram,
         Pair,

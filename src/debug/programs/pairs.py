@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
+from debug import checks
+from debug.errors import InputError
 from debug.kinds import Json
 from debug.programs.binding import Program, VariableChain
 from debug.programs.texts import Answer, ProgramError, TextProgram
+from debug.shown import Shown
 
 AnyProgram = Program | TextProgram
 P = TypeVar("P", Program, TextProgram)
+ROOT_VALUE, GIVEN = "root_value", "given"
+KEEPS_ANSWER = {
+    **{ROOT_VALUE: False, "pointer": False, "swap_values": False, "rename": True, "reorder": True},
+    **{"distractor": True, "same_answer": True, GIVEN: False},
+}
+"""Kind of counterfactual -> whether its answer is the original's. See :data:`debug.counterfactual.KINDS`; pairs that
+are ``given`` are of none."""
 
 
-@dataclass(frozen=True)
-class Pair(Generic[P]):
-    """A program and its counterfactual, whose answers differ.
+@dataclass(frozen=True, repr=False)
+class Pair(Shown, Generic[P]):
+    """A program and its counterfactual. Their answers differ, unless its kind says that they do not.
 
     ``seed`` is the generator's RNG seed where the pair came from one: it names the whole pair.
     """
@@ -23,6 +34,41 @@ class Pair(Generic[P]):
     original: P
     counterfactual: P
     seed: int | None = None
+    kind: str = ROOT_VALUE
+    """Of counterfactual: one of KEEPS_ANSWER."""
+    predictions: Mapping[str, Answer] = field(default_factory=dict, compare=False)
+    """Hypothesis -> the answer that it predicts of patches into the original, where that is known with the pair
+    (:mod:`debug.hypotheses` derives it of variable binding)."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in KEEPS_ANSWER:
+            raise ProgramError(f"kind is {self.kind!r:.80}; expected one of {', '.join(KEEPS_ANSWER)}")
+        same = str(self.original.answer) == str(self.counterfactual.answer)
+        if same and not self.keeps_answer:
+            raise ProgramError(
+                f"original and counterfactual have the same answer, {self.original.answer!r}; "
+                + ("the root value must differ" if self.kind == ROOT_VALUE else f"kind {self.kind} has two answers")
+            )
+        if self.keeps_answer and not same:
+            raise ProgramError(
+                f"a counterfactual of kind {self.kind} keeps the answer, {self.original.answer!r}; given one with "
+                f"{self.counterfactual.answer!r}"
+            )
+        for name, answer in self.predictions.items():
+            try:
+                checks.text(name)
+                checks.answer(answer)
+            except InputError as error:
+                raise ProgramError(f"predictions of {checks.shown(name)}: {error}") from error
+
+    def _in_short(self) -> str:
+        texts = (f"{program.text[:80]!r} -> {program.answer!r}" for program in self.programs)
+        return f"{', '.join(texts)}, {self.kind}" + ("" if self.seed is None else f", seed {self.seed}")
+
+    @property
+    def keeps_answer(self) -> bool:
+        """Whether both programs have one answer: a patch can then only change it, not bring another."""
+        return KEEPS_ANSWER[self.kind]
 
     @property
     def programs(self) -> tuple[P, P]:
@@ -38,7 +84,7 @@ class Pair(Generic[P]):
 
     def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :func:`pair_from_record` reads it back."""
-        return {
+        record: dict[str, Json] = {
             "seed": self.seed,
             "hops": self.original.hops,
             "seq_len": self.original.seq_len,
@@ -47,20 +93,20 @@ class Pair(Generic[P]):
             "expected_original": self.expected_original,
             "expected_counterfactual": self.expected_counterfactual,
         }
+        record |= {} if self.kind == ROOT_VALUE else {"kind": self.kind}
+        return record | ({"predictions": dict(self.predictions)} if self.predictions else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ProgramPair(Pair[Program]):
-    """Two programs of variable binding: the same text but for the root value."""
+    """Two programs of variable binding; of the kind root_value they are the same text but for the root value."""
 
     def __post_init__(self) -> None:
-        value = self.counterfactual.answer
-        if self.original.answer == value:
-            raise ProgramError(f"original and counterfactual have the same answer, {value}; the root value must differ")
-        if self.original.with_root(value) != self.counterfactual:
+        super().__post_init__()
+        if self.kind == ROOT_VALUE and self.original.with_root(self.counterfactual.answer) != self.counterfactual:
             raise ProgramError(
-                "original and counterfactual must differ in the root value and in nothing else:\n"
-                f"{self.original.text!r}\n{self.counterfactual.text!r}"
+                "original and counterfactual must differ in the root value and in nothing else, or else be of another "
+                f"kind: {self.original.text!r:.200} and {self.counterfactual.text!r:.200}"
             )
 
     @property
@@ -78,7 +124,7 @@ class ProgramPair(Pair[Program]):
     @property
     def reversed(self) -> ProgramPair:
         """The pair with its two programs exchanged: activations then move from the original into the counterfactual."""
-        return ProgramPair(self.counterfactual, self.original, self.seed)
+        return replace(self, original=self.counterfactual, counterfactual=self.original, predictions={})
 
     def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
@@ -86,38 +132,39 @@ class ProgramPair(Pair[Program]):
 
     @classmethod
     def from_record(cls, record: dict[str, Json]) -> ProgramPair:
-        """A pair from :meth:`to_record`'s dict or a user's own; only ``original`` and ``counterfactual`` are read,
-        the other fields are checked against what the programs say.
+        """A pair from :meth:`to_record`'s dict or a user's own; only ``original`` and ``counterfactual`` (and perhaps
+        ``kind`` and ``predictions``) are read, the other fields are checked against what the programs say. Without a
+        kind, programs that differ in more than the root value are ``given``.
 
         Raises:
             ProgramError: a field is missing, has another type, or contradicts the programs.
         """
         original, counterfactual, seed = _fields(record)
-        pair = cls(Program.parse(original), Program.parse(counterfactual), seed)
+        one, other = Program.parse(original), Program.parse(counterfactual)
+        kind, predictions = _kind(record)
+        if kind is None:
+            kind = ROOT_VALUE if one.with_root(other.answer) == other else GIVEN
+        pair = cls(one, other, seed, kind, predictions)
         derived = pair.to_record()
-        for field in derived.keys() & record.keys() - {"seed", "original", "counterfactual"}:
-            given = record[field]
+        for name in derived.keys() & record.keys() - {"seed", "original", "counterfactual", "predictions"}:
+            given = record[name]
             if isinstance(given, tuple):
                 given = list(given)
-            if given is not None and (given != derived[field] or isinstance(given, bool)):
-                raise ProgramError(f"'{field}' is {given!r}, but the programs say {derived[field]!r}")
+            if given is not None and (given != derived[name] or isinstance(given, bool)):
+                raise ProgramError(f"'{name}' is {given!r:.80}, but the programs say {derived[name]!r}")
         return pair
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TextPair(Pair[TextProgram]):
     """Two texts of any kind; whether they can be patched into each other is seen when they are tokens."""
 
     variable_chain = None
 
-    def __post_init__(self) -> None:
-        if str(self.original.answer) == str(self.counterfactual.answer):
-            raise ProgramError(f"original and counterfactual have the same answer, {self.original.answer!r}")
-
     @property
     def reversed(self) -> TextPair:
         """The pair with its two texts exchanged."""
-        return TextPair(self.counterfactual, self.original, self.seed)
+        return replace(self, original=self.counterfactual, counterfactual=self.original, predictions={})
 
     @property
     def spans(self) -> dict[str, Json]:
@@ -126,7 +173,7 @@ class TextPair(Pair[TextProgram]):
 
     def to_record(self) -> dict[str, Json]:
         """The pair as JSON values; :meth:`from_record` reads it back."""
-        return super().to_record() | self.spans
+        return super().to_record() | {"kind": self.kind} | self.spans
 
     @classmethod
     def from_record(cls, record: dict[str, Json]) -> TextPair:
@@ -140,14 +187,16 @@ class TextPair(Pair[TextProgram]):
         if None in expected:
             raise ProgramError(
                 "a pair of texts needs the answers 'expected_original' and 'expected_counterfactual', given fields: "
-                f"{sorted(map(str, record))}"
+                f"{sorted(map(str, record))!s:.200}"
             )
         names, exact = record.get("targets"), record.get("exact", True)
+        kind, predictions = _kind(record)
         spans = [record.get(field) or {} for field in ("spans", "counterfactual_spans")]
         return cls(
             TextProgram(original, expected[0], spans[0], names, exact),
             TextProgram(counterfactual, expected[1], spans[1], names if spans[1] else None, exact),
             seed,
+            *(kind or GIVEN, predictions),
         )
 
 
@@ -185,14 +234,24 @@ def pair_from_record(record: dict[str, Json]) -> AnyPair:
     return TextPair.from_record(record)
 
 
+def _kind(record: dict[str, Json]) -> tuple[str | None, dict[str, Json]]:
+    """The kind of a record's counterfactual, None where it says nothing; and what hypotheses predict."""
+    kind, predictions = record.get("kind"), record.get("predictions") or {}
+    if kind is not None and not isinstance(kind, str):
+        raise ProgramError(f"kind is {checks.shown(kind)}; expected one of {', '.join(KEEPS_ANSWER)}")
+    if not isinstance(predictions, dict):
+        raise ProgramError(f"predictions is {checks.shown(predictions)}; expected hypotheses with the answer of each")
+    return kind, predictions
+
+
 def _fields(record: dict[str, Json]) -> tuple[str, str, int | None]:
     if not isinstance(record, dict):
         raise ProgramError(f"a pair is a record of fields, given: {record!r:.80}")
     original, counterfactual, seed = (record.get(field) for field in ("original", "counterfactual", "seed"))
     if not isinstance(original, str) or not isinstance(counterfactual, str):
         raise ProgramError(
-            f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(map(str, record))}"
+            f"a pair needs the texts 'original' and 'counterfactual', given fields: {sorted(map(str, record))!s:.200}"
         )
     if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
-        raise ProgramError(f"'seed' is {seed!r}; expected an integer or nothing")
+        raise ProgramError(f"'seed' is {seed!r:.80}; expected an integer or nothing")
     return original, counterfactual, seed

@@ -14,7 +14,7 @@ from debug.kinds import Json
 Span = tuple[int, int]  # start and end of a piece of text, in characters of the program
 Answer = int | str | bool
 LONGEST_TEXT = 100_000  # characters
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 LINE_END = re.compile(r"line_\d+_end")
 _RESERVED = re.compile(rf"final|all|targets|roles|together|position_\d+|{LINE_END.pattern}|difference_\d+|ref_depth_.*")
 
@@ -62,8 +62,8 @@ class TextProgram:
     def _span(self, name: object, span: Json) -> Span:
         if not isinstance(name, str) or not _NAME.fullmatch(name) or _RESERVED.fullmatch(name):
             raise ProgramError(
-                f"{checks.shown(name)} cannot name a span; expected letters, digits, '_', '.' and '-', a letter first, "
-                "and no name that targets have of themselves (final, line_1_end, difference_1)"
+                f"{checks.shown(name)} cannot name a span; expected up to 64 letters, digits, '_', '.' and '-', a "
+                "letter first, and no name that targets have of themselves (final, line_1_end, difference_1)"
             )
         whole = isinstance(span, list | tuple) and len(span) == 2
         if not whole or any(isinstance(end, bool) or not isinstance(end, int) for end in span):

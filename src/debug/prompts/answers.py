@@ -60,6 +60,9 @@ class Prompt(Protocol):
     @property
     def token_ids(self) -> list[int]: ...
 
+    @property
+    def rendered(self) -> bool: ...
+
 
 class Form(NamedTuple):
     """One way in which answers can be written behind a prompt."""
@@ -67,20 +70,24 @@ class Form(NamedTuple):
     space: str
     """What is written before them: nothing, or a space."""
     lead: list[int]
-    """The tokens that all of them begin with: the space where it is a token of its own, a common sign or digit."""
+    """The tokens that all of them begin with: the space where it is a token of its own, a common sign or digit; nothing
+    where all are one answer."""
     tokens: list[int]
     """Of each answer, the token behind the lead; of some answers the same."""
 
 
-def token_ids(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The tokens of a text as a model reads it; none where it has no token for part of it."""
+def token_ids(tokenizer: Tokenizer, text: str, rendered: bool = False) -> list[int]:
+    """The tokens of a text as a model reads it (``rendered`` by a chat template or not); none where it has no token for
+    part of it."""
     try:
-        return tokenization.read(tokenizer, text).token_ids
+        return tokenization.read(tokenizer, text, rendered=rendered).token_ids
     except Exception:  # tokenizers raises bare Exception where a vocabulary has no unknown token
         return []
 
 
-def forms(tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str]) -> list[Form]:
+def forms(
+    tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], answers: Sequence[str], rendered: bool = False
+) -> list[Form]:
     """The ways in which a tokenizer lets these answers follow a prompt: with a space first, then without.
 
     Raises:
@@ -88,15 +95,17 @@ def forms(tokenizer: Tokenizer, prompt: str, prompt_ids: Sequence[int], answers:
     """
     length, found, changed = len(prompt_ids), [], []
     for space in [""] if prompt[-1:].isspace() else [" ", ""]:
-        continued = [token_ids(tokenizer, f"{prompt}{space}{answer}") for answer in answers]
+        continued = [token_ids(tokenizer, f"{prompt}{space}{answer}", rendered) for answer in answers]
         merged = [ids for ids in continued if ids[:length] != list(prompt_ids) or len(ids) == length]
         if merged:
             changed.append(merged[0])
             continue
         behind = [ids[length:] for ids in continued]
-        lead = common_prefix(behind)
+        lead = common_prefix(behind) if len({*answers}) > 1 else []
         if all(len(ids) > len(lead) for ids in behind):
             found.append(Form(space, lead, [ids[len(lead)] for ids in behind]))
+    if not found and changed and not changed[0]:
+        raise NoPlace(f"there is no token for part of the answers {', '.join(map(repr, answers))!s:.200}")
     if not found and changed:
         before, after = (tokenizer.convert_ids_to_tokens(list(ids)[-4:]) for ids in (prompt_ids, changed[0]))
         raise NoPlace(
@@ -143,9 +152,9 @@ def _merges(tokenizer: Tokenizer, prompt: str, answers: Sequence[str]) -> bool:
     return any(found and found[: len(ids)] != ids for found in behind)
 
 
-def written(model: Writer, prompts: Sequence[str]) -> list[list[int]]:
+def written(model: Writer, prompts: Sequence[str], rendered: bool = False) -> list[list[int]]:
     """The first tokens that a model (:class:`debug.models.LoadedModel`) writes, greedily, behind each prompt."""
-    return model.first_tokens([token_ids(model.tokenizer, prompt) for prompt in prompts], WRITTEN)
+    return model.first_tokens([token_ids(model.tokenizer, prompt, rendered) for prompt in prompts], WRITTEN)
 
 
 def of_pair(pair: AnyPair) -> tuple[str, ...]:
@@ -155,22 +164,23 @@ def of_pair(pair: AnyPair) -> tuple[str, ...]:
     return () if all(type(answer) is int for answer in answers) else tuple(map(str, answers))
 
 
-def lead(model: Writer, prompts: Sequence[tuple[str, Sequence[str]]]) -> str:
+def lead(model: Writer, prompts: Sequence[tuple[str, Sequence[str]]], rendered: bool = False) -> str:
     """The white space that a model writes, as tokens of its own, before most of its answers to these prompts, each of
     which stands with its answers' texts (none: numbers).
 
     Nothing where the prompts end in white space, or the model begins no answer, or the space is the answer's token's.
     """
-    asked = [each for each in prompts if not each[0][-1:].isspace() and token_ids(model.tokenizer, each[0])]
+    asked = [each for each in prompts if not each[0][-1:].isspace() and token_ids(model.tokenizer, each[0], rendered)]
     votes: Counter[str] = Counter()
-    for (prompt, values), tokens in zip(asked, written(model, [prompt for prompt, _ in asked]), strict=True):
+    for (prompt, values), tokens in zip(asked, written(model, [prompt for prompt, _ in asked], rendered), strict=True):
         before = _white_space(model.tokenizer, tokens)
         if not _is_answer(model.tokenizer.decode(tokens), values):
             continue
-        ids = [*token_ids(model.tokenizer, prompt), *before]
+        ids = [*token_ids(model.tokenizer, prompt, rendered), *before]
         # A tokenizer may decode a token of white space as nothing.
         texts = ["", " ", model.tokenizer.decode(before)]
-        votes.update(islice((text for text in texts if token_ids(model.tokenizer, prompt + text) == ids), 1))
+        fitting = (text for text in texts if token_ids(model.tokenizer, prompt + text, rendered) == ids)
+        votes.update(islice(fitting, 1))
     [(found, _)] = votes.most_common(1) or [("", 0)]
     if found:
         _say(f"model {model.id!r} writes {found!r} before its answers: it is read as the end of the prompt")
@@ -184,9 +194,10 @@ def agreed(
     both: Sequence[str],
     written: Sequence[Sequence[int]],
     values: Sequence[str] = (),
+    begin_alike: bool = False,
 ) -> tuple[int, int] | None:
     """The tokens of a pair's two answers, as the model itself begins to write them; None where it does not do so alike,
-    or begins both with the same token.
+    or begins both with the same token, unless they may ``begin_alike``.
 
     Args:
         prompt: the :class:`debug.token_analyzer.TokenizedProgram` that the answers follow; it ends in ``lead``.
@@ -194,9 +205,10 @@ def agreed(
         written: what the model writes behind the two prompts without ``lead``.
         values: the answers that can be expected; none: numbers.
     """
-    bare = token_ids(tokenizer, prompt.prompt.removesuffix(lead))
+    bare = token_ids(tokenizer, prompt.prompt.removesuffix(lead), prompt.rendered)
     expected = list(prompt.token_ids[len(bare) :])
-    forms_ = [f for f in forms(tokenizer, prompt.prompt, prompt.token_ids, [*both, *(values or DIGITS)]) if not f.lead]
+    possible = forms(tokenizer, prompt.prompt, prompt.token_ids, [*both, *(values or DIGITS)], prompt.rendered)
+    forms_ = [form for form in possible if not form.lead]
     spaces = set()
     for tokens in written:
         before = _white_space(tokenizer, tokens)
@@ -208,7 +220,27 @@ def agreed(
     if len(spaces) > 1 or not forms_:
         return None
     c, o = next((form for form in forms_ if form.space in spaces), forms_[0]).tokens[:2]
-    return (c, o) if c != o else None
+    return (c, o) if c != o or both[0] == both[1] or begin_alike else None
+
+
+def tokens_of(
+    tokenizer: Tokenizer, prompt: Prompt, answers: Sequence[str], both: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
+    """The tokens of each answer behind a prompt; those without any of their own are left out, and all where the first
+    two do not begin with ``both``.
+
+    Args:
+        answers: texts; the first two are those whose tokens ``both`` are, which says whether a space is written first.
+    """
+    length = len(prompt.token_ids)
+    for space in ("", " "):
+        texts = {text: f"{prompt.prompt}{space}{text}" for text in dict.fromkeys(answers)}
+        ids = {answer: token_ids(tokenizer, text, prompt.rendered) for answer, text in texts.items()}
+        own = {t: of for t, of in ids.items() if of[:length] == prompt.token_ids and len(of) > length}
+        found = {text: tuple(of[length:]) for text, of in own.items()}
+        if tuple(found[text][0] for text in answers[:2] if text in found) == both:
+            return found
+    return {}
 
 
 def says(text: str, value: str, values: Sequence[str] = ()) -> bool:
@@ -231,6 +263,15 @@ def _white_space(tokenizer: Tokenizer, tokens: Sequence[int]) -> list[int]:
 
 _ANSWER = re.compile(r"\s*(-?[0-9]+)")
 WRITTEN = 4  # tokens: white space of one or two, and the answer behind it
+
+
+def written_answer(text: str, answers: Sequence[str]) -> int:
+    """Which of the answers a written text begins with, as its number; -1 where none, or where a word, or a number such
+    as 1.5 or 1,000, goes on."""
+    text = text.lstrip()
+    begun = [n for n, answer in enumerate(answers) if re.match(rf"{re.escape(answer)}(?!\w|(?<=\d)[.,]\d)", text)]
+    return max(begun, key=lambda n: len(answers[n]), default=-1)
+
 
 DIGITS = tuple(string.digits)
 """The answers of programs in general."""

@@ -29,10 +29,14 @@ def repeat_causal(
     tags: dict[str, str],
 ) -> str:
     config = _causal_config(cell)
-    if "prompt_template" in changes or model != model_of(cell):
+    if {"prompt_template", "chat"} & changes.keys() or model != model_of(cell):
         config["plan"] = config["plan"] | {"answer_lead": None}  # this model's, behind this prompt
     plan = build(cell, Plan, config["plan"], changes)
     params = {name: value_of(cell.params[name]) for name in _OF_PROGRAMS if name in cell.params}
+    if "prompt_template" in changes:
+        params.pop("few_shot", None)  # whose examples the other has not
+    elif "few_shot" in params:
+        params["prompt_template"] = cell.params["prompt_template"]
     for name in ("seed", "num_seqs"):
         if name in params and type(params[name]) is not int and (name, params[name]) != ("seed", None):
             raise TrackingError(f"run {cell.run_id}: param {name!r} is {params[name]!r:.80}; expected an integer")
@@ -58,7 +62,7 @@ def repeat_causal(
     return result.cells[0].run_id
 
 
-_OF_PROGRAMS = ("generator", "hops", "seq_len", "seed", "num_seqs")
+_OF_PROGRAMS = ("generator", "counterfactual", "hops", "seq_len", "seed", "num_seqs", "few_shot")
 
 
 def _causal_config(cell: LoggedRun) -> dict[str, Json]:
@@ -88,6 +92,7 @@ def _given(record: Mapping[str, Json]) -> dict[str, Json] | str:
     if record["program"] is None:
         return ""
     fields = {"original": record["program"], "counterfactual": record.get("counterfactual"), "seed": record["seed"]}
+    fields |= {name: record.get(name) for name in ("kind", "predictions")}
     if "spans" in record:  # a pair of texts that are no variable binding
         roles = ("spans", "counterfactual_spans", "targets", "exact")
         fields |= {name: record.get(name) for name in (*roles, "expected_counterfactual")}
@@ -120,31 +125,34 @@ def compare_maps(old: LoggedRun, new: LoggedRun) -> tuple[str, list[str]]:
         if moved[place] > worst:
             worst, cell_of_worst = float(moved[place]), _cell(one, place)
         # Success is the top token c, or o where the answer is to be kept: neither may be reached now and not then.
-        changed = _flipped(one.top, other.top, one, other)
+        changed = _flipped(one.answered, other.answered, one.answer_numbers, other.answer_numbers)
         if changed.any() and not flipped:
             first_flip = _cell(one, tuple(np.argwhere(changed)[0]))
         flipped, cells = flipped + int(changed.sum()), cells + changed.size
-        if one.control_top is not None and other.control_top is not None:
-            controls += int(_flipped(one.control_top, other.control_top, one, other).sum())
-        answers += int(_flipped(np.array(one.top_tokens), np.array(other.top_tokens), one, other).sum())
+        if one.control_answered is not None and other.control_answered is not None:
+            both = one.answer_numbers, other.answer_numbers
+            controls += int(_flipped(one.control_answered, other.control_answered, *both).sum())
+        tops = np.array(one.top_tokens), np.array(other.top_tokens)
+        answers += int(_flipped(*tops, one.answer_tokens, other.answer_tokens).sum())
     if identical:
-        return IDENTICAL, [f"every logit of {len(old.maps)} maps, {cells} cells, is the same to the last bit"]
+        return IDENTICAL, [f"every logit of {len(old.maps)} maps, {cells} squares, is the same to the last bit"]
     dtypes = [run.params.get("dtype", "") for run in (old, new)]
     tolerance = max(models.SELF_CHECK_TOLERANCE.get(dtype, 0.0) for dtype in dtypes)
     findings = [f"largest difference of an answer's logit: {worst:.3g} ({cell_of_worst}); tolerance {tolerance:g}"]
     if flipped:
-        findings.append(f"success differs in {flipped} of {cells} cells, first in {first_flip}")
+        findings.append(f"success differs in {flipped} of {cells} squares, first in {first_flip}")
     if controls:
-        findings.append(f"success of the same-answer control differs in {controls} cells")
+        findings.append(f"success of the same-answer control differs in {controls} squares")
     if answers:
-        findings.append(f"{answers} answers of clean or counterfactual runs are right in one run and not in the other")
+        findings.append(
+            f"{answers} answers of clean or counterfactual forward passes are right in one run and not in the other"
+        )
     return (DIFFERENT if flipped or controls or answers or not worst <= tolerance else WITHIN), findings
 
 
-def _flipped(then: np.ndarray, now: np.ndarray, one: CausalMap, other: CausalMap) -> np.ndarray:
-    """Where one of the two answers is the top token in one map and not in the other."""
-    pairs = zip(one.answer_tokens, other.answer_tokens, strict=True)
-    return np.any([(then == was) != (now == became) for was, became in pairs], axis=0)
+def _flipped(then: np.ndarray, now: np.ndarray, were: tuple[int, int], are: tuple[int, int]) -> np.ndarray:
+    """Where one of the two answers is given in one map and not in the other."""
+    return np.any([(then == was) != (now == became) for was, became in zip(were, are, strict=True)], axis=0)
 
 
 def _cell(causal_map: CausalMap, place: Iterable[SupportsInt]) -> str:

@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from tqdm.auto import tqdm
-
 from debug import generators, models, tracking
 from debug.core import parse_answer
 from debug.counterfactual import make_pair
@@ -18,6 +16,7 @@ from debug.kinds import Json
 from debug.models import heuristics
 from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
+from debug.progress import Progress
 from debug.prompts.answers import DIGITS, suited
 from debug.robust_seeds.search_config import KIND, RobustSearch
 from debug.runner import ExperimentRunner, NothingScored, given
@@ -129,7 +128,7 @@ def _search_cell(
     seeds: list[int] = []
     tried, counted, errors = 0, 0, Counter()
     candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
-    with tqdm(total=search.count, desc=cell.name, unit="seed") as bar:
+    with Progress(search.count, cell.name, "seed") as bar:
         while len(seeds) < search.count and (batch := list(islice(candidates, batch_size))):
             records = _ask(search, loaded, batch, template, batch_size)
             cell.append_jsonl("samples.jsonl", records)
@@ -138,8 +137,8 @@ def _search_cell(
                 tried += record["error"] is None
                 counted += record["error"] is None and len(seeds) < search.count
                 seeds += [record["seed"]] if record["robust"] else []
-            bar.n = min(len(seeds), search.count)
-            bar.set_postfix(tried=tried)
+            bar.set_description(f"{cell.name}, {tried} tried")
+            bar.update(min(len(seeds), search.count) - bar.done)
     metrics: dict[str, float | None] = {"seeds_found": min(len(seeds), search.count), "num_samples": tried}
     metrics["num_errors"] = errors.total()
     rate = rate_until(min(len(seeds), search.count), counted, search.count) if counted else None

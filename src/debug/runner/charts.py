@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import altair as alt
 import polars as pl
 
 from debug import tracking
 from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
+from debug.errors import InputError
 from debug.kinds import Json
 
 
@@ -21,6 +23,16 @@ def save_charts(study: tracking.RunWriter, rows: list[dict[str, Json]], comparis
         if compared:
             frame = pl.DataFrame(compared, infer_schema_length=None)
             save_chart(comparison_chart(frame), study.folder, f"comparisons{ending}")
+
+
+def chart_of(rows: list[dict[str, Json]]) -> alt.TopLevelMixin:
+    """The accuracy chart of cells of one study. Raises InputError where none of them has a scored sample."""
+    scored = [row for row in rows if row["num_samples"]]
+    if not scored:
+        raise InputError("no cell has a scored sample: there is no accuracy to plot")
+    several = len({row["generator"] for row in scored}) > 1
+    labelled = [row | {"label": row["label"] + (f" · {row['generator']}" if several else "")} for row in scored]
+    return accuracy_chart(chart_frame(labelled))
 
 
 CHARTED = {"accuracy": "accuracy", "accuracy_ci_low": "ci_low", "accuracy_ci_high": "ci_high", "num_samples": "n"}

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tqdm.auto import tqdm
-
 from debug.core import ExperimentConfig
 from debug.errors import InputError
 from debug.generators import MAX_SEEDS, GeneratedProgram, GeneratorError, attempts
+from debug.progress import Progress
 from debug.runner.results import hops_text
 
 
@@ -41,7 +40,7 @@ def draw_programs(config: ExperimentConfig, hops: int | None, seq_len: int) -> D
     """
     template = config.prompt_text(seq_len)
     programs, failed, start = [], [], config.first_seed(hops, seq_len)
-    with tqdm(total=config.num_seqs, desc="programs", unit="program", leave=False, delay=2) as bar:
+    with Progress(config.num_seqs, "programs", "program", brief=True) as bar:
         for found in attempts(config.generator[1], seq_len, start, hops, template):
             if isinstance(found, GeneratorError):
                 failed.append(NotGenerated(found.seed, str(found)))

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import polars as pl
 
 from debug.kinds import Json
+from debug.shown import Shown
 from debug.statistics import wilson
+
+if TYPE_CHECKING:
+    import altair as alt
 
 CellKey = tuple[str, int | None, int]
 """Model id, hops (None: any) and seq_len."""
@@ -18,8 +23,8 @@ MOST_PRINTED = 40
 """At most this many comparisons are printed one by one."""
 
 
-@dataclass(frozen=True)
-class ExperimentResult:
+@dataclass(frozen=True, repr=False)
+class ExperimentResult(Shown):
     """Results of a run: one row per sample, the summary as in summary.json, and the MLflow run ids.
 
     ``str()`` is a table of the cells with 95% CIs, and of the paired tests where models were compared; it says where
@@ -32,6 +37,15 @@ class ExperimentResult:
     run_id: str
     cell_run_ids: dict[CellKey, str]
     tracking_uri: str
+
+    def _in_short(self) -> str:
+        return f"run {self.run_id[:8]}: {len(self.summary['cells'])} cells, {len(self.samples):,} samples"
+
+    def plot(self) -> alt.TopLevelMixin:
+        """Accuracy with 95% CIs, by hops and lines."""
+        from debug.runner.charts import chart_of
+
+        return chart_of(self.summary["cells"])
 
     def __str__(self) -> str:
         lines = [*_cell_lines(self.summary["cells"]), *_notes(self.summary)]
@@ -64,15 +78,14 @@ def _cell_lines(cells: Sequence[dict[str, Json]]) -> list[str]:
 
 
 def _notes(summary: dict[str, Json]) -> list[str]:
-    """The most frequent errors and unparseable answers, cells of other settings, and the backends with their reason."""
+    """The most frequent errors and unparseable answers, cells of other settings, and whether vLLM ran."""
     cells = summary["cells"]
     errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
     lines = [f"{count} errors: {message}" for message, count in errors.most_common(5)]
     unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
     lines += [f"{count} unparseable: {message}" for message, count in unanswered.most_common(5)]
     lines += [f"finished cells used other settings: {line}" for line in summary.get("mixed", ())]
-    backends = dict.fromkeys((cell["backend"], cell["backend_reason"]) for cell in cells)
-    return lines + [f"backend {backend}: {reason}" for backend, reason in backends]
+    return lines + (["backend vllm"] if any(cell["backend"] == "vllm" for cell in cells) else [])
 
 
 def _comparison_lines(comparisons: Sequence[dict[str, Json]]) -> list[str]:
@@ -103,6 +116,13 @@ def _table(rows: Sequence[Sequence[object]]) -> list[str]:
     return [
         "  ".join(str(entry).ljust(width) for entry, width in zip(row, widths, strict=False)).rstrip() for row in rows
     ]
+
+
+def findings(cell: dict[str, Json]) -> list[str]:
+    """The main findings of a cell, a sentence each."""
+    accuracy = str(wilson(cell["correct"], cell["num_samples"])) if cell["num_samples"] else "none"
+    counts = f"accuracy {accuracy}; {cell['no_answer']} unparseable, {cell['errors']} errors"
+    return [counts, *(f"{count} x {message}" for message, count in cell["error_counts"].items())]
 
 
 def hops_text(hops: int | None) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 import polars as pl
-from tqdm.auto import tqdm
 
 from debug import models, tracking
 from debug.core import ExperimentConfig
@@ -19,13 +18,14 @@ from debug.errors import InputError
 from debug.generators import GeneratedProgram
 from debug.kinds import Argument, Json
 from debug.models import heuristics
+from debug.progress import Progress
 from debug.runner import logged
 from debug.runner.asking import records_of, suited_to
 from debug.runner.charts import save_charts
 from debug.runner.comparisons import compare_series, what_is_shared
 from debug.runner.labels import params_of
 from debug.runner.programs import Drawn, draw_programs
-from debug.runner.results import ExperimentResult, hops_text
+from debug.runner.results import ExperimentResult, findings, hops_text
 from debug.runner.scoring import count_records, score_records
 from debug.runner.study import PlannedCell, Resuming, Study, how_run
 
@@ -46,7 +46,7 @@ class ExperimentRunner:
         tracking_uri: as :func:`debug.tracking.store_uri`.
         batch_size: prompts that are completed at once; vLLM takes all.
         dtype, device, quantization: as :func:`debug.models.load`.
-        backend: "transformers", "vllm", or "auto": as :func:`debug.models.choose_backend` has it.
+        backend: "transformers", "vllm", or "auto", the default, as :func:`debug.models.choose_backend` has it.
         engine_args: as :func:`debug.models.load_vllm`.
     """
 
@@ -56,7 +56,7 @@ class ExperimentRunner:
         batch_size: int = 32,
         dtype: str | None = None,
         device: str | None = None,
-        backend: str = "auto",
+        backend: str | None = None,
         quantization: str | None = None,
         engine_args: Mapping[str, Argument] | None = None,
     ) -> None:
@@ -64,7 +64,9 @@ class ExperimentRunner:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more")
         self.tracking_uri, self.batch_size, self.dtype, self.device = tracking_uri, batch_size, dtype, device
         self.quantization, self.engine_args = quantization, dict(engine_args or {})
-        self.backend, self.backend_reason = models.choose_backend(backend, device, quantization)
+        self.backend, self.backend_reason = models.choose_backend(backend or "auto", device, quantization)
+        if backend is not None or self.backend == "vllm":
+            logger.info("backend %s: %s", self.backend, self.backend_reason)
         if self.engine_args and self.backend != "vllm":
             raise InputError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
 
@@ -151,7 +153,6 @@ class ExperimentRunner:
             if heuristics.find(model_id) is None:
                 models.locate(model_id)
         study, store = Study(name, configs, self._how), tracking.Store(self.tracking_uri)
-        logger.info("backend %s: %s", self.backend, self.backend_reason)
         drawn = {
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
             for (hops, seq_len), given in (programs or {}).items()
@@ -161,7 +162,7 @@ class ExperimentRunner:
         resuming = Resuming(resume, mix, take_over)
         with (
             resuming.open(store, study, tags or {}, self.load, no_cache) as (run, finished, mixed),
-            tqdm(total=sum(configs[cell.config].num_seqs for cell in study.cells), unit="sample") as bar,
+            Progress(sum(configs[cell.config].num_seqs for cell in study.cells), study.name, "sample") as bar,
         ):
             study.describe(run)
             for number, cell in enumerate(study.cells):
@@ -188,7 +189,7 @@ class ExperimentRunner:
         cell: PlannedCell,
         finished: tracking.LoggedRun | None,
         drawn: dict[tuple[int, int | None, int], Drawn],
-        bar: tqdm,
+        bar: Progress,
     ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
         """A cell's row of the summary and its samples: as they were logged, or run now."""
         model_name, label = study.names[cell.model_id], study.labels[cell.config, cell.model_id]
@@ -212,7 +213,7 @@ class ExperimentRunner:
         planned: PlannedCell,
         drawn: Drawn,
         label: str,
-        bar: tqdm,
+        bar: Progress,
     ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
         """One cell as a run: its row of the summary, and its samples."""
         config, drawn = suited_to(model, config, drawn)
@@ -241,6 +242,7 @@ class ExperimentRunner:
             row |= {"backend": model.backend, "backend_reason": reason, "run_id": cell.run_id} | metrics
             row |= count_records(records) | {"seeds_passed_over": drawn.seeds_passed_over}
             cell.log_json("summary.json", row)
+            cell.describe(findings(row))
         _warn(name, row, len(records))
         return row, records
 
@@ -281,6 +283,13 @@ def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[d
     run.log_json("summary.json", summary)
     run.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
     save_charts(run, rows, summary["comparisons"])
+    run.describe(
+        [
+            f"{row['label']}, hops {hops_text(row['hops'])}, lines {row['seq_len']}: {findings(row)[0]}"
+            for row in rows[:40]
+        ]
+        + ["pictures: tab Artifacts, accuracy.png; dashboard, page Compare"]
+    )
 
 
 def _warn(name: str, row: dict[str, Json], asked: int) -> None:

@@ -25,7 +25,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from debug.provenance import without_passwords
 from debug.tracking.contract import ARTIFACTS, BATCH_OTHERS, PARENT, SUPERSEDED, TrackingError, checked_tags, chunks
-from debug.tracking.places import local_path, location_of, mlruns, place_in_store, sqlite_path, sqlite_uri, store_uri
+from debug.tracking.places import (
+    local_path,
+    location_of,
+    mlruns,
+    place_in_store,
+    project,
+    sqlite_path,
+    sqlite_uri,
+    store_uri,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +44,8 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 logging.getLogger("alembic").setLevel(logging.WARNING)
 
 
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}  # the UI then opens on runs and charts
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's UI heeds it only where its switch of "GenAI" and "Model training" is off: see :meth:`Connection.link`."""
 _PAGE = 1000  # runs in one answer of the store
 _CONNECT_SECONDS = 10
 
@@ -102,7 +112,12 @@ class Connection:
         with FileLock(f"{database}.lock"):
             if self.exists():
                 return
-            logger.info("creating the tracking store %s", database)
+            if database == mlruns() / "mlflow.db" and project() is None:
+                logger.warning(
+                    "runs go into a new store in this folder, %s; MLFLOW_TRACKING_URI names another", database
+                )
+            else:
+                logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
                 SqlAlchemyStore(sqlite_uri(new), location_of(database.parent / ARTIFACTS)).engine.dispose()
@@ -180,6 +195,16 @@ class Connection:
         with self.reported(f"cannot log tags of run {run_id} in"):
             for chunk in chunks(values, BATCH_OTHERS):
                 self.client.log_batch(run_id, tags=chunk)
+
+    def link(self, run_id: str, ui: str = "http://localhost:5000") -> str:
+        """The address of a run's experiment in the MLflow UI, its list of runs: in this UI, or the server's own.
+
+        Without ``workflowType`` the UI opens on a page "Overview" that is for GenAI, and has no runs.
+        """
+        with self.reported(f"cannot read run {run_id} from"):
+            experiment = self.client.get_run(run_id).info.experiment_id
+        base = without_passwords(self.uri).rstrip("/") if self.uri.startswith("http") else ui
+        return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
 
     def experiments(self) -> dict[str, str]:
         """Experiment id -> name, of those that are not deleted."""

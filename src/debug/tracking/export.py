@@ -34,6 +34,7 @@ from debug.tracking import SCHEMA, LoggedRun, Store, own_n
 from debug.tracking.export_records import STATUSES, ExportError, RunRecord
 
 FORMAT = "debug-run"
+RECORD = "run.json"
 RATES = ("accuracy", "patch_success_rate", "answer_kept_rate")
 """What an export's README says of a run."""
 _MOST_RUNS = 100_000
@@ -58,7 +59,7 @@ def export_run(run: LoggedRun, to: Path) -> Path:
         for each in runs:
             _write_run(each, folder / "runs" / each.run_id)
         record = {"format": FORMAT, "schema": SCHEMA, "run": run.record()}
-        (folder / "run.json").write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
+        (folder / RECORD).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", "utf-8")
         (folder / "README.md").write_text(_readme(run, runs), "utf-8")
         if to.suffix == ".zip":
             packed = Path(temporary) / "export.zip"
@@ -94,6 +95,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
     for target, column in causal_map.target_columns.items():
         names.setdefault(column, target)
     tokens = ["".join(causal_map.tokens[p] for p in column) for column in causal_map.columns]
+    texts = dict(enumerate(causal_map.candidates))
     values = {column_of(metric, causal_map): causal_map.values(metric).ravel() for metric in causal_map.metrics}
     frame = pl.DataFrame(
         {
@@ -105,6 +107,7 @@ def cells(causal_map: CausalMap) -> pl.DataFrame:
             "target": [names.get(column) for column in columns],
             **values,
             "top_token": causal_map.top.ravel(),
+            **({} if causal_map.said is None else {"answer": [texts.get(said) for said in causal_map.said.ravel()]}),
         },
         schema_overrides={"target": pl.String},
     )
@@ -130,7 +133,7 @@ def _readme(run: LoggedRun, runs: list[LoggedRun]) -> str:
         "  the model said, `causal_maps/` and `activations/` are safetensors, `.html` and `.png` are pictures.",
         "- `runs/ID/*.parquet`: samples, metrics and the cells of all causal maps as tables.",
         "",
-        "To have it in a store again: `python runs/export_run.py --import FOLDER_OR_ZIP`.",
+        "To have it in a store again: `debug import FOLDER_OR_ZIP`.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -208,7 +211,7 @@ def _relative(source: Path, name: str) -> PurePosixPath:
 def _checked_record(source: Path, folder: Path) -> dict[str, Json]:
     where = f"{source}, run.json"
     try:
-        content = checks.read_json(folder / "run.json")
+        content = checks.read_json(folder / RECORD)
     except FileNotFoundError as error:
         raise ExportError(f"{source}: has no run.json; expected a folder or a zip that export_run wrote") from error
     except (OSError, ValueError) as error:

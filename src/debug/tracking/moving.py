@@ -18,7 +18,7 @@ def relocate(store: Connection) -> int:
     """Write where the artifacts are now into the database of a SQLite store that was moved; how many were changed.
 
     This project reads a moved store as it is. MLflow's own UI and client follow the paths that MLflow recorded, and
-    so would new runs: `make mlflow` and :meth:`start` call this, and a warning says what was changed.
+    so would new runs: `debug mlflow` and :meth:`start` call this, and a warning says what was changed.
 
     Raises:
         TrackingError: the store cannot be opened or written.

@@ -41,6 +41,11 @@ def store_uri(tracking_uri: str | None = None) -> str:
 
 
 def mlruns() -> Path:
+    return (project() or Path.cwd()) / "mlruns"
+
+
+def project() -> Path | None:
+    """The nearest folder at or above the working directory that holds this project's pyproject; None outside of it."""
     working = Path.cwd()
     for folder in (working, *working.parents):
         pyproject = folder / "pyproject.toml"
@@ -50,8 +55,8 @@ def mlruns() -> Path:
             except (OSError, ValueError):
                 continue  # somebody else's, and broken
             if project.get("name") == provenance.DISTRIBUTION:
-                return folder / "mlruns"
-    return working / "mlruns"
+                return folder
+    return None
 
 
 def sqlite_path(uri: str) -> Path | None:

@@ -158,9 +158,11 @@ class Store(Connection):
                 found += self.search(experiments, {}, also=f"attributes.run_id LIKE '{run_id}%'", everything=True)
         found = list({run.info.run_id: run for run in found}.values())
         if not found:
+            newest = self.find_runs(limit=3).select("run_id", "name").rows()
+            known = "; ".join(f"{found_id[:8]} ({name})" for found_id, name in newest) or "none"
             raise TrackingError(
-                f"no run {run_id!r} in the store {self}; expected a run id, at least the first 6 "
-                "characters of one, or a run's name; find_runs() lists what is there"
+                f"no run {run_id!r} in the store {self}; expected a run id, at least the first 6 characters of one, or "
+                f"a run's name; the newest: {known}"
             )
         if len(found) > 1:
             candidates = "\n".join(

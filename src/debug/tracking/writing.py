@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import shutil
 import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from numbers import Real
 from pathlib import Path
@@ -61,14 +62,20 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
+NOTE = "mlflow.note.content"
+_PUNCTUATION = re.compile(r"[\\`*_\[\]<>#|~$]")
+
+
 class Heart:
     """Says, while this process carries out a study, that it is there."""
 
     running: ClassVar[set[str]] = set()  # what this process carries out
+    begun: ClassVar[bool] = False  # whether it ever did
 
     def __init__(self, store: Connection, run_id: str) -> None:
         self._store, self._run_id, self._stopped = store, run_id, threading.Event()
         self.running.add(run_id)
+        Heart.begun = True
         threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
 
     def _beat(self) -> None:
@@ -144,6 +151,11 @@ class RunWriter:
         with running(self._store, self._experiment, name, {**self._tags, **tags}, "cell", self.run_id) as writer:
             writer.log_params(params)
             yield writer
+
+    def describe(self, lines: Sequence[str]) -> None:
+        """What the run's page in the MLflow UI says first, a list of sentences; texts of a store are no Markdown."""
+        shown = (_PUNCTUATION.sub(r"\\\g<0>", line[:1000]) for line in lines)
+        self.set_tags({NOTE: "\n".join(f"- {line}" for line in shown)})
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log parameters; texts as they are, other values as JSON (3, true, null, [1, 2]).

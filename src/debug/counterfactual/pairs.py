@@ -6,6 +6,7 @@ import re
 import string
 import zlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,6 +26,9 @@ from debug.programs import (
     TextProgram,
     pair_from_record,
 )
+
+if TYPE_CHECKING:
+    import polars as pl
 
 PairLike = AnyPair | dict[str, Json] | str
 """What :func:`as_pair` takes."""
@@ -82,20 +86,28 @@ def _changes(code: Code) -> list[tuple[Change, bool]]:
         one, other, old = str(code.answer), str(change.answer), code.literals[change.literal].value
         return len(one) == len(other) and one[0] != other[0] and len(str(old)) == len(str(change.value))
 
-    changes = [(change, fits(change)) for change in code.changes_of_answer()]
+    of_code(code)  # its own answer must be one that can be asked for
+    answer = str(code.answer).strip()
+    changes = [(change, fits(change)) for change in code.changes_of_answer() if _usable(str(change.answer), answer)]
     if not changes:
         raise ProgramError("no other number, text or truth value in the program changes its answer")
     return sorted(changes, key=lambda each: not each[1])
 
 
+def _usable(answer: str, other: str) -> bool:
+    """Whether an answer is one line that is not empty and, as text, another than the other."""
+    return bool(answer.strip()) and "\n" not in answer and answer.strip() != other
+
+
 def _changed(code: Code, change: Change, seed: int | None) -> TextPair:
-    return TextPair(_of_code(code), _of_code(code.with_literal(change.literal, change.value)), seed)
+    return TextPair(of_code(code), of_code(code.with_literal(change.literal, change.value)), seed)
 
 
 _BY_DEFAULT = re.compile(r"line_\d+_(rhs|condition|return|print|iterable|argument_\d+)|query_(var|colon)")
 
 
-def _of_code(code: Code) -> TextProgram:
+def of_code(code: Code) -> TextProgram:
+    """A Python program as a text with roles: right-hand sides, conditions, what is printed are its targets."""
     targets = [role for role in code.spans if _BY_DEFAULT.fullmatch(role)]
     return TextProgram(code.text, code.answer, code.spans, targets, exact=False)
 
@@ -119,12 +131,17 @@ def as_pair(program: PairLike) -> AnyPair:
     return ProgramPair.from_record({**program, "counterfactual": derived.counterfactual.text})
 
 
-def read_pairs(path: str | Path) -> list[AnyPair]:
-    """The pairs of a JSONL file, each line a record as :func:`debug.programs.pair_from_record` reads it.
+def read_pairs(path: str | Path | pl.DataFrame) -> list[AnyPair]:
+    """The pairs of a JSONL file, or of a polars frame; each line, or row, is a record as
+    :func:`debug.programs.pair_from_record` reads it.
+
+    Of a frame a null is a field that is absent, and so is one in its structs: ``spans`` may be a struct of lists.
 
     Raises:
-        InputError: the file cannot be read, or a line is no pair: names the line, and what is wrong.
+        InputError: the file cannot be read, or a line, or row, is no pair: names it, and what is wrong.
     """
+    if not isinstance(path, str | Path):
+        return _pairs_of_frame(path)
     pairs: list[AnyPair] = []
     try:
         with Path(path).open("rb") as file:
@@ -133,7 +150,7 @@ def read_pairs(path: str | Path) -> list[AnyPair]:
                     if len(line) > checks.LONGEST_LINE:
                         raise InputError(f"has more than {checks.LONGEST_LINE:,} bytes")
                     if line.strip():
-                        pairs.append(pair_from_record(checks.from_json(line)))
+                        pairs.append(pair_from_record(_record_of(line)))
                 except InputError as error:
                     raise InputError(f"{path}, line {number}: {error}") from error
     except OSError as error:
@@ -141,6 +158,35 @@ def read_pairs(path: str | Path) -> list[AnyPair]:
     if not pairs:
         raise InputError(f"{path} has no pair; expected a JSON object a line, with 'original' and 'counterfactual'")
     return pairs
+
+
+def _record_of(line: bytes) -> dict[str, Json]:
+    try:
+        record, why = checks.from_json(line), ""
+    except InputError as error:
+        record, why = None, f" ({error})"
+    if not isinstance(record, dict):
+        raise InputError(
+            "this is no JSON object with original, counterfactual, expected_original and expected_counterfactual" + why
+        )
+    return record
+
+
+def _pairs_of_frame(frame: pl.DataFrame) -> list[AnyPair]:
+    pairs: list[AnyPair] = []
+    for number, row in enumerate(frame.iter_rows(named=True)):
+        try:
+            pairs.append(pair_from_record(_without_nulls(row)))
+        except InputError as error:
+            raise InputError(f"row {number} of the frame: {error}") from error
+    if not pairs:
+        raise InputError("the frame has no row; expected a pair a row, with columns 'original' and 'counterfactual'")
+    return pairs
+
+
+def _without_nulls(record: dict[str, Json]) -> dict[str, Json]:
+    filled = {name: value for name, value in record.items() if value is not None}
+    return {name: _without_nulls(value) if isinstance(value, dict) else value for name, value in filled.items()}
 
 
 def read_program(path: str | Path) -> list[TextPair]:

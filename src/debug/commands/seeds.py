@@ -1,0 +1,34 @@
+"""Find the first seeds whose program and counterfactual every model answers correctly, and log every seed tried.
+
+debug seeds                                               # bundled model, 3 hops, 5 lines, 5 seeds
+debug seeds --hops 1 2 3 --seq-lens 5 17 --num-seeds 10
+debug seeds --models tiny smollm2 --few-shot 3 --hops 2 --seq-lens 3 --max-tried 200
+debug seeds --models heuristic:any-number heuristic:first-two-lines --all-incorrect
+debug seeds --models smollm2 --few-shot 3 --backend vllm --engine-args max_model_len=1024
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from debug import cli
+from debug.core import ExperimentConfig
+from debug.options import add_flags, given
+from debug.robust_seeds import RobustSearch
+
+
+def parser() -> argparse.ArgumentParser:
+    made = cli.parser(__doc__)
+    cli.backend_options(made)
+    add_flags(made, RobustSearch, defaults={"models": ["tiny"], "count": 5}, like=ExperimentConfig)
+    return made
+
+
+def main(options: argparse.Namespace) -> None:
+    from debug.robust_seeds import find_robust_seeds
+    from debug.runner import ExperimentRunner
+
+    search = RobustSearch(**given(options, RobustSearch))
+    runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
+    for found in find_robust_seeds(search, runner):
+        print(found)
