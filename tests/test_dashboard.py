@@ -846,7 +846,7 @@ def started_with(monkeypatch, run_id: str, query: dict[str, str]) -> dict[str, o
     def start(_: Worker, name: str, words: list[str], *__: object) -> SimpleNamespace:
         assert name == "rerun"
         started.put(words)
-        return SimpleNamespace(exit_code=0)
+        return SimpleNamespace(exit_code=0, interrupt=lambda: None, kill=lambda: None)
 
     app = opened("rerun", run=run_id, **query)
     assert "cannot be started" not in sentences(app)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from debug.causal_experiment_runner import CausalExperimentRunner
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.tracking import Store
 from synthetic import NASTY, log_accuracy, log_causal, make_knockout, make_map, make_samples
 
@@ -34,8 +34,13 @@ def runs(store) -> dict[str, str]:
     real = CausalExperimentRunner(store.uri).run_intervention_experiment(
         "tiny", ["i = 8\nx = i\nh = x\n#h: ", "a = 1\nb = a\nc = b\n#c: "], save_activations="none"
     )
+    config = CausalConfig(
+        models=["tiny"], num_seqs=20, hops=[3], seq_lens=[17], layers=[0], positions="targets", save_activations="none"
+    )
+    long = CausalExperimentRunner(store.uri).run(config)
     found = {
         "real": real.cells[0].run_id,
+        "long": long.cells[0].run_id,
         "nasty names": log_nasty_names(store),
         "accuracy": log_accuracy(store, hops=[1, 2])[0],
         "nasty samples": log_accuracy(store, NASTY + "long " * 2000, hops=[1])[1],
@@ -426,7 +431,8 @@ def test_a_pair_is_asked_again_here(page, store, runs):
 
 
 def test_a_rerun_can_be_stopped(page, runs):
-    page.goto(f"/rerun?run={runs['real']}&pair=0")
+    """Every head at every token of twenty pairs takes minutes: no machine ends it before the click."""
+    page.goto(f"/rerun?run={runs['long']}&many=20&component=attention_heads&positions=all&layers=0-5")
     page.get_by_role("button", name="Run it").click()
     page.get_by_role("button", name="Stop").click()
     expect(page.get_by_text("Stopped. The finished pairs are in the store")).to_be_visible()
