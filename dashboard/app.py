@@ -1,4 +1,4 @@
-"""The dashboard: accuracy runs, causal maps, samples, re-runs and training runs of one MLflow store.
+"""The dashboard: studies, accuracy runs, causal maps, samples, re-runs and training runs of one MLflow store.
 
     streamlit run dashboard/app.py
     streamlit run dashboard/app.py -- --tracking-uri sqlite:///some/mlflow.db --mlflow-ui http://localhost:5000
@@ -22,6 +22,8 @@ st.html(
     </style>"""
 )
 PAGES = {
+    "home": "Studies",
+    "study": "Study",
     "runs": "Runs",
     "compare": "Compare",
     "causal_map": "Causal map",
@@ -29,7 +31,7 @@ PAGES = {
     "rerun": "Re-run",
     "training": "Training",
 }
-pages = [st.Page(f"{name}.py", title=title, default=name == "runs") for name, title in PAGES.items()]
+pages = [st.Page(f"{name}.py", title=title, default=name == "home") for name, title in PAGES.items()]
 page = st.navigation(pages, position="hidden")
 bar = st.empty()
 begin(page.title)

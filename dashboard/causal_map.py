@@ -43,6 +43,7 @@ from debug.causal_visualization import (
     winner_map,
 )
 from debug.causal_visualization.interactive import clickable, outlined, quick
+from debug.causal_visualization.rows import label_of_curve
 from debug.causal_visualization.side_by_side import top_tokens
 from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
@@ -173,8 +174,7 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
 
     chart = mean_heatmap(mean, metric)
     if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
-        label = next(f"{visible(c.target)} (n={c.n})" for c in mean.curves if c.target == target)
-        chart = outlined(chart, label=label, layer=layer)
+        chart = outlined(chart, label=label_of_curve(mean[target]), layer=layer)
     how = f"{ESTIMATED}-" if mean.estimated else ""
     with st.container(horizontal=True, vertical_alignment="top"):
         if mean.against_random and len(mean.layers) == 1:
@@ -234,12 +234,13 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
             column = (causal_map.positions.index(token),)
             chart = chart if row is None else outlined(chart, position=token, layer=layer)
     else:  # every intervention covers several tokens, or edges: there is no grid of single positions
-        chart, key, fields = mean_heatmap(mean_over_pairs([causal_map]), metric), "targets", ("target", "layer")
+        alone = mean_over_pairs([causal_map])
+        chart, key, fields = mean_heatmap(alone, metric), "targets", ("target", "layer")
         target = one_in_url("target")
         if target in causal_map.target_columns:
             column = (causal_map.target_columns[target],)
             if row is not None and isinstance(chart, alt.LayerChart):
-                chart = outlined(chart, label=f"{visible(target)} (n=1)", layer=layer)
+                chart = outlined(chart, label=label_of_curve(alone[target]), layer=layer)
 
     def open_cell(cell: dict) -> None:
         names = {visible(name): name for name in causal_map.targets}

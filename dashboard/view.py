@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
+from html import escape
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -22,7 +23,7 @@ from debug.errors import DebugError
 from debug.kinds import Argument, Json
 from debug.programs import ProgramError
 from debug.provenance import without_passwords
-from debug.tracking import TrackingError, store_uri
+from debug.tracking import LoggedRun, TrackingError, store_uri
 
 if TYPE_CHECKING:
     from debug.causal_visualization.interactive import Chart
@@ -188,6 +189,11 @@ def literally(text: object) -> None:
     st.code(str(text), language=None, wrap_lines=True)
 
 
+def prose(text: str, strong: bool = False) -> None:
+    """A sentence that may have text of a store in it: escaped, so that it is no Markdown and no HTML."""
+    st.html(f"<p style='margin:0;font-size:0.9rem;{'font-weight:600' if strong else ''};overflow-wrap:anywhere'>{escape(text)}</p>")
+
+
 def problem(sentence: str, detail: object = "") -> None:
     """An error message of the dashboard, and below it the details from the store."""
     st.error(sentence)
@@ -299,6 +305,14 @@ def said_of(status: str, error: str | None) -> None:
         st.info("This run has not finished. What it logged so far is below; the page updates by itself.")
 
 
+def said_of_life(run: LoggedRun) -> bool:
+    """Whether a run that is not done has a process; else a message that it stands still."""
+    if run.owner is not None:
+        return True
+    st.warning("Nothing has been heard of its process: it has ended without a word. The same command goes on with it.")
+    return False
+
+
 # --- charts ----------------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +336,10 @@ def draw(
         else:
             st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
         downloads(key, data, chart)
+
+
+def chart_only(chart: Chart) -> None:
+    st.altair_chart(chart.properties(autosize="pad"), width="content")
 
 
 def downloads(key: str, data: pl.DataFrame | None, chart: Chart | None = None) -> None:

@@ -50,7 +50,8 @@ class Progress:
         if self.bar.disable and now - self.said >= EVERY:
             self.said = now
             spent = now - self.started
-            left = f", about {_shown(spent / self.done * (self.total - self.done))} left" if self.done else ""
+            # The first one's time is that of beginning, and of those that are computed together with it.
+            left = f", about {_shown(spent / self.done * (self.total - self.done))} left" if self.done > 1 else ""
             logger.info(
                 "%s: %d of %d %ss in %s%s", self.description, self.done, self.total, self.unit, _shown(spent), left
             )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from debug.causal_map import RANDOM, CausalMap, MeanCausalMap, column_of, metric_of, random_of
+from debug.causal_map import CausalMap, MeanCausalMap, column_of, findings, metric_of, random_of
 from debug.causal_tracing import Agreement, agreement_metrics
 from debug.engine.self_checks import SelfChecks
 from debug.errors import InputError
@@ -71,13 +71,6 @@ class CellResult(Shown):
                 for name, of in self.mean.overall.items()
                 if of
             ]
-            for hypothesis, by_layer in self.mean.against_random.items():
-                for row, compared in enumerate(by_layer):
-                    kept, control = (self.mean[name]["answer_kept"][row] for name in (hypothesis, hypothesis + RANDOM))
-                    lines.append(
-                        f"  {hypothesis} cut from layer {self.mean.layers[row]} on: answer kept {kept}; with as "
-                        f"many random edges cut {control}; difference {compared}"
-                    )
             if self.mean.intervention_type == KNOCKOUT:
                 own = [curve for curve in self.mean.curves if curve.target not in self.mean.against_random]
                 lines += [
@@ -102,20 +95,8 @@ class CellResult(Shown):
         return "\n".join(lines)
 
     def findings(self) -> list[str]:
-        """The main findings, a sentence each: peak, hand-overs, accuracy, and what was skipped."""
-        lines = []
-        peak = self.mean and self.mean.peak()
-        if peak and peak.chosen.estimate > 0:
-            rate = f"in {peak.rate} of the pairs that did not choose this place" if peak.rate else "in the one pair"
-            lines.append(
-                f"peak: patched at {peak.target}, layer {peak.layer}, the answer becomes the counterfactual's {rate}"
-            )
-        elif self.mean and "success" in self.mean.metrics:
-            lines.append(
-                "no peak: patched anywhere but at targets where that holds by construction at some layer "
-                f"({', '.join(sorted(self.mean.held)) or 'none'}), no answer becomes the counterfactual's"
-            )
-        lines += [f"hand-over {move}" for move in (self.mean.moves if self.mean else ())]
+        """The main findings, a sentence each: of the mean, accuracy, and what was skipped."""
+        lines = findings(self.mean) if self.mean else []
         if self.accuracy is not None:
             lines.append(f"accuracy {self.accuracy}, on the counterfactuals {self.accuracy_counterfactual}")
         return lines + [f"skipped {n} x {reason}" for reason, n in self.skipped.most_common(5)]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
         held_by_construction,
         random_of,
     )
-    from debug.causal_map.mean import MeanCausalMap, MeanOverPairs, mean_over_pairs
+    from debug.causal_map.mean import MeanCausalMap, MeanOverPairs, TargetCurve, mean_over_pairs
     from debug.causal_map.means import ratio_of_means
     from debug.causal_map.metrics import (
         ESTIMATED,
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
         metric_of,
         title_of,
     )
+    from debug.causal_map.names import in_words
     from debug.causal_map.routes import LEADS, hand_overs, peaks
+    from debug.causal_map.sentences import findings, route
     from debug.causal_map.sources import DIRECTIONS, PAIR_SOURCES, SCORED_BY, SOURCES
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -5,6 +5,10 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
+_IN_WORDS = {
+    **{"lhs": "variable", "equals": "=", "rhs": "value", "newline": "line end", "line": "line"},
+    **{"hash": "#", "var": "variable", "colon": "colon"},
+}
 _PARTS = ("lhs", "equals", "rhs", "newline", "hash", "var", "colon")
 
 
@@ -37,6 +41,23 @@ class Place(NamedTuple):
         numbers = [int(part) for part in rest if part.isdecimal()]
         part = _PARTS.index(rest[-1]) if rest and rest[-1] in _PARTS else 0
         return line, numbers, part, list(self.heads)
+
+
+def in_words(target: str) -> str:
+    """A target, an edge or a hypothesis for people: ``ref_depth_2_rhs`` reads "hop 2 · value", ``final`` "last token".
+
+    A name that is nobody's of these stays as it is.
+    """
+    for between, word in (("->", " → "), ("+", " + ")):
+        if between in target:
+            return word.join(map(in_words, target.split(between)))
+    target, _, head = target.partition("/")
+    head = f" · {head.replace('_', ' ')}" if head else ""
+    if target == "final":
+        return f"last token{head}"
+    if (line := re.fullmatch(r"(?:ref_depth_(\d+)|query)_([a-z]+)", target)) and line[2] in _IN_WORDS:
+        return f"{f'hop {line[1]}' if line[1] else 'query'} · {_IN_WORDS[line[2]]}{head}"
+    return target + head
 
 
 def logged_name(target: str) -> str:

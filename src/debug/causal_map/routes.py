@@ -55,9 +55,11 @@ class HandOver(NamedTuple):
     n: int
     """Pairs that it was measured on."""
 
-    def __str__(self) -> str:
+    def said(self, name: Callable[[str], str] = str) -> str:
         layers = f"[{self.low}, {self.high}], in {self.support:.1%} of resamples"
-        return f"{self.before} -> {self.after} at layer {self.layer} {layers} (n={self.n})"
+        return f"{name(self.before)} -> {name(self.after)} at layer {self.layer} {layers} (n={self.n})"
+
+    __str__ = said
 
 
 def peaks(

@@ -20,6 +20,7 @@ from debug.causal_visualization.style import (
     axis_of,
     heading,
     layer_axis,
+    shown_target,
     sized,
     title_with,
     visible,
@@ -129,8 +130,8 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
         x = alt.X("head:N", sort=labels, axis=axis_of()).title("head")
         cells_of_panel = grid_rows(frame, metric, x, rows, of_panel=True)
         panel = sized(alt.layer(*cells_of_panel, data=frame), rows, 22 if len(labels) > 1 else 44)
-        targets = frame["target"].unique(maintain_order=True).to_list()
-        facet = alt.Facet("target:N", sort=targets, header=alt.Header(labelFontSize=11, labelLimit=160)).title(None)
+        targets = frame["in_words"].unique(maintain_order=True).to_list()
+        facet = alt.Facet("in_words:N", sort=targets, header=alt.Header(labelFontSize=11, labelLimit=160)).title(None)
         wide = max(1, 1120 // max(150, 22 * len(labels) + 20))
         return panel.facet(facet, columns=wide).properties(title=title_with(mean, frame, metric))
     x = alt.X("label:N", sort=labels_of(frame), axis=axis_of(labelAngle=-45, labelLimit=240, labelOverlap=False)).title(
@@ -166,7 +167,7 @@ def token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:
     )
     names: dict[int, list[str]] = {}
     for name, positions in causal_map.targets.items():
-        names.setdefault(min(positions), []).append(visible(name))
+        names.setdefault(min(positions), []).append(shown_target(name))
     targets = pl.DataFrame({"position": names.keys(), "target": [" = ".join(of) for of in names.values()]})
     targets = targets.filter(pl.col("position").is_in(causal_map.positions))
 

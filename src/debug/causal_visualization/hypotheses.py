@@ -14,8 +14,8 @@ from debug.causal_visualization.style import (
     Rows,
     axis_of,
     heading,
-    label_of,
     layer_axis,
+    shown_target,
 )
 from debug.hypotheses import HypothesisScores
 from debug.hypotheses.models import NONE
@@ -29,7 +29,7 @@ def _frame(scores: HypothesisScores) -> pl.DataFrame:
     """One row for each hypothesis and square: its agreement with 95% CI, and who is best there."""
     rows = [
         (
-            *(layer, label_of(each.place.name), name.replace("_", " "), value.estimate, str(value), each.n),
+            *(layer, shown_target(each.place.name), name.replace("_", " "), value.estimate, str(value), each.n),
             *(best.winner, ", ".join(best.names).replace("_", " "), best.compared.p_value if best.compared else None),
         )
         for each in scores.places
@@ -43,7 +43,7 @@ def _frame(scores: HypothesisScores) -> pl.DataFrame:
 
 def _axes(scores: HypothesisScores) -> tuple[alt.X, alt.Y, Rows]:
     rows = Rows(len(scores.layers), scores.n_layers, scores.layer_window)
-    targets = [label_of(each.place.name) for each in scores.places]
+    targets = [shown_target(each.place.name) for each in scores.places]
     axis = axis_of(labelAngle=-90, labelLimit=160, labelOverlap=False)
     x = alt.X("target:N", sort=targets, scale=alt.Scale(domain=targets), axis=axis).title(None)
     return x, layer_axis(rows, sorted(scores.layers, reverse=True)), rows

@@ -24,6 +24,7 @@ from debug.hypotheses import HypothesisScores
 from debug.programs import AnyProgram, Pair, ProgramPair
 from debug.shown import Shown
 
+SCALE = 2  # pixels of a picture for each of the page: screens have more of them
 LONGEST_COMPARED = 2000  # characters of a text whose differences are marked: finding them takes time
 MARK = "background:rgba(230,97,1,{:.2f});border-radius:2px"
 PRE = '<pre style="white-space:pre-wrap;margin:0 1.5em 0.5em 0">{}</pre>'
@@ -140,8 +141,10 @@ def strip(shown: CausalMap) -> str:
 
 
 def image(chart: Any) -> str:  # an Altair chart, of its many kinds
-    """A chart as a picture in the page: in an ``<img>`` nothing of an SVG is executed or fetched."""
-    chart = chart.properties(background="white")
-    chart.save(drawing := io.StringIO(), format="svg")
-    data = base64.b64encode(drawing.getvalue().encode()).decode()
-    return f'<img style="max-width:100%" alt="chart" src="data:image/svg+xml;base64,{data}">'
+    """A chart as a picture in the page, of pixels: the room for an SVG's text is measured in fonts that the reader may
+    not have."""
+    chart.properties(background="white").save(drawing := io.BytesIO(), format="png", scale_factor=SCALE)
+    data = drawing.getvalue()
+    width = int.from_bytes(data[16:20], "big") // SCALE  # of the PNG's header
+    picture = base64.b64encode(data).decode()
+    return f'<img style="max-width:100%" width="{width}" alt="chart" src="data:image/png;base64,{picture}">'

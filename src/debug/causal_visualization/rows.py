@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import polars as pl
 
-from debug.causal_map import LEGACY, METRICS, CausalMap, MeanCausalMap, column_of
+from debug.causal_map import LEGACY, METRICS, CausalMap, MeanCausalMap, TargetCurve, column_of
 from debug.causal_visualization.style import (
     GREY,
     MOST_SVG_CELLS,
@@ -16,6 +16,7 @@ from debug.causal_visualization.style import (
     Rows,
     colour_of,
     layer_axis,
+    shown_target,
     tooltip_dicts,
     tooltip_of,
     visible,
@@ -103,6 +104,10 @@ def shown_first(of: CausalMap | MeanCausalMap) -> Metric:
     return of.metrics[0]
 
 
+def label_of_curve(curve: TargetCurve) -> str:
+    return f"{shown_target(curve.target)} (n={curve.n})"
+
+
 def curve_rows(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
     """The mean map as rows: target (and head), its label with n, layer, the metric, the ends of its 95% CI, both as
     text; and the same-answer control, where there is one."""
@@ -111,8 +116,9 @@ def curve_rows(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
     rows = [
         {
             "target": visible(curve.place.target),
+            "in_words": shown_target(curve.place.target),
             "head": curve.place.head_label,
-            "label": f"{visible(curve.target)} (n={curve.n})",
+            "label": label_of_curve(curve),
             "layer": layer,
             column_of(metric, mean): value and value.estimate,
             "ci_low": value and value.low,

@@ -20,6 +20,7 @@ from debug.causal_visualization.style import (
     axis_of,
     heading,
     layer_axis,
+    shown_target,
     sized,
     visible,
 )
@@ -119,7 +120,7 @@ def _values(of: CausalMap | MeanCausalMap, metric: str) -> pl.DataFrame:
         rows = [
             (
                 layer,
-                visible(curve.target),
+                shown_target(curve.target),
                 value and value.estimate,
                 str(value or "no value"),
                 visible(curve.target),

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import altair as alt
 import polars as pl
 
-from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, metric_of
+from debug.causal_map import ESTIMATED, METRICS, CausalMap, MeanCausalMap, in_words, metric_of
 from debug.kinds import Argument, Json
 
 Picture = alt.LayerChart | alt.FacetChart | alt.ConcatChart
@@ -31,6 +31,11 @@ def visible(text: str, longest: int = 40) -> str:
         {" ": "·", "\n": "⏎"}.get(c, c if c.isprintable() else c.encode("unicode_escape").decode()) for c in text
     )
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"
+
+
+def shown_target(target: str) -> str:
+    """A target's name for people, of printable characters only."""
+    return in_words(visible(target, longest=80))
 
 
 def heading(text: str, **settings: Argument) -> alt.TitleParams:
@@ -154,7 +159,7 @@ def title_with(
         patched = f"patched from answer {c} into answer {o}"
         which = f"pair {of.pair} · " + (f"{what[of.source]}, answer {o}" if of.source in what else patched)
     how = f", {ESTIMATED}" if of.estimated else ""
-    parts = [f"{visible(of.intervention_type)}{how}", *([visible(target)] if target else []), which]
+    parts = [f"{visible(of.intervention_type)}{how}", *([shown_target(target)] if target else []), which]
     notes = [NOT_PATCHED] if of.estimated else []
     normalized = metric_of(metric).interval == "ratio of means"
     if frame[metric].null_count():
