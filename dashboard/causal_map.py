@@ -6,6 +6,8 @@ with the patched tokens marked, and the clean, counterfactual and patched predic
 
 from __future__ import annotations
 
+import math
+
 import altair as alt
 import polars as pl
 import streamlit as st
@@ -25,6 +27,7 @@ from view import (
     put_now,
     run_label,
     said_of,
+    scroll_to,
     yes,
 )
 
@@ -49,7 +52,7 @@ from debug.models.hook_points import COMPONENTS
 from debug.plan import KNOCKOUT
 from debug.tracking import LoggedRun
 
-MEAN, NONE, TOP = "mean", "none", "top_token"
+MEAN, NONE, TOP, WORST = "mean", "none", "top_token", "worst first"
 MOST_BESIDE = 24  # tokens of a map that leaves room for text on its right
 MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
 IMPORTED = (pl.col("kind") == "imported") & (pl.col("role") == "cell") & pl.col("metrics.accuracy").is_null()
@@ -96,6 +99,7 @@ def component(of: dict[str, str], shown: str, estimated: bool) -> None:
         list(of),
         format_func=lambda name: TITLES.get(name, visible(name or "not recorded")) + how,
         key="component",
+        width=220,
         on_change=lambda: put_now(run=of[st.session_state["component"]]),
     )
 
@@ -108,24 +112,21 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         st.info("This run has no causal maps: it ended before the first one, or they were removed from the store.")
         return
     of = components(row, runs)
-    boxes = st.columns(3 if len(of) > 1 else 2)
-    if len(of) > 1:
-        with boxes[0]:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if len(of) > 1:
             component(of, row["params.intervention_type"], maps[0].estimated)
-    with boxes[-2]:
-        averages = [MEAN] if maps[0].targets else []  # maps without targets have no mean
-        pair = choice(
-            "pair",
-            "Pair",
-            [*averages, *map(str, range(len(maps)))],
-            lambda p: p if p != MEAN else "mean over 1 pair" if len(maps) == 1 else f"mean over {len(maps)} pairs",
-        )
-    shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
-    with boxes[-1]:
+        pair = which_pair(run)
+        shown, behind = mean_of(run) if pair == MEAN else (maps[int(pair)], None)
         metrics = ordered(shown.metrics)
         if second is None and isinstance(shown, CausalMap) and shown.positions and not shown.heads:
             metrics.append(TOP)
-        metric = choice("metric", "Metric", metrics, lambda name: "top token" if name == TOP else title_of(name, shown))
+        metric = choice(
+            "metric",
+            "Metric",
+            metrics,
+            lambda name: "top token" if name == TOP else title_of(name, shown),
+            width=260,
+        )
     if second is not None:
         part(beside, run, shown, second, metric)
     elif isinstance(shown, MeanCausalMap) and behind is not None:
@@ -134,6 +135,46 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
         a_pair(run, shown, metric)
     if notes := definitions(shown, run.params.get("scored_by", FIRST_TOKEN)):
         st.caption(notes)
+
+
+def which_pair(run: LoggedRun) -> str:
+    """The mean, or a pair: chosen by number, or one after the other with buttons and arrow keys, the worst first."""
+    maps = run.maps
+    averages = [MEAN] if maps[0].targets else []  # maps without targets have no mean
+    order = [str(number) for number in range(len(maps))]
+    if averages and one_in_url("order") == WORST:
+        order = [str(number) for number in worst_first(run)]
+    named = "mean over 1 pair" if len(maps) == 1 else f"mean over {len(maps)} pairs"
+    options = [*averages, *order]
+    pair = choice("pair", "Pair", options, lambda p: named if p == MEAN else p, width=200)
+    at = options.index(pair)
+    for label, key, to in (("Previous pair", "Left", at - 1), ("Next pair", "Right", at + 1)):
+        icon = f":material/chevron_{key.lower()}:"
+        end = not 0 <= to < len(options)
+        st.button(
+            "",
+            icon=icon,
+            shortcut=key,
+            help=label,
+            key=label,
+            disabled=end,
+            on_click=put_now,
+            kwargs={} if end else {"pair": options[to]},
+        )
+    if averages and len(maps) > 1:
+        choice("order", "Order of pairs", ["", WORST], lambda o: o or "as logged", width=150)
+    return pair
+
+
+def worst_first(run: LoggedRun) -> list[int]:
+    """The pairs' places among the maps: first those whose answer a patch at the mean's peak changes least."""
+    mean, behind = mean_of(run)
+    peak, metric = mean.peak(), ordered(mean.metrics)[0]
+    if peak is None:
+        return list(range(len(run.maps)))
+    numbers, values = behind.behind(peak.target, peak.layer)
+    known = {number: value for number, value in zip(numbers, values[metric], strict=True) if value == value}
+    return sorted(range(len(run.maps)), key=lambda number: known.get(number, math.inf))
 
 
 ANSWERS = {
@@ -170,6 +211,7 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
 
     def open_cell(cell: dict) -> None:
         found = names.get((str(cell.get("target")), cell.get("head")))
+        st.session_state["scroll"] = True
         put_now(layer=cell.get("layer"), target=found, token=None)
 
     chart = mean_heatmap(mean, metric)
@@ -186,8 +228,9 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     if layer is None or target is None:
         st.caption("Click the heatmap to list the pairs behind a value.")
         return
-    with st.container():
+    with st.container(key="details"):
         part(pairs_behind, run, mean, behind, target, layer, metric)
+    scroll_to("details")
 
 
 def rivals(run: LoggedRun) -> None:
@@ -245,6 +288,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     def open_cell(cell: dict) -> None:
         names = {visible(name): name for name in causal_map.targets}
         target = {"target": names.get(str(cell.get("target")))} if "target" in fields else {}
+        st.session_state["scroll"] = True
         put_now(layer=cell.get("layer"), token=cell.get("position"), head=cell.get("head"), **target)
 
     where = None if row is None or column is None else (row, *column)
@@ -253,8 +297,10 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     with beside:
         key = f"{ESTIMATED}-{key}" if causal_map.estimated else key
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
-        with st.container(width="stretch" if width > MOST_BESIDE else 500):  # beside the map where there is room
+        below = width > MOST_BESIDE  # else beside the map, where there is room
+        with st.container(width="stretch" if below else 500, key="details"):
             behind_cell(run, causal_map, where)
+    scroll_to("details")
     if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean forward pass"):
         draw(quick(lens_heatmap(drawn), len(drawn.positions) * (drawn.n_layers + 1)), "lens")
 

@@ -191,7 +191,8 @@ def literally(text: object) -> None:
 
 def prose(text: str, strong: bool = False) -> None:
     """A sentence that may have text of a store in it: escaped, so that it is no Markdown and no HTML."""
-    st.html(f"<p style='margin:0;font-size:0.9rem;{'font-weight:600' if strong else ''};overflow-wrap:anywhere'>{escape(text)}</p>")
+    style = f"margin:0; font-size:0.9rem; overflow-wrap:anywhere; font-weight:{600 if strong else 400}"
+    st.html(f"<p style='{style}'>{escape(text)}</p>")
 
 
 def problem(sentence: str, detail: object = "") -> None:
@@ -336,6 +337,14 @@ def draw(
         else:
             st.altair_chart(sized, width="content", on_select=clicked, selection_mode="cell", key=f"draw {key}")
         downloads(key, data, chart)
+
+
+def scroll_to(key: str) -> None:
+    """Bring the container of this key into view, once, where a click has asked for what it shows."""
+    if st.session_state.pop("scroll", False):
+        find = f"document.querySelector('.st-key-{key}')"
+        script = f"setTimeout(() => {find}?.scrollIntoView({{block: 'nearest', behavior: 'smooth'}}), 300)"
+        st.html(f"<script>{script}</script>", unsafe_allow_javascript=True)  # no text of a store is in it
 
 
 def chart_only(chart: Chart) -> None:
