@@ -28,6 +28,7 @@ PAGES = {
     "compare": "Compare",
     "causal_map": "Causal map",
     "samples": "Samples",
+    "tryit": "Try it",
     "rerun": "Re-run",
     "training": "Training",
 }

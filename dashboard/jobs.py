@@ -1,12 +1,13 @@
-"""A re-run in its own process, started, followed and stopped from a page. One at a time: it uses all CPU cores.
+"""A run in its own process, started, followed and stopped from a page. One at a time: it uses all CPU cores.
 
-The process is `debug rerun`: a page starts what the command line would. It is forked from one that has imported what
-takes seconds, and ends with the server.
+The process is `debug rerun` or `debug trace`: a page starts what the command line would. It is forked from one that
+has imported what takes seconds, and ends with the server.
 """
 
 from __future__ import annotations
 
 import atexit
+import hashlib
 import tempfile
 import threading
 import time
@@ -56,10 +57,12 @@ def is_loopback(name: str) -> bool:
 
 @dataclass
 class Job:
-    """The re-run that is running, or ran last: its process and its settings."""
+    """The run that is going on, or was the last: its process and its settings."""
 
+    command: str
+    """The subcommand of `debug`."""
     of: str
-    """The run that is repeated."""
+    """The run that is repeated; empty where something new is tried."""
     pairs: int
     log: Path
     started: float = field(default_factory=time.time)
@@ -70,7 +73,7 @@ class Job:
 
     def begin(self, arguments: list[str], tracking_uri: str) -> None:
         try:
-            self.process = WORKER.start("rerun", arguments, self.log, {"MLFLOW_TRACKING_URI": tracking_uri})
+            self.process = WORKER.start(self.command, arguments, self.log, {"MLFLOW_TRACKING_URI": tracking_uri})
         except OSError as error:
             self.log.write_text(f"no process could be started: {error}")
             self.broken = True
@@ -105,17 +108,24 @@ class Jobs:
         self._folder = tempfile.TemporaryDirectory(prefix="rerun-")
         atexit.register(self._end)
 
-    def start(self, of: str, pairs: int, arguments: list[str], tracking_uri: str) -> None:
+    def start(self, command: str, of: str, pairs: int, arguments: list[str], tracking_uri: str) -> None:
         """The store is passed in the environment: every user of a machine can read command lines.
 
-        Raises RuntimeError while another re-run is running.
+        Raises RuntimeError while another one is running.
         """
         if self.last is not None and self.last.running:
-            raise RuntimeError("another re-run is running")
+            raise RuntimeError("another run is running")
         log = Path(self._folder.name) / f"{time.time_ns()}.log"
         log.touch()
-        self.last = Job(of, pairs, log)
+        self.last = Job(command, of, pairs, log)
         threading.Thread(target=self.last.begin, args=(arguments, tracking_uri), daemon=True).start()
+
+    def file_of(self, text: str, name: str) -> Path:
+        """A file with this text, for a job to read."""
+        folder = Path(self._folder.name) / hashlib.sha256(text.encode()).hexdigest()[:16]
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_text(text, encoding="utf-8")
+        return folder / name
 
     def _end(self) -> None:
         if self.last is not None and self.last.process is not None:

