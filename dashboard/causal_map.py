@@ -215,7 +215,7 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         put_now(layer=cell.get("layer"), target=found, token=None)
 
     chart = mean_heatmap(mean, metric)
-    if target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
+    if target is not None and target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
         chart = outlined(chart, label=label_of_curve(mean[target]), layer=layer)
     how = f"{ESTIMATED}-" if mean.estimated else ""
     with st.container(horizontal=True, vertical_alignment="top"):

@@ -15,6 +15,7 @@ from store import load, options
 from view import choice, draw, literally, one_in_url, part, problem, prose, text
 
 from debug.causal_map import title_of
+from debug.causal_visualization import visible
 from debug.causal_visualization.notebook import picture
 from debug.errors import DebugError, InputError
 from debug.plan import INTERVENTION_TYPES
@@ -70,7 +71,7 @@ def a_program() -> str:
         "Assignments in a subset of Python that is interpreted, never executed. The last line asks: #d:  or print(d). "
         "Its counterfactuals each have another value somewhere, so that the answer is another."
     )
-    return st.text_area("Program", PROGRAM, height=220, max_chars=LONGEST, key="program")
+    return st.text_area("Program", PROGRAM, height=170, max_chars=LONGEST, key="program")
 
 
 def a_pair() -> str:
@@ -134,11 +135,8 @@ def result() -> None:
     pair = run.pairs[causal_map.pair]
     for name, program in (("original", pair.original), ("counterfactual", pair.counterfactual)):
         prose(f"{name}: {program.text.strip().replace(chr(10), ' ⏎ ')} → {program.answer}")
-    sides = {"clean": causal_map.top_tokens[0], "counterfactual": causal_map.top_tokens[1]}
-    said = [
-        f"{side} forward pass: top token {causal_map.vocabulary.get(token, token)!r}" for side, token in sides.items()
-    ]
-    prose(" · ".join(said))
+    tops = [visible(causal_map.vocabulary.get(token, str(token))) for token in causal_map.top_tokens]
+    prose("top token of the clean forward pass: {}, of the counterfactual one: {}".format(*tops))
     draw(picture(causal_map, metric), f"tried {new[:8]} {shown}")
 
 

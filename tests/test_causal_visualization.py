@@ -160,7 +160,7 @@ def test_the_mean_shows_each_targets_rate_and_n_in_the_order_of_the_text():
     mean = mean_over_pairs([make_map(pair) for pair in range(8)])
     chart = mean_heatmap(mean)
     labels = chart.to_dict()["layer"][0]["encoding"]["x"]["sort"]
-    assert labels == [f"{t} (n=8)" for t in ("ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final")]
+    assert labels == [f"{t} (n=8)" for t in ("hop 1 · value", "hop 2 · value", "hop 3 · value", "last token")]
     for row in coloured(chart):
         assert row["success"] == mean[row["target"]].success[row["layer"]].estimate
     assert scale(mean_heatmap(mean, "normalized_logit_diff"))["domain"] == [-1, 1]
@@ -211,7 +211,7 @@ def test_where_no_value_means_no_effect_those_farthest_from_the_median_are_drawn
 def test_the_mean_over_heads_has_a_panel_a_target_with_its_own_values():
     mean = mean_over_pairs([make_map(pair, heads=4) for pair in range(3)])
     spec = mean_heatmap(mean).to_dict()
-    assert spec["facet"]["sort"] == ["ref_depth_1_rhs", "ref_depth_2_rhs", "ref_depth_3_rhs", "final"]
+    assert spec["facet"]["sort"] == ["hop 1 · value", "hop 2 · value", "hop 3 · value", "last token"]
     assert not any("data" in layer for layer in spec["spec"]["layer"])  # a layer's own data would fill every panel
     rows = spec["datasets"][spec["data"]["name"]]
     assert len(rows) == 6 * 4 * 4

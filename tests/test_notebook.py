@@ -36,7 +36,7 @@ def in_memory():
 def test_maps_pairs_and_results_in_memory(in_memory) -> None:
     causal_map, result = in_memory.maps[0], in_memory.results[0]
     for shown in (in_memory, causal_map, in_memory.mean, result):
-        assert "data:image/svg+xml;base64," in check(shown)
+        assert "data:image/png;base64," in check(shown)
         assert shown.plot().to_dict()
     assert repr(causal_map) == "CausalMap(residual_stream, pair 0: 7 layers x 23 positions)"
     html = check(causal_map)

@@ -18,7 +18,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 expect = playwright.expect
 
 SECONDS = 120
-PAGES = ("Runs", "Compare", "Causal map", "Samples", "Re-run", "Training")
+PAGES = ("Studies", "Study", "Runs", "Compare", "Causal map", "Samples", "Try it", "Re-run", "Training")
 expect.set_options(timeout=SECONDS * 1000)
 
 
@@ -133,7 +133,7 @@ def grid_row(page, row: int, table: int = 0) -> None:
 
 
 def test_a_chosen_run_goes_along_through_every_page(page, runs):
-    page.goto("/")
+    page.goto("/runs")
     expect(page.get_by_text(re.compile(r"^\d+ rows$")).first).to_be_visible()
     grid_row(page, 0)
     expect(page.get_by_text("Cells of the selected studies")).to_be_visible()
@@ -322,7 +322,7 @@ def test_nasty_names_are_shown_as_they_stand(page, runs):
     page.goto(f"/compare?runs={runs['nasty names']}")
     expect(page.get_by_text("<script>alert(1)</script> **bold** $x$").first).to_be_visible()
     expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
-    page.goto("/")
+    page.goto("/runs")
     page.get_by_role("combobox", name="Model").click()
     expect(page.get_by_role("option").filter(has_text="**bold** $x$ `code`")).to_be_visible()
     expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
@@ -343,24 +343,24 @@ def test_a_broken_artifact_is_a_sentence(page, runs):
 def test_an_empty_store_is_a_sentence(browser, serve, tmp_path):
     store = Store(f"sqlite:///{tmp_path}/mlflow.db")
     with serve(command(store), "/_stcore/health") as address, window(browser, address) as page:
-        page.goto("/")
+        page.goto("/runs")
         expect(page.get_by_text("There are no runs in this store yet")).to_be_visible()
         log_accuracy(store, hops=[1])
         expect(page.get_by_text("1 row", exact=True)).to_be_visible()  # a live store shows by itself
 
 
 def test_a_run_that_appears_while_the_page_is_open_is_listed(page, store, runs):
-    page.goto("/?text=appears-later")
+    page.goto("/runs?text=appears-later")
     expect(page.get_by_text("0 rows")).to_be_visible()
     with store.start("appears-later", "appears-later", kind="accuracy") as study:
         expect(page.get_by_text("1 row", exact=True)).to_be_visible()
-        page.goto(f"/?runs={study.run_id}")
+        page.goto(f"/runs?runs={study.run_id}")
         expect(page.get_by_text("This run has not finished.")).to_be_visible()
     expect(page.get_by_text("This run has not finished.")).to_have_count(0)
 
 
 def test_a_choice_made_while_another_run_begins_is_not_lost(page, store, runs):
-    page.goto("/?sort=oldest+first")
+    page.goto("/runs?sort=oldest+first")
     expect(page.get_by_text(re.compile(r"^\d+ rows$")).first).to_be_visible()
     for row in range(2):
         with store.start("begins", "begins", kind="accuracy"):
@@ -393,7 +393,7 @@ def test_a_page_follows_a_store_behind_a_server(browser, serve, tmp_path, uri, m
     with serve(server, "/health") as address:
         store = Store(address)
         with serve(command(store), "/_stcore/health") as dashboard, window(browser, dashboard) as page:
-            page.goto("/")
+            page.goto("/runs")
             expect(page.get_by_text("There are no runs in this store yet")).to_be_visible()
             with store.start("accuracy", "goes on", kind="accuracy") as study:
                 expect(page.get_by_text("1 row", exact=True)).to_be_visible()

@@ -6,12 +6,12 @@ import altair as alt
 import polars as pl
 
 from debug.causal_map import CausalMap
-from debug.causal_visualization.style import GREY, INK, NAME, TARGET, heading, shown_target, visible
+from debug.causal_visualization.style import GREY, INK, NAME, TARGET, Picture, heading, shown_target, visible
 
 MOST_LINES = 40
 
 
-def tokens_and_roles(causal_map: CausalMap) -> alt.LayerChart:
+def tokens_and_roles(causal_map: CausalMap) -> Picture:
     """The prompt's tokens in boxes, a row a line. Targets are yellow and have their role's name below them, so that
     "hop 2 · value" shows what it means; what differs from the counterfactual begins at the orange frame.
 

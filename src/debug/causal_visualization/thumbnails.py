@@ -7,7 +7,7 @@ import polars as pl
 
 from debug.causal_map import MeanCausalMap, column_of
 from debug.causal_visualization.rows import curve_rows, shown_first
-from debug.causal_visualization.style import CATEGORIES, Rows, colour_of, label_of, layer_axis, tooltip_of
+from debug.causal_visualization.style import CATEGORIES, Picture, Rows, colour_of, label_of, layer_axis, tooltip_of
 
 WIDTH, HEIGHT = 300, 96  # pixels, without axes
 
@@ -32,7 +32,7 @@ def map_thumbnail(mean: MeanCausalMap) -> alt.Chart:
     )
 
 
-def accuracy_thumbnail(frame: pl.DataFrame) -> alt.LayerChart:
+def accuracy_thumbnail(frame: pl.DataFrame) -> Picture:
     """Accuracy by hops (by lines where hops are one) with its 95% CI, a colour and a shape each model.
 
     Args:

@@ -225,8 +225,8 @@ _BOTH = {"accuracy": "accuracy on the originals", "accuracy_counterfactual": "on
 
 def _logged(metrics: dict[str, float], name: str) -> str:
     """A rate with the interval and n that were logged with it."""
-    ends = (metrics.get(f"{name}_ci_{end}") for end in ("low", "high"))
-    return str(Interval(metrics[name], *ends, own_n(name, metrics) or 0, is_rate=True))
+    low, high = (metrics.get(f"{name}_ci_{end}") for end in ("low", "high"))
+    return str(Interval(metrics[name], low, high, own_n(name, metrics) or 0, is_rate=True))
 
 
 def _map(of: _Study, cell: LoggedRun) -> Chapter:

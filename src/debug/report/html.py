@@ -23,23 +23,24 @@ img { display: block; margin: 0.8rem 0; max-width: 100% }
 
 
 def report(study: LoggedRun, mean_of: Mean = _mean) -> str:
-    """The whole file. A chapter that cannot be read says why, and the others stay."""
-    name = escape(study.name or study.run_id)
-    parts = [
-        f"<h1>{name}</h1>",
-        f"<p>{escape(f'{study.start_time:%Y-%m-%d %H:%M} UTC') if study.start_time else ''}</p>",
-    ]
+    """The whole file."""
+    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    head += f"<title>{escape(study.name or study.run_id)}</title><style>{STYLE}</style>"
+    return f'<!doctype html><html lang="en"><head>{head}</head><body>{body(study, mean_of)}</body></html>'
+
+
+def body(study: LoggedRun, mean_of: Mean = _mean) -> str:
+    """What is on it; a notebook shows this of a run. A chapter that cannot be read says why, and the others stay."""
+    started = f"{study.start_time:%Y-%m-%d %H:%M} UTC" if study.start_time else ""
+    parts = [f"<h1>{escape(study.name or study.run_id)}</h1>", f"<p>{started}</p>"]
     for heading, make in chapters(study, mean_of).items():
         try:
             chapter = make()
-            body = "" if chapter is None else _html(chapter)
+            content = "" if chapter is None else _html(chapter)
         except DebugError as error:
-            body = f"<p>This part cannot be read: {escape(str(error))}</p>"
-        parts.append(f"<h2>{escape(heading)}</h2>{body}" if body else "")
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
-    return (
-        f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>{"".join(parts)}</body></html>'
-    )
+            content = f"<p>This part cannot be read: {escape(str(error))}</p>"
+        parts.append(f"<h2>{escape(heading)}</h2>{content}" if content else "")
+    return "".join(parts)
 
 
 def _html(chapter: Chapter) -> str:

@@ -6,16 +6,18 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 import numpy as np
 import polars as pl
 from mlflow.entities import Run
 
 from debug import checks, provenance
-from debug.causal_map import CausalMap
+from debug.causal_map import CausalMap, mean_over_pairs
 from debug.checks import from_json
 from debug.counterfactual import make_pair
-from debug.kinds import Json
+from debug.kinds import Argument, Json
 from debug.programs import AnyPair, ProgramError, as_given, pair_from_record
 from debug.provenance import without_passwords
 from debug.records import Answer, validated
@@ -35,6 +37,9 @@ from debug.tracking.contract import (
 )
 from debug.tracking.samples import DTYPES, NOT_RECORDED, NULLABLE, SAMPLE, SAMPLE_OF_PAIR, sample_with_empty
 from debug.tracking.writing import Heart
+
+if TYPE_CHECKING:
+    import altair as alt
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +78,17 @@ class LoggedRun(Artifacts):
 
     def __repr__(self) -> str:
         return f"LoggedRun({self.run_id!r}, {self.name!r}, {self.kind}, {self.status})"
+
+    def plot(self, **settings: Argument) -> alt.TopLevelMixin:
+        """The picture of the mean of its maps; ``settings`` as :meth:`MeanCausalMap.plot` takes them.
+
+        Raises CausalMapError where it has no maps, or none that can be averaged.
+        """
+        return mean_over_pairs(self.maps).plot(**settings)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: the page of a study, see :func:`debug.report.report`."""
+        return import_module("debug.report").body(self)
 
     @property
     def children(self) -> list[LoggedRun]:
