@@ -6,7 +6,7 @@ import polars as pl
 import streamlit as st
 from behind import behind_cell, mean_table, pairs_behind
 from store import load, mean_of
-from view import draw, literally, number, one_in_url, part, put_now
+from view import draw, literally, number, one_in_url, part, prose, put_now
 
 from debug.causal_map import CausalMap, MeanCausalMap, title_of
 from debug.causal_visualization import cells, visible
@@ -54,6 +54,7 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
         pl.concat(tables, how="diagonal_relaxed"),
         open_cell,
     )
+    prose(what_differs(run, other))
     if why is not None:
         st.info(why)
     third = "" if why else "; A − B has its own scale, centred on zero"
@@ -65,6 +66,32 @@ def beside(run: LoggedRun, shown: CausalMap | MeanCausalMap, second: str, metric
         with box:
             literally(title)
             part(behind_one, each, of, *place, metric, against)
+
+
+SETTINGS = (
+    *(
+        "model",
+        "generator",
+        "hops",
+        "seq_len",
+        "prompt_template",
+        "few_shot",
+        "intervention_type",
+        "source",
+        "direction",
+    ),
+    *("layer_window", "method", "scored_by", "counterfactual", "seed", "dtype"),
+)
+
+
+def what_differs(run: LoggedRun, other: LoggedRun) -> str:
+    """The settings in which A and B differ, each with both values: what A − B is the effect of."""
+    pairs = {name: (run.params.get(name), other.params.get(name)) for name in SETTINGS}
+    told = [f"{name.replace('_', ' ')} ({a or 'none'} − {b or 'none'})" for name, (a, b) in pairs.items() if a != b]
+    digests = {each.tags.get("debug.weights_digest") for each in (run, other)}
+    if len(digests) > 1 and pairs["model"][0] == pairs["model"][1]:
+        told.append("weights")
+    return f"A − B is the difference of: {', '.join(told)}." if told else "A and B have the same settings."
 
 
 def place_in(*maps: CausalMap | MeanCausalMap) -> tuple[str | int, int] | None:

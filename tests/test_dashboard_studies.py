@@ -131,3 +131,10 @@ def test_what_is_tried_is_what_a_command_line_would_trace(store, monkeypatch, ki
 def test_settings_that_are_none_are_sentences(store, query, said):
     app = opened("tryit", **query)
     assert said in literal(app) + captions(app) + sentences(app)
+
+
+def test_a_difference_is_named_by_what_differs(store):
+    one, other = (log_causal(store, [make_map(pair) for pair in range(3)], hops=hops) for hops in (3, 4))
+    assert "A − B is the difference of: hops (3 − 4)." in prose(opened("causal_map", run=one, **{"with": other}))
+    same = log_causal(store, [make_map(pair) for pair in range(3)])
+    assert "A and B have the same settings." in prose(opened("causal_map", run=one, **{"with": same}))

@@ -116,6 +116,7 @@ def test_links_to_the_mlflow_ui_have_no_password(uri, monkeypatch):
     monkeypatch.setattr("sys.argv", ["app.py", "--mlflow-ui", "http://me:s3cret@localhost:5000/ui/"])
     st.cache_resource.clear()
     app = AppTest.from_file(str(ROOT / "dashboard" / "app.py"), default_timeout=60)
+    app.switch_page("runs.py")
     app.query_params["runs"] = run_id
     app.run()
     (link,) = app.get("link_button")
@@ -128,7 +129,7 @@ def test_a_rerun_is_told_its_store_by_the_environment(tmp_path, monkeypatch):
     import jobs
 
     of = jobs.Jobs()
-    of.start("a" * 32, 1, ["a" * 32, "--pairs", "0"], "http://me:s3cret@127.0.0.1:9")
+    of.start("rerun", "a" * 32, 1, ["a" * 32, "--pairs", "0"], "http://me:s3cret@127.0.0.1:9")
     job, until = of.last, time.monotonic() + 240
     assert job is not None
     while job.running and time.monotonic() < until:
