@@ -111,7 +111,7 @@ def _is_problem(message) -> bool:
 
 
 def _is_elsewhere(url: str) -> bool:
-    return not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:", url)
+    return not re.match(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|file:", url)
 
 
 def heatmap(page, title: str):
