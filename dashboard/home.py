@@ -6,15 +6,17 @@ from datetime import UTC, datetime
 
 import polars as pl
 import streamlit as st
-from store import load, mean_of
+from store import is_large, load, mean_of
 from view import all_runs, chart_only, literally, number, part, prose, put_now, said_of_life
 
 from debug.causal_visualization.thumbnails import accuracy_thumbnail, map_thumbnail
 from debug.errors import DebugError
 from debug.report import found, rates_in_words
+from debug.statistics import Interval
 from debug.tracking import LoggedRun, TrackingError
 
 CARDS = 6
+PEAK = "peak_patch_success_rate"
 WIDTH = 400  # pixels of a card: three fit on a page of 1280, two on one of 1024
 MOST_RUNNING, MOST_FAILED = 8, 5
 NOT_DONE = ("RUNNING", "SCHEDULED")
@@ -85,6 +87,14 @@ def card(row: dict, cells: pl.DataFrame) -> None:
         run = load(run_id)
         if not (len(run.maps) and run.maps[0].targets):
             st.caption("No map to average.")
+            return
+        if is_large(run):
+            peak, ends = f"metrics.{PEAK}", ("ci_low", "ci_high")
+            low, high = (causal.row(0, named=True)[f"{peak}_{end}"] for end in ends)
+            n = causal[f"{peak}_n"][0]
+            if (rate := causal[peak][0]) is not None:
+                prose(f"peak patch success rate {Interval(rate, low, high, int(n or 0), is_rate=True)}")
+            st.caption(f"{len(run.maps):,} pairs: the map is drawn when you open it.")
             return
         mean = mean_of(run)[0]
         for line in found(mean):

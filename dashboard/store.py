@@ -18,6 +18,7 @@ from debug.hypotheses import HypothesisScores, scores_of
 from debug.tracking import ENDED, LoggedRun, RunTable, Store, store_uri
 
 REFRESH_SECONDS = 3
+MOST_AVERAGED = 400_000  # squares of all pairs of a run
 
 
 def options() -> argparse.Namespace:
@@ -89,6 +90,11 @@ def _state(run: LoggedRun) -> object:
     return [
         (name, run.artifact(name).stat().st_size) for name in run.artifacts() if name.endswith((".jsonl", "tensors"))
     ]
+
+
+def is_large(run: LoggedRun) -> bool:
+    """Whether taking the mean of its maps would keep a first page waiting."""
+    return len(run.maps) * run.maps[0].top.size > MOST_AVERAGED
 
 
 def mean_of(run: LoggedRun) -> tuple[MeanCausalMap, MeanOverPairs]:

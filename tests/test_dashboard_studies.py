@@ -13,7 +13,7 @@ from debug.commands.trace import parser
 from debug.commands.worker import Worker
 from debug.tracking import Store
 from synthetic import NASTY, log_accuracy, log_causal, make_map
-from test_dashboard import captions, charts, literal, on_this_machine, opened, sentences, titles, url  # noqa: F401  (a fixture)
+from test_dashboard import APP, captions, charts, literal, on_this_machine, opened, sentences, titles, url  # noqa: F401  (a fixture)
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -42,6 +42,18 @@ def test_studies_tell_their_findings_on_cards(store):
     assert "accuracy 90.0% [80.0, 95.0] (n=60) in each of 2 cells" in prose(app)
     assert len(charts(app)) == 2
     assert not opened("home").exception
+
+
+def test_a_large_mean_is_not_taken_on_the_first_page(store, monkeypatch):
+    run_id = log_causal(store, [make_map(pair) for pair in range(4)])
+    store.client.log_metric(run_id, "peak_patch_success_rate", 0.5)
+    store.client.log_metric(run_id, "peak_patch_success_rate_n", 2)
+    monkeypatch.syspath_prepend(str(APP.parent))
+    for most, said in ((4 * make_map().top.size, False), (4 * make_map().top.size - 1, True)):
+        monkeypatch.setattr("store.MOST_AVERAGED", most)
+        app = opened("home")
+        assert ("4 pairs: the map is drawn when you open it." in captions(app)) is said
+        assert ("peak patch success rate 50.0% no CI (n=2)" in prose(app)) is said
 
 
 def test_what_failed_says_why_and_what_was_left_alone_stands_still(store):
