@@ -17,6 +17,8 @@ st.html(
     h1 { font-size: 1.6rem !important; padding: 0 0 0.5rem !important }
     h3 { font-size: 1.2rem !important; padding: 0.5rem 0 0 !important }
     [data-testid=stText] { font-size: 0.8rem; opacity: 0.7; align-self: center }
+    [data-testid=stCaptionContainer] { opacity: 1 } /* Streamlit makes captions too faint to read */
+    [data-testid=stCaptionContainer] p { color: light-dark(#5c5c66, #b4b4bc) }
     .role-title-subtitle text { fill: light-dark(#5c5c66, #b4b4bc) }
     .stVegaLiteChart text[fill='#9a7000'] { fill: light-dark(#8a6400, #f2c14e) } /* names of targets */
     </style>"""

@@ -55,10 +55,15 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
     base = alt.Chart(frame).encode(x=x, color=colour.title(None), tooltip=tooltip_of(frame))
     bands = base.transform_filter("isValid(datum.ci_low)").mark_area(opacity=0.12)
     moves = _hand_overs(mean, metric)
-    layers = [
+    rules = (
         alt.Chart(moves)
         .mark_rule(color=GREY, strokeDash=[4, 3])
-        .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")]),
+        .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")])
+    )
+    layers = [
+        *(
+            [] if moves.is_empty() else [rules]
+        ),  # a layer of nothing would be a picture without a name to a screen reader
         *([bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")] if mean.n_pairs > 1 else []),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
     ]
