@@ -227,7 +227,7 @@ def test_the_control_is_drawn_beside_the_curve():
     mean = mean_over_pairs([replace(whole, control_top=control)])
     spec = curves_by_layer(mean).to_dict()
     dotted = next(layer for layer in spec["layer"] if layer["encoding"].get("y", {}).get("field") == "control_success")
-    rows = spec["datasets"][dotted["data"]["name"]]
+    rows = spec["datasets"][(dotted.get("data") or spec["data"])["name"]]
     found = {(row["target"], row["layer"]) for row in rows if row["control_success"] == 1}
     assert found == {("ref_depth_2_rhs", 2)}
     assert "same answer" in spec["title"]["subtitle"][0]

@@ -61,9 +61,7 @@ def curves_by_layer(mean: MeanCausalMap, metric: Metric | None = None) -> Pictur
         .encode(x=x, tooltip=[alt.Tooltip("layer:O"), alt.Tooltip("hand_over:N", title="hand-over")])
     )
     layers = [
-        *(
-            [] if moves.is_empty() else [rules]
-        ),  # a layer of nothing would be a picture without a name to a screen reader
+        *([] if moves.is_empty() else [rules]),  # an empty one has no name for a screen reader
         *([bands.encode(y=alt.Y("ci_low:Q"), y2="ci_high:Q")] if mean.n_pairs > 1 else []),
         base.mark_line(strokeWidth=2, point={"filled": True, "size": 50}).encode(y=y),
     ]
