@@ -10,14 +10,14 @@ import polars as pl
 
 from debug.causal_visualization.comparison import legend_of, named_series
 from debug.causal_visualization.interactive import Chart
-from debug.causal_visualization.style import CATEGORIES, GREY, INK, axis_of, heading, visible
+from debug.causal_visualization.style import CATEGORIES, INK, axis_of, heading, visible
 
 OUTCOMES = {
     "right": "#009e73",
     "wrong: number on line 1 or 2": "#d55e00",
     "wrong: other number of the program": "#e69f00",
     "wrong: not in the program": "#cc79a7",
-    "no answer": GREY,
+    "no answer": "#a6a6b0",
 }
 """What became of an answer -> its colour; in the order in which they are stacked."""
 _COLOUR = alt.Color(
@@ -117,11 +117,12 @@ def outcome_bars(frame: pl.DataFrame, by: str, title: str) -> Chart:
     counted = frame.group_by(by, "outcome").agg(n=pl.len()).with_columns(share=pl.col("n") / pl.col("n").sum().over(by))
     order = {name: number for number, name in enumerate(OUTCOMES)}
     counted = counted.with_columns(order=pl.col("outcome").replace_strict(order)).sort(by, "order")
+    levels = sorted(counted[by].unique(), key=lambda level: (len(level), level))
     return (
         alt.Chart(counted)
         .mark_bar()
         .encode(
-            x=alt.X(f"{by}:N", sort=None, axis=alt.Axis(labelAngle=0, ticks=False)).title(title),
+            x=alt.X(f"{by}:N", sort=levels, axis=alt.Axis(labelAngle=0, ticks=False)).title(title),
             y=alt.Y("share:Q", scale=alt.Scale(domain=[0, 1]), axis=alt.Axis(format="%", tickCount=5)).title(
                 "share of answers"
             ),

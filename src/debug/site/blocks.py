@@ -47,7 +47,7 @@ def table(
 
 
 def chart(drawn: Chart, caption: str) -> Block:
-    return {"chart": drawn.to_dict(), "caption": short(caption)}
+    return {"chart": drawn.to_dict(validate=False), "caption": short(caption)}
 
 
 def missing(what: str, command: str) -> Block:
@@ -55,17 +55,20 @@ def missing(what: str, command: str) -> Block:
     return {"missing": what, "command": command}
 
 
-def choose(label: str, options: Sequence[tuple[str, str]], source: str, second: str | None = None) -> Block:
+def choose(
+    label: str, options: Sequence[tuple[str, str]], source: str, second: str | None = None, at: int = 0
+) -> Block:
     """A select box of (key, label); the blocks of the page ``source/key`` are shown below it.
 
     With ``second``, the label of another box of the same options: those of ``source/key-key``, the earlier option
-    first.
+    first. ``at``: the number of the option that is chosen at first.
     """
     return {
         "choose": {
             "label": label,
             "second": second,
             "source": source,
+            "at": at,
             "options": [[key, short(name)] for key, name in options],
         }
     }

@@ -48,7 +48,7 @@ class Limits:
 
 def headline(run: LoggedRun) -> str:
     """The run's main rate with its interval; empty where it has none."""
-    for name in RATES:
+    for name in RATES if run.kind in ("accuracy", "imported") else (*RATES[1:], RATES[0]):
         if name in run.metrics:
             return f"{name.replace('_', ' ')} {rate(run, name)}"
     return ""
@@ -67,17 +67,17 @@ def rate(run: LoggedRun, name: str) -> Interval | str:
 
 
 def finding(run: LoggedRun, cells: Sequence[LoggedRun]) -> str:
-    """A study in a line: accuracy by hops where there are several, else the main rate of its cells."""
-    by_hops: dict[str, list[float]] = {}
-    for cell in cells:
-        if run.kind == "accuracy" and "accuracy" in cell.metrics:
-            by_hops.setdefault(cell.params.get("hops", "any"), []).append(cell.metrics["accuracy"])
-    if len(by_hops) > 1:
-        in_turn = sorted(by_hops, key=lambda hops: hops.zfill(3))
-        means = [f"{hops}: {sum(by_hops[hops]) / len(by_hops[hops]):.0%}" for hops in in_turn]
-        return f"accuracy by hops: {', '.join(means)}"
+    """A study in a line: mean accuracy of its cells by model, or by hops where it has one; else a cell's main rate."""
+    answered = [cell for cell in cells if run.kind == "accuracy" and "accuracy" in cell.metrics]
+    for name, label in (("model", "accuracy: "), ("hops", "accuracy by hops: ")):
+        means: dict[str, list[float]] = {}
+        for cell in answered:
+            means.setdefault(cell.params.get(name, "any"), []).append(cell.metrics["accuracy"])
+        if len(means) > 1:
+            in_turn = sorted(means, key=lambda value: (len(value), value)) if name == "hops" else list(means)
+            return label + ", ".join(f"{value} {sum(means[value]) / len(means[value]):.0%}" for value in in_turn[:6])
     told = [said for each in (*cells, run) if (said := headline(each))]
-    return told[0] if len(told) < 3 else f"{told[0]}; {len(told) - 1} more cells"
+    return "" if not told else told[0] if len(told) < 3 else f"{told[0]}; {len(told) - 1} more cells"
 
 
 def index_row(run: LoggedRun, cells: Sequence[LoggedRun]) -> dict[str, Json]:
@@ -119,7 +119,14 @@ def write_study(files: Files, run: LoggedRun, cells: Sequence[LoggedRun], limits
         ]
         titles = ["cell", "status", *(name.replace("seq_len", "lines").replace("_", " ") for name in (*names, *said))]
         links = [f"runs/{key(cell.run_id)}" for cell in cells]
-        parts.append(blocks.table(titles, rows, f"{len(cells)} cells, with 95% confidence intervals.", links))
+        parts.append(
+            blocks.table(
+                titles,
+                rows,
+                f"{len(cells)} {'cell' if len(cells) == 1 else 'cells'}, with 95% confidence intervals.",
+                links,
+            )
+        )
         parts += [blocks.heading("Cells in full")]
         parts.append(blocks.choose("Cell", [(key(cell.run_id), cell.name) for cell in cells], "runs"))
     for cell in cells:
@@ -207,7 +214,7 @@ def cell_blocks(files: Files, run: LoggedRun, limits: Limits) -> tuple[list[Bloc
         except DebugError as error:
             found.append(blocks.text(f"Its maps cannot be shown: {error}"))
     for name, show in (("programs.json", pair_blocks), ("samples.jsonl", sample_blocks)):
-        if name in names:
+        if name in names and (name != "programs.json" or n_maps > limits.maps or not n_maps):  # else maps have them
             try:
                 found += show(files, run, limits)
             except DebugError as error:

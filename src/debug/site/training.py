@@ -217,7 +217,7 @@ def answers(files: Files, place: str, of: Checkpoints) -> list[Block]:
             caption = f"Programs whose answers change between step {steps[number - 1]} and step {step}."
             found.append(blocks.chart(answer_flow(flow), caption))
         files.page(f"{place}/{step}", f"Step {step}", found)
-    return [blocks.choose("Checkpoint", [(str(step), f"step {step}") for step in steps], place)]
+    return [one_of(steps, place)]
 
 
 def statistics(files: Files, place: str, of: Checkpoints) -> list[Block]:
@@ -242,18 +242,18 @@ def statistics(files: Files, place: str, of: Checkpoints) -> list[Block]:
                 ),
             ],
         )
-    return [blocks.choose("Checkpoint", [(str(step), f"step {step}") for step in of.answers], place)]
+    return [one_of(list(of.answers), place)]
 
 
 def features(frame: Outcome) -> pl.DataFrame:
     """Rows for :func:`accuracy_by_feature`: by hops and by where the root value is."""
     third = ((3 * (pl.col("root_line") - 1)) // pl.col("lines")).clip(0, 2)
-    shallow = pl.when(pl.col("root_line") < 3).then(pl.lit("line 1 or 2")).otherwise(pl.lit("a later line"))
+    shallow = pl.when(pl.col("root_line") < 3).then(pl.lit("1 or 2")).otherwise(pl.lit("later"))
     hops = sorted(frame["hops"].unique())
     levels: dict[str, tuple[pl.Expr, list[str]]] = {
         "hops": (pl.col("hops").cast(pl.String), [str(number) for number in hops]),
         "root value, third of the program": (third.cast(pl.String), ["0", "1", "2"]),
-        "root value on": (shallow, ["line 1 or 2", "a later line"]),
+        "line of the root value": (shallow, ["1 or 2", "later"]),
     }
     rows = []
     for feature, (level, names) in levels.items():
@@ -373,7 +373,7 @@ def heads(files: Files, place: str, of: Checkpoints) -> list[Block]:
         steps.append(step)
     if not steps:
         return [_missing(of, "causal runs of its checkpoints on attention heads")]
-    return [blocks.choose("Checkpoint", [(str(step), f"step {step}") for step in steps], place)]
+    return [one_of(steps, place)]
 
 
 def subspaces(files: Files, place: str, of: Checkpoints) -> list[Block]:
@@ -391,7 +391,7 @@ def subspaces(files: Files, place: str, of: Checkpoints) -> list[Block]:
         "right answer. Components that no answer was used to find: groups of equal numbers are the model's own doing. "
         "Which directions the model reads is not measured here."
     )
-    return [blocks.text(told), blocks.choose("Checkpoint", [(str(step), f"step {step}") for step in steps], place)]
+    return [blocks.text(told), one_of(steps, place)]
 
 
 def components(run: LoggedRun) -> list[Block]:
@@ -429,6 +429,11 @@ def components(run: LoggedRun) -> list[Block]:
         drawn = components_chart(frame, shares, name)
         found.append(blocks.chart(drawn, f"What goes into {name}, {len(values)} programs."))
     return found
+
+
+def one_of(steps: Sequence[int], place: str) -> Block:
+    """A choice of a checkpoint, at first of the last one."""
+    return blocks.choose("Checkpoint", [(str(step), f"step {step}") for step in steps], place, at=len(steps) - 1)
 
 
 def spread(steps: Sequence[int], most: int) -> list[int]:

@@ -172,7 +172,9 @@ def accuracy(files: Files, cells: Sequence[LoggedRun]) -> list[Block]:
         if cell.kind != "accuracy" or "accuracy" not in cell.metrics or cell.status != "FINISHED":
             continue
         shown = [cell.params.get(name, "") for name in _SETTING]
-        setting = f"{shown[0]}, prompt {shown[1]}, {shown[3]} lines" + (f", {shown[2]}-shot" if shown[2] else "")
+        setting = f"{shown[0]}, prompt {shown[1]}, {shown[3]} lines" + (
+            f", {shown[2]}-shot" if shown[2] not in ("", "0") else ""
+        )
         groups.setdefault(setting, []).append(
             {
                 "model": cell.params.get("model", "?"),

@@ -30,6 +30,19 @@ window.debugBlocks = (() => {
     };
   }
 
+  let fields = 0;
+
+  // A box of a form with its label.
+  function field(label, box) {
+    box.id = `field-${++fields}`;
+    return el("div", { class: "field" }, el("label", { for: box.id }, label), box);
+  }
+
+  // A part that may be wider than the page: it scrolls by itself, by keyboard too.
+  function wide(label, ...children) {
+    return el("div", { class: "wide", tabindex: "0", role: "group", "aria-label": label }, ...children);
+  }
+
   async function draw(box, spec, caption, onclick) {
     vega ??= debugSite.script("assets/vega.js");
     await vega;
@@ -41,8 +54,8 @@ window.debugBlocks = (() => {
   }
 
   function chart({ chart: spec, caption, click }, index, place) {
-    const box = el("div", { class: "chart wide", tabindex: "0", role: "group", "aria-label": `Chart: ${caption}` });
-    const tools = el("div", { class: "tools" }), figure = el("figure", {}, box, el("figcaption", {}, caption), tools);
+    const box = el("div", { class: "chart" }), tools = el("div", { class: "tools" });
+    const figure = el("figure", {}, wide(`Chart: ${caption}`, box), el("figcaption", {}, caption), tools);
     const onclick = click && (datum => {
       const select = figure.nextElementSibling?.querySelector("select");
       const number = click.options.indexOf(datum[click.field]);
@@ -84,9 +97,8 @@ window.debugBlocks = (() => {
     more.addEventListener("click", show);
     show();
     const head = el("tr", {}, ...columns.map(name => name ? el("th", { scope: "col" }, name) : el("td")));
-    return el("div", {},
-      el("div", { class: "wide", tabindex: "0", role: "group", "aria-label": caption || "Table" },
-        el("table", {}, caption ? el("caption", {}, caption) : null, el("thead", {}, head), body)), more);
+    return el("div", {}, caption ? el("p", { class: "soft" }, caption) : null,
+      wide(caption || "Table", el("table", {}, el("thead", {}, head), body)), more);
   }
 
   function stateTable({ names, rows }) {
@@ -97,9 +109,9 @@ window.debugBlocks = (() => {
       return el("tr", {}, el("td", {}, line), el("td", {}, text), ...cells);
     });
     const head = el("tr", {}, ...["line", "", ...names].map(name => name ? el("th", { scope: "col" }, name) : el("td")));
-    return el("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "States of the program" },
-      el("table", { class: "states" }, el("caption", {}, "Variables after each line; what a line changed is marked."),
-        el("thead", {}, head), el("tbody", {}, ...body)));
+    return wide("States of the program",
+      el("div", { class: "soft" }, "Variables after each line; what a line changed is marked."),
+      el("table", { class: "states" }, el("thead", {}, head), el("tbody", {}, ...body)));
   }
 
   function listing(text, parsed) {
@@ -117,9 +129,9 @@ window.debugBlocks = (() => {
     try { parsed = debugProgram.parse(text); } catch { /* another family's text: it has no graph */ }
     const parts = [el("div", {}, el("div", { class: "soft" }, caption), listing(text, parsed))];
     if (parsed) {
-      const box = el("div", { class: "chart wide", tabindex: "0", role: "group", "aria-label": "Program graph" });
+      const box = el("div", { class: "chart" });
       drawGraph(box, parsed);
-      parts.push(box);
+      parts.push(wide("Program graph", box));
     }
     if (states && states.names.length) parts.push(stateTable(states));
     return el("div", { class: "abreast" }, ...parts);
@@ -127,7 +139,7 @@ window.debugBlocks = (() => {
 
   function typed({ typed: example }) {
     const area = el("textarea", { rows: 8, spellcheck: "false", autocomplete: "off" }), said = el("p", { role: "status" });
-    const box = el("div", { class: "chart wide", tabindex: "0", role: "group", "aria-label": "Graph of your program" });
+    const box = el("div", { class: "chart" });
     const update = () => {
       try {
         const parsed = debugProgram.parse(area.value), hops = parsed.chain.length;
@@ -141,23 +153,23 @@ window.debugBlocks = (() => {
     area.value = example;
     area.addEventListener("input", update);
     update();
-    return el("div", { class: "abreast" }, el("div", {}, el("label", {}, "Assignments, then the query", area), said), box);
+    return el("div", { class: "abreast" }, el("div", {}, field("Assignments, then the query", area), said), wide("Graph of your program", box));
   }
 
   // --- a choice, whose page is loaded when it is chosen ----------------------------------------------------------------
 
-  function choose({ choose: { label, second, source, options } }) {
-    const select = (text, at) => {
+  function choose({ choose: { label, second, source, options, at } }) {
+    const select = (text, number) => {
       const made = el("select", {}, ...options.map(([key, name]) => el("option", { value: key }, name)));
-      made.selectedIndex = at;
-      return [made, el("label", {}, text, made)];
+      made.selectedIndex = number;
+      return [made, field(text, made)];
     };
     const asked = debugSite.parameters(), place = el("div", { class: "chosen" });
     const index = (name, otherwise) => {
       const found = options.findIndex(([key]) => key === asked.get(`${source}.${name}`));
       return found < 0 ? otherwise : found;
     };
-    const [first, firstLabel] = select(label, index("a", 0));
+    const [first, firstLabel] = select(label, index("a", at));
     const [other, otherLabel] = second ? select(second, index("b", options.length - 1)) : [null, null];
     const step = by => () => { first.selectedIndex += by; update(true); };
     const previous = el("button", { onclick: step(-1) }, "Previous"), next = el("button", { onclick: step(1) }, "Next");
@@ -205,5 +217,5 @@ window.debugBlocks = (() => {
 
   const render = (blocks, place) => blocks.map((given, index) => block(given, index, place));
 
-  return { el, render, dark };
+  return { el, field, render, wide, dark };
 })();

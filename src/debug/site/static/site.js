@@ -2,7 +2,7 @@
 "use strict";
 
 window.debugSite = (() => {
-  const { el, render, dark } = debugBlocks;
+  const { el, field, render, wide, dark } = debugBlocks;
   const content = document.getElementById("content");
   const waiting = new Map(), there = new Map();
 
@@ -138,9 +138,8 @@ window.debugSite = (() => {
     filter();
     const heads = ["study", "kind", "model", "hops", "lines", "cells", "started (UTC)"].map(name => el("th", { scope: "col" }, name));
     return [
-      el("div", { class: "controls" }, el("label", {}, "Find (name, model, finding)", words), el("label", {}, "Kind", kinds)), told,
-      el("div", { class: "wide", tabindex: "0", role: "group", "aria-label": "Studies" },
-        el("table", { class: "studies" }, el("thead", {}, el("tr", {}, ...heads)), body)), more,
+      el("div", { class: "controls" }, field("Find (name, model, finding)", words), field("Kind", kinds)), told,
+      wide("Studies", el("table", { class: "studies" }, el("thead", {}, el("tr", {}, ...heads)), body)), more,
     ];
   }
 
