@@ -19,7 +19,7 @@ from debug.errors import InputError
 from debug.generators import make_variable_binding_program
 from debug.kinds import Json
 from debug.programs import Program
-from debug.site import Limits, SiteError, write_site, writing
+from debug.site import Limits, SiteError, measure_checkpoints, write_site, writing
 from debug.site.blocks import Files, key, states
 from debug.site.checkpoints import Checkpoints, Said
 from debug.site.training import EXAMPLE
@@ -76,7 +76,7 @@ def site(store: Store, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def measured(store: Store, site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same after its checkpoints were asked and traced (``site`` is written before)."""
-    return write_site(store, tmp_path_factory.mktemp("measured") / "out", measure=3).parent
+    return write_site(store, tmp_path_factory.mktemp("measured") / "out", limits=Limits(3, 1), measure=3).parent
 
 
 def test_every_data_file_hands_over_json_in_which_nothing_ends_a_script(site: Path) -> None:
@@ -198,14 +198,14 @@ def test_a_view_that_lacks_data_names_the_command_that_makes_them(store: Store, 
     assert [len(block["links"]) for block in empty if "links" in block] == [9]
 
 
-def test_checkpoints_are_told_by_their_weights_and_measured_once(store: Store, measured: Path, tmp_path: Path) -> None:
+def test_checkpoints_are_told_by_their_weights_and_measured_once(store: Store, measured: Path) -> None:
     studies, _ = writing.read(store)
     [run] = [run for run, _ in studies if run.kind == "training"]
     of = Checkpoints(run, [cell for _, cells in studies for cell in cells])
     assert list(of.folders) == [0, 6]
     assert {step: len(cells) for step, cells in of.made_with("accuracy").items()} == {0: 4, 6: 4}  # not those of others
     assert [len(found) for found in of.answers.values()] == [12, 12]
-    write_site(store, tmp_path / "again", measure=3)
+    measure_checkpoints(of, 3)
     assert len(writing.read(store)[0]) == len(studies)
 
 

@@ -10,6 +10,7 @@ import polars as pl
 
 from debug import causal_visualization as charts
 from debug.causal_map import CausalMap, MeanOverPairs
+from debug.causal_visualization.comparison import rates
 from debug.causal_visualization.interactive import quick
 from debug.errors import DebugError
 from debug.kinds import Json
@@ -48,7 +49,7 @@ class Limits:
 
 def headline(run: LoggedRun) -> str:
     """The run's main rate with its interval; empty where it has none."""
-    for name in RATES if run.kind in ("accuracy", "imported") else (*RATES[1:], RATES[0]):
+    for name in _rates(run):
         if name in run.metrics:
             return f"{name.replace('_', ' ')} {rate(run, name)}"
     return ""
@@ -173,30 +174,41 @@ def facts(run: LoggedRun) -> list[Block]:
 
 
 def study_charts(run: LoggedRun, cells: Sequence[LoggedRun]) -> list[Block]:
-    """Accuracy of a study's cells by hops or length."""
-    schema = {"model": pl.String, "hops": pl.Int64, "seq_len": pl.Int64, "n": pl.Float64}
-    schema |= dict.fromkeys(("accuracy", "ci_low", "ci_high"), pl.Float64)
+    """The main rate of a study's cells: accuracy by hops or length; of causal runs by hops, where there are several."""
+    name = next((name for name in _rates(run) if any(name in cell.metrics for cell in cells)), None)
     rows = [
         {
             "model": cell.params.get("model", "?"),
-            "hops": _integer(cell.params.get("hops")),
-            "seq_len": _integer(cell.params.get("seq_len")),
-            "accuracy": cell.metrics["accuracy"],
-            "ci_low": cell.metrics.get("accuracy_ci_low"),
-            "ci_high": cell.metrics.get("accuracy_ci_high"),
-            "n": cell.metrics.get("num_samples"),
+            "hops": cell.params.get("hops", "any"),
+            "seq_len": cell.params.get("seq_len", "?"),
+            "value": cell.metrics[name],
+            "ci_low": cell.metrics.get(f"{name}_ci_low"),
+            "ci_high": cell.metrics.get(f"{name}_ci_high"),
+            "n": own_n(name, cell.metrics),
         }
         for cell in cells
-        if run.kind == "accuracy" and "accuracy" in cell.metrics
+        if name is not None and name in cell.metrics
     ]
-    frame = pl.DataFrame(rows, schema).drop_nulls("seq_len")
-    if frame.is_empty() or frame["model"].n_unique() > 8:
+    names: dict[str, type[pl.String | pl.Float64]] = dict.fromkeys(("model", "hops", "seq_len"), pl.String)
+    frame = pl.DataFrame(rows, names | dict.fromkeys(("value", "ci_low", "ci_high", "n"), pl.Float64))
+    if name is None or frame["model"].n_unique() > 8:
         return []
-    return [blocks.chart(charts.accuracy_chart(frame), "Accuracy of each cell, with 95% CIs (Wilson).")]
+    if name == "accuracy":
+        whole = (pl.col(column).cast(pl.Int64, strict=False) for column in ("hops", "seq_len"))
+        frame = frame.with_columns(*whole).rename({"value": "accuracy"}).drop_nulls("seq_len")
+        if frame.is_empty():
+            return []
+        return [blocks.chart(charts.accuracy_chart(frame), "Accuracy of each cell, with 95% CIs (Wilson).")]
+    if frame["hops"].n_unique() < 2:
+        return []
+    title, panel = name.replace("_", " "), "seq_len" if frame["seq_len"].n_unique() > 1 else None
+    drawn = rates(frame.with_columns(series=pl.col("model")), "hops", title, panel, signed="rate" not in name)
+    return [blocks.chart(drawn, f"{title.capitalize()} of each cell, with 95% CIs.")]
 
 
-def _integer(given: str | None) -> int | None:
-    return int(given) if given and given.isascii() and given.isdecimal() and len(given) < 10 else None
+def _rates(run: LoggedRun) -> tuple[str, ...]:
+    """The names of main rates, the one first that a run of its kind is about."""
+    return RATES if run.kind in ("accuracy", "imported") else (*RATES[1:], RATES[0])
 
 
 def cell_blocks(files: Files, run: LoggedRun, limits: Limits) -> tuple[list[Block], int]:
