@@ -346,7 +346,9 @@ def test_a_narrow_page_cuts_nothing_off_in_either_theme(browser, scheme: str, st
     context = browser.new_context(viewport={"width": 800, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     cells = [cells[0] for study, cells in writing.read(store)[0] if study.kind == "causal_tracing"]
-    for name in ("", "accuracy", "maps", "about", *(f"runs/{cell.run_id}" for cell in cells)):
+    [run] = [run for run, _ in writing.read(store)[0] if run.kind == "training"]
+    names = ["", "accuracy", "maps", "about", *(f"runs/{cell.run_id}" for cell in cells)]
+    for name in (*names, f"training/{run.run_id}/comparison", f"training/{run.run_id}/trajectory"):
         page.goto(f"file://{measured}/index.html#/{name}")
         page.wait_for_selector("h1")
         if name.startswith(("runs", "accuracy")):
