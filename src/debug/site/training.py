@@ -214,7 +214,7 @@ def answers(files: Files, place: str, of: Checkpoints) -> list[Block]:
         ]
         if number:
             flow = frame.filter(pl.col("step").is_in([steps[number - 1], step]))
-            caption = f"Programs whose answers change between step {steps[number - 1]} and step {step}."
+            caption = f"What becomes of the answers from step {steps[number - 1]} to step {step}."
             found.append(blocks.chart(answer_flow(flow), caption))
         files.page(f"{place}/{step}", f"Step {step}", found)
     return [one_of(steps, place)]
