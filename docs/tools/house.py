@@ -18,9 +18,9 @@ PAGE = ROOT / "docs" / "architecture.md"
 BEGIN, END = "<!-- house: begins -->\n", "<!-- house: ends -->\n"
 
 GROUPS = {
-    "scripts and screens": ("runs", "dashboard", "commands"),
+    "scripts and screens": ("runs", "dashboard", "commands", "report", "site"),
     "runs": ("runner", "causal_experiment_runner", "rerun", "robust_seeds", "paper", "training", "legacy"),
-    "method": ("plan", "attention_knockout", "causal_tracing", "engine", "models"),
+    "method": ("plan", "attention_knockout", "causal_tracing", "engine", "hypotheses", "models"),
     "programs and prompts": (
         *("core", "counterfactual", "generators", "interpreter", "programs", "prompts", "token_analyzer"),
     ),
