@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from debug.provenance import without_passwords
@@ -120,7 +122,10 @@ class Connection:
                 logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
-                SqlAlchemyStore(sqlite_uri(new), location_of(database.parent / ARTIFACTS)).engine.dispose()
+                with _unsynced(new):
+                    SqlAlchemyStore(sqlite_uri(new), location_of(database.parent / ARTIFACTS)).engine.dispose()
+                with new.open("rb+") as file:
+                    os.fsync(file)
                 os.replace(new, database)
 
     @contextmanager
@@ -270,6 +275,21 @@ class Connection:
             parent = parents[run.info.run_id]
             if SUPERSEDED not in run.data.tags and (parent is None or studies[parent]):
                 yield run
+
+
+@contextmanager
+def _unsynced(database: Path) -> Iterator[None]:
+    """A SQLite file is written without waiting for the disk: the migrations that lay out a store wait for seconds."""
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        if connection.execute("PRAGMA database_list").fetchone()[2] == str(database.resolve()):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(sqlalchemy.Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(sqlalchemy.Engine, "connect", connected)
 
 
 _Field = tuple[str, str]  # "tags", "params" or "attributes", and a name there
