@@ -225,6 +225,7 @@ class ExperimentRunner:
         params = of_cell | how_run(model) | {"hops": hops_text(hops), "seed": config.first_seed(hops, seq_len)}
         own_tags = model.provenance() | {tracking.PLACE: planned.place, "debug.backend_reason": reason}
         with study.cell(name, params_of([config]) | params, own_tags) as cell:
+            cell.log_model(model.id, own_tags)
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": params["seed"], "hops": hops, "seq_len": seq_len}
@@ -285,6 +286,7 @@ def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[d
     summary["comparisons"], summary["comparisons_over_cells"] = compare_series(samples)
     summary["shared_programs"] = what_is_shared(samples)
     run.log_json("summary.json", summary)
+    run.log_means(row for row in rows if row["num_samples"])
     run.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
     charts.draw("debug.runner.charts:charts_of", run.folder, rows, summary["comparisons"])()
     run.describe(

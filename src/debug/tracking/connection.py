@@ -26,6 +26,7 @@ from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from debug.provenance import without_passwords
+from debug.tracking import ui
 from debug.tracking.contract import ARTIFACTS, BATCH_OTHERS, PARENT, SUPERSEDED, TrackingError, checked_tags, chunks
 from debug.tracking.places import (
     local_path,
@@ -144,11 +145,12 @@ class Connection:
                 hint = "; choose a folder that you may write to (--tracking-uri or MLFLOW_TRACKING_URI)"
             raise TrackingError(f"{what} the store {self}: {reason}{hint}") from error
 
-    def experiment_id(self, name: str) -> str:
-        experiment = self.client.get_experiment_by_name(name)
+    def experiment_id(self, name: str, *, cells: bool = False) -> str:
+        """The id of an experiment, which is created where it is missing; ``cells``: it is going to have some."""
+        experiment, tags = self.client.get_experiment_by_name(name), {ui.TAG: ui.view(cells=cells)}
         if experiment is None:
             try:
-                return self.client.create_experiment(name, self._artifact_location(), _EXPERIMENT_TAGS)
+                return self.client.create_experiment(name, self._artifact_location(), _EXPERIMENT_TAGS | tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -159,6 +161,8 @@ class Connection:
                 f"experiment {name!r} was deleted from the store {self}; choose another name, or bring it back with: "
                 f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
+        if cells and experiment.tags.get(ui.TAG) != tags[ui.TAG]:
+            self.client.set_experiment_tag(experiment.experiment_id, ui.TAG, tags[ui.TAG])
         return experiment.experiment_id
 
     def _artifact_location(self) -> str | None:
@@ -201,15 +205,17 @@ class Connection:
             for chunk in chunks(values, BATCH_OTHERS):
                 self.client.log_batch(run_id, tags=chunk)
 
-    def link(self, run_id: str, ui: str = "http://localhost:5000") -> str:
+    def link(self, run_id: str, ui_at: str = "http://localhost:5000") -> str:
         """The address of a run's experiment in the MLflow UI, its list of runs: in this UI, or the server's own.
 
-        Without ``workflowType`` the UI opens on a page "Overview" that is for GenAI, and has no runs.
+        Without ``workflowType`` the UI opens on a page "Overview" that is for GenAI, and has no runs. The view's key
+        chooses columns and charts (:mod:`debug.tracking.ui`), where the experiment has that view.
         """
         with self.reported(f"cannot read run {run_id} from"):
-            experiment = self.client.get_run(run_id).info.experiment_id
-        base = without_passwords(self.uri).rstrip("/") if self.uri.startswith("http") else ui
-        return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+            experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
+        base = without_passwords(self.uri).rstrip("/") if self.uri.startswith("http") else ui_at
+        view = f"&viewStateShareKey={ui.KEY}" if ui.TAG in experiment.tags else ""
+        return f"{base}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning{view}"
 
     def experiments(self) -> dict[str, str]:
         """Experiment id -> name, of those that are not deleted."""
