@@ -14,7 +14,7 @@ help:  ## this list
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(UV) pip install --quiet -r requirements.txt -e .
+	$(UV) pip install --quiet --compile-bytecode -r requirements.txt -e .
 	touch $@
 
 demo: .venv/installed  ## an accuracy run and a causal run on the bundled model, logged to MLflow

@@ -983,3 +983,51 @@ def test_a_dead_run_does_not_have_a_servers_runs_read_again(server, monkeypatch)
     store.client.set_terminated(dead)
     table.refresh()
     assert table.frame.filter(run_id=dead)["status"].to_list() == ["FINISHED"]
+
+
+def test_one_model_is_logged_for_its_weights_and_every_run_on_them_is_linked_to_it(uri: str) -> None:
+    store, weights = Store(uri), [{"debug.weights_digest": digest} for digest in ("aa", "aa", "bb")]
+    with store.start("models", "study", kind="accuracy") as study:
+        for number, tags in enumerate([*weights, {}]):
+            with study.cell(f"cell {number}", {"model": "a/b.c"}) as cell:
+                cell.log_model("a/b.c", tags)
+    experiment = store.client.get_experiment_by_name("models")
+    assert experiment is not None
+    models = store.client.search_logged_models([experiment.experiment_id])
+    assert sorted((model.name, model.tags["debug.weights_digest"]) for model in models) == [
+        ("a-b-c", "aa"),
+        ("a-b-c", "bb"),
+    ]
+    cells = [store.client.get_run(run_id) for run_id in store.find_runs(role="cell")["run_id"]]
+    inputs = {
+        cell.info.run_name: [each.model_id for each in (cell.inputs and cell.inputs.model_inputs) or []]
+        for cell in cells
+    }
+    assert inputs["cell 0"] == inputs["cell 1"] != inputs["cell 2"]
+    assert inputs["cell 3"] == []
+
+
+def test_a_study_carries_the_means_of_its_cells(uri: str) -> None:
+    with Store(uri).start("means", "study", kind="accuracy") as study:
+        study.log_means([{"accuracy": 0.5}, {"accuracy": 1.0, "other": 3.0}, {"accuracy": None}])
+    assert load_run(study.run_id, uri).metrics == {"accuracy": 0.75}
+
+
+def test_the_view_of_an_experiment_is_chosen_where_it_has_cells_and_small_enough_for_a_tag(uri: str) -> None:
+    store = Store(uri)
+
+    def tag() -> str:
+        experiment = store.client.get_experiment_by_name("viewed")
+        assert experiment is not None
+        return experiment.tags["mlflow.sharedViewState.debug"]
+
+    with store.start("viewed", "study", kind="accuracy") as study:
+        assert "viewStateShareKey=debug" in store.link(study.run_id)
+        assert json.loads(tag())["searchFilter"] == ""  # a training run has no cells
+        with study.cell("cell", {"model": "tiny"}):
+            pass
+    assert len(tag()) <= 5000  # what MLflow keeps
+    runs = store.client.search_runs([store.experiment_id("viewed")], json.loads(tag())["searchFilter"])
+    assert [run.info.run_name for run in runs] == ["cell"]
+    old = store.client.create_experiment("of MLflow alone")
+    assert "viewStateShareKey" not in store.link(store.client.create_run(old).info.run_id)

@@ -1,4 +1,4 @@
-"""The MLflow UI on a store of ours, in a real browser: the heatmap shows among the artifacts."""
+"""The MLflow UI on a store of ours, in a real browser: what its first page shows; the heatmap among the artifacts."""
 
 import sys
 from pathlib import Path
@@ -28,4 +28,17 @@ def test_the_heatmap_of_a_run_in_a_moved_store_is_shown_as_an_artifact(browser, 
         picture.wait_for(timeout=90_000)
         assert picture.evaluate("image => image.decode().then(() => image.naturalWidth)") > 200
         assert page.get_by_text("curves_by_layer.html").is_visible()
+        page.close()
+        # the address that scripts print: cells, not studies, with what was run and found, and charts of it
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.goto(Store(uri).link(run_id, address))
+        page.get_by_text("tiny · 3 hops · 3 lines").first.wait_for(timeout=90_000)
+        for column in ("accuracy", "hops", "model", "seq_len"):
+            page.get_by_role("columnheader", name=column, exact=True).first.wait_for()
+        assert page.get_by_text("1 matching run", exact=False).is_visible()
+        page.goto(page.url + "&compareRunsMode=CHART")
+        page.get_by_text("What was found").first.wait_for(timeout=90_000)
+        page.get_by_text("accuracy").first.wait_for()
+        page.goto(f"{address}/#/experiments/{experiment_id}/models?workflowType=machine_learning")
+        page.get_by_text("tiny", exact=True).first.wait_for(timeout=90_000)
         page.close()

@@ -75,12 +75,14 @@ class CausalExperimentRunner:
                 cells.append(self._cell(study, model, plan, pairs, params["num_seqs"], max_tries, params))
                 if cells[-1].error and len(config.models) * len(asked) > 1:  # of one, it is the run's error
                     logger.error("%s", cells[-1].error)
-                study.log_json("summary.json", {"cells": [summary(cell) for cell in cells]})
+                found = [summary(cell) for cell in cells]
+                study.log_json("summary.json", {"cells": found})
                 study.describe([f"{cell.name}: {found}" for cell in cells[:20] for found in cell.findings()[:3]])
                 study.flush()
             if all(cell.error for cell in cells):
                 several = f"none of {len(cells)} cells had a pair left to patch; study {study.run_id} has the reasons"
                 raise NoPairLeft(cells[0].error if len(cells) == 1 else several)
+            study.log_means(cell["metrics"] for cell in found)
             return CausalExperimentResult(study.run_id, cells, self.store.uri)
 
     def run_intervention_experiment(
@@ -215,7 +217,9 @@ class CausalExperimentRunner:
         try:
             with study.cell(cell.name, params) as run:
                 cell.run_id = run.run_id
-                run.set_tags(model.provenance())
+                made = model.provenance()
+                run.set_tags(made)
+                run.log_model(model.id, made)
                 batch_tokens = self.batch_tokens or default_batch_tokens(model)
                 # All that the numbers depend on, but for the pairs (samples.jsonl) and the environment (params, tags).
                 run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})

@@ -18,6 +18,7 @@ from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunWriter
 
 _OF_PAIR = ("kind", "predictions", "spans", "counterfactual_spans", "targets", "exact")  # in samples as in its record
+PICTURES = "debug.causal_visualization.logged:pictures"
 SHARD = 64  # pairs in one file of causal maps, or of activations
 
 
@@ -85,6 +86,7 @@ class CellWriter:
         if self.first is not None and self.first.targets:
             cell.mean = self.mean.result()
             cell.scores = self.scores.result()
+        draw = charts.draw(PICTURES, self.run.folder, self.first, cell.mean, cell.scores) if self.first else list
         metrics, curves = _metrics(cell)
         self.run.log_metrics(metrics)
         for layer, values in curves.items():
@@ -97,12 +99,8 @@ class CellWriter:
             known = {name: self.params.get(name) for name in ("generator", "seed", "hops", "seq_len")}
             texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
             self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
-        drawn: list[str] = []
-        if self.first is not None:
-            for stem, chart in charts.pictures(self.first, cell.mean, cell.scores).items():
-                charts.save_chart(chart, self.run.folder, stem)
-                drawn.append(f"{stem}.png")
-        pictures = [f"pictures: tab Artifacts, {', '.join(drawn)}; dashboard, page Causal map"] if drawn else []
+        drawn = ", ".join(f"{stem}.png" for stem in draw())
+        pictures = [f"pictures: tab Artifacts, {drawn}; dashboard, page Causal map"] if drawn else []
         self.run.describe(
             [f"{cell.pairs_used} pairs used, {cell.skipped.total()} skipped", *cell.findings(), *pictures]
         )

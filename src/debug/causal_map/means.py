@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 from jaxtyping import Float, Num
-from scipy import stats
+from scipy import special
 
 from debug.statistics import Interval, bootstrap_mean, bootstrap_means, wilson
 
@@ -30,7 +30,7 @@ def ratio_of_means(
     """
     n, wholes = len(effects), np.broadcast_to(wholes, effects.shape).astype(float)
     effect, whole = effects.mean(axis=0, dtype=float), wholes.mean(axis=0)
-    t = float(stats.t.ppf((1 + confidence) / 2, n - 1)) if n > 1 else np.inf
+    t = float(special.stdtrit(n - 1, (1 + confidence) / 2)) if n > 1 else np.inf
     spread = t**2 / (n * (n - 1)) if n > 1 else 0.0
     x, w = effects - effect, wholes - whole
     a, b, c = (

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.optimize import nnls
 
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.pairs import PairReader, PreparedPair
@@ -95,6 +94,8 @@ def speed(
     map_seconds = (clock() - started) / len(given)
     rows, seconds = np.array([_counts(work) for work, _ in timed]), np.array([taken for _, taken in timed])
     scale = np.maximum(rows.max(0), 1)
+    from scipy.optimize import nnls
+
     fitted, _ = nnls(rows / scale / seconds[:, None], np.ones(len(rows)))  # each by its share
     fitted *= seconds.sum() / (rows / scale @ fitted).sum()  # noise only adds to times, which shares take for less
     return Speed(fitted / scale, map_seconds)

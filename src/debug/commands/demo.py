@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.commands import startup
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,6 +25,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    startup.prepare([options.model])
     from debug import ExperimentRunner, generators, prompts, quick_experiment
     from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
     from debug.tracking import Store

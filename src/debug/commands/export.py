@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from debug import cli
-from debug.commands import importing
+from debug.commands import importing, startup
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def main(options: argparse.Namespace) -> None:
     if options.source is not None:
         importing.exported(options.source, options.tracking_uri)
         return
+    startup.prepare()
     from debug.tracking import Store
     from debug.tracking.export import export_run
 

@@ -12,6 +12,7 @@ import os
 import sys
 
 from debug import cli
+from debug.commands import startup
 from debug.errors import InputError
 
 QUIET = {
@@ -29,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    startup.prepare()
     from debug.tracking import Store
 
     store = Store(options.tracking_uri)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.commands import startup
 from debug.options import add_flags, given
 from debug.paper import Reproduction
 from debug.provenance import without_passwords
@@ -25,9 +26,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    what = Reproduction(**given(options, Reproduction))
+    startup.prepare([what.model])
     from debug.paper import reproduce
 
-    what = Reproduction(**given(options, Reproduction))
     run = reproduce(what, options.tracking_uri, dtype=options.dtype, device=options.device)
     for claim in run.summary["claims"]:
         print(f"{claim['verdict']:14}  {claim['text']}  ({claim['number']})")

@@ -13,6 +13,7 @@ import argparse
 import json
 
 from debug import cli
+from debug.commands import startup
 from debug.errors import InputError
 from debug.kinds import Argument, Json
 from debug.options import add_flags, given
@@ -39,6 +40,7 @@ def main(options: argparse.Namespace) -> None:
             raise InputError(f"--set {assignment!r}; expected FIELD=VALUE")
         changes[name] = _value(value)
     changes |= given(options, Plan)
+    startup.prepare([options.model or "the logged run's"])
     from debug.rerun import rerun
 
     for repeated in rerun(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 
 from debug import cli
+from debug.commands import startup
 from debug.core import ExperimentConfig
 from debug.options import add_flags, given
 from debug.robust_seeds import RobustSearch
@@ -25,10 +26,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    search = RobustSearch(**given(options, RobustSearch))
+    if options.backend != "vllm":
+        startup.prepare(search.models, draws=False)
     from debug.robust_seeds import find_robust_seeds
     from debug.runner import ExperimentRunner
 
-    search = RobustSearch(**given(options, RobustSearch))
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     for found in find_robust_seeds(search, runner):
         print(found)

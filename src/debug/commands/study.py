@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from debug import cli
+from debug.commands import startup
 
 if TYPE_CHECKING:
     from debug.core import ExperimentConfig
@@ -44,6 +45,8 @@ def main(options: argparse.Namespace) -> None:
 
 def carry_out(name: str, configs: Sequence[ExperimentConfig], options: argparse.Namespace, *, resume: bool) -> None:
     """Run experiments as one study, and say what was found and where to look."""
+    if options.backend != "vllm":
+        startup.prepare([model for config in configs for model in config.models])
     from debug import ExperimentRunner
     from debug.tracking import Store
 

@@ -18,6 +18,7 @@ import argparse
 
 from debug import cli
 from debug.causal_experiment_runner.config import CausalConfig
+from debug.commands import startup
 from debug.options import add_flags, given
 
 
@@ -40,10 +41,11 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(options: argparse.Namespace) -> None:
+    config = CausalConfig(**given(options, CausalConfig))
+    startup.prepare(config.models, draws=not options.dry_run)
     from debug.causal_experiment_runner import CausalExperimentRunner, dry_run
     from debug.tracking import Store
 
-    config = CausalConfig(**given(options, CausalConfig))
     if options.dry_run:
         how = {name: getattr(options, name) for name in ("dtype", "device", "batch_tokens")}
         for cell in dry_run(config, options.tracking_uri, **how):

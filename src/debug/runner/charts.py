@@ -5,24 +5,25 @@ from __future__ import annotations
 import altair as alt
 import polars as pl
 
-from debug import tracking
-from debug.causal_visualization import accuracy_chart, comparison_chart, save_chart
+from debug.causal_visualization import Picture, accuracy_chart, comparison_chart
 from debug.errors import InputError
 from debug.kinds import Json
 
 
-def save_charts(study: tracking.RunWriter, rows: list[dict[str, Json]], comparisons: list[dict[str, Json]]) -> None:
-    """accuracy, and comparisons where there are any; of several generators, one of each for each."""
+def charts_of(rows: list[dict[str, Json]], comparisons: list[dict[str, Json]]) -> dict[str, Picture]:
+    """accuracy, and comparisons where there are any, by file name; of several generators, one of each for each."""
+    charts: dict[str, Picture] = {}
     generators = list(dict.fromkeys(row["generator"] for row in rows))
     for generator in generators:
         ending = f"_{generator}" if len(generators) > 1 else ""
         scored = [row for row in rows if row["generator"] == generator and row["num_samples"]]
         if scored:
-            save_chart(accuracy_chart(chart_frame(scored)), study.folder, f"accuracy{ending}")
+            charts[f"accuracy{ending}"] = accuracy_chart(chart_frame(scored))
         compared = [row for row in comparisons if row["generator"] == generator]
         if compared:
             frame = pl.DataFrame(compared, infer_schema_length=None)
-            save_chart(comparison_chart(frame), study.folder, f"comparisons{ending}")
+            charts[f"comparisons{ending}"] = comparison_chart(frame)
+    return charts
 
 
 def chart_of(rows: list[dict[str, Json]]) -> alt.TopLevelMixin:

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import altair as alt
 import polars as pl
 
+from debug import causal_visualization as charts
 from debug import models, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
@@ -19,9 +19,7 @@ from debug.generators import GeneratedProgram
 from debug.kinds import Argument, Json
 from debug.models import heuristics
 from debug.progress import Progress
-from debug.runner import logged
 from debug.runner.asking import records_of, suited_to
-from debug.runner.charts import save_charts
 from debug.runner.comparisons import compare_series, what_is_shared
 from debug.runner.labels import params_of
 from debug.runner.programs import Drawn, draw_programs
@@ -30,6 +28,8 @@ from debug.runner.scoring import count_records, score_records
 from debug.runner.study import PlannedCell, Resuming, Study, how_run
 
 if TYPE_CHECKING:
+    import altair as alt
+
     from debug.runner.asking import Model
 
 logger = logging.getLogger(__name__)
@@ -225,6 +225,7 @@ class ExperimentRunner:
         params = of_cell | how_run(model) | {"hops": hops_text(hops), "seed": config.first_seed(hops, seq_len)}
         own_tags = model.provenance() | {tracking.PLACE: planned.place, "debug.backend_reason": reason}
         with study.cell(name, params_of([config]) | params, own_tags) as cell:
+            cell.log_model(model.id, own_tags)
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
             source = {"generator": config.generator[0], "seed": params["seed"], "hops": hops, "seq_len": seq_len}
@@ -252,6 +253,8 @@ class ExperimentRunner:
         Raises:
             InputError: no accuracy run of that name, or no cell of it was finished.
         """
+        from debug.runner import logged
+
         return logged.plot(tracking.Store(self.tracking_uri), name)
 
     def analyze_errors(self, name: str) -> pl.DataFrame:
@@ -265,6 +268,8 @@ class ExperimentRunner:
         Raises:
             InputError: no accuracy run of that name, or no sample in it.
         """
+        from debug.runner import logged
+
         return logged.analyze_errors(tracking.Store(self.tracking_uri), name)
 
 
@@ -281,8 +286,9 @@ def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[d
     summary["comparisons"], summary["comparisons_over_cells"] = compare_series(samples)
     summary["shared_programs"] = what_is_shared(samples)
     run.log_json("summary.json", summary)
+    run.log_means(row for row in rows if row["num_samples"])
     run.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
-    save_charts(run, rows, summary["comparisons"])
+    charts.draw("debug.runner.charts:charts_of", run.folder, rows, summary["comparisons"])()
     run.describe(
         [
             f"{row['label']}, hops {hops_text(row['hops'])}, lines {row['seq_len']}: {findings(row)[0]}"

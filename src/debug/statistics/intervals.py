@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Num
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special  # and not scipy.stats, whose import takes a second
 
 from debug.errors import InputError
 
@@ -69,9 +70,10 @@ def wilson(successes: int, n: int, confidence: float = CONFIDENCE) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise InputError(f"{successes} successes of {n}; a rate needs n of 1 or more, and successes from 0 to n")
-    ends = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    low, high = float(ends.low) if successes else 0.0, float(ends.high) if successes < n else 1.0
-    return Interval(successes / n, low, high, n, is_rate=True)
+    rate, z = successes / n, float(special.ndtri((1 + confidence) / 2))
+    middle, half = 2 * n * rate + z**2, z * math.sqrt(4 * n * rate * (1 - rate) + z**2)
+    low, high = ((middle + side) / (2 * (n + z**2)) for side in (-half, half))
+    return Interval(rate, low if successes else 0.0, high if successes < n else 1.0, n, is_rate=True)
 
 
 def rate_until(successes: int, n: int, wanted: int, confidence: float = CONFIDENCE) -> Interval:
@@ -96,8 +98,8 @@ def rate_until(successes: int, n: int, wanted: int, confidence: float = CONFIDEN
     estimate, failures = successes / n, n - successes
     if found and n > 1:
         estimate = (wanted - 1) / (n - 1)
-    low = float(stats.beta.ppf(tail, successes, failures + 1)) if successes else 0.0
-    high = float(stats.beta.ppf(1 - tail, successes + (not found), failures)) if failures else 1.0
+    low = float(special.betaincinv(successes, failures + 1, tail)) if successes else 0.0
+    high = float(special.betaincinv(successes + (not found), failures, 1 - tail)) if failures else 1.0
     return Interval(estimate, min(low, estimate), max(high, estimate), n, is_rate=True)
 
 
@@ -207,7 +209,7 @@ def _of_any(
     standard = deviation / np.where(spread > 0, spread, 1)
     skew = (standard**3).mean(axis=0) * (n / (n - 1)) ** 1.5
     skew = np.where(np.abs(skew) < 1e-6, 1e-6, skew)  # its limit is the t interval
-    critical = stats.t.ppf((1 + confidence) / 2, n - 1) / np.sqrt(n)
+    critical = special.stdtrit(n - 1, (1 + confidence) / 2) / np.sqrt(n)
     mean = weight @ values / weight.sum()
     upper, lower = (
         3 / skew * (np.cbrt(1 + skew * (end - skew / (6 * n))) - 1) * spread for end in (critical, -critical)
@@ -227,7 +229,7 @@ class _Shares:
 
     def ends(self, confidence: float) -> tuple[Float[np.ndarray, " column"], Float[np.ndarray, " column"]]:
         tail = (1 - confidence) / 2
-        critical = np.where(np.isinf(self.freedom), stats.norm.isf(tail), stats.t.isf(tail, self.freedom))
+        critical = np.where(np.isinf(self.freedom), -special.ndtri(tail), -special.stdtrit(self.freedom, tail))
         shrunk = 1 + critical**2 / self.size
         middle = (self.mean + critical**2 / (2 * self.size)) / shrunk
         half = critical / shrunk * np.sqrt(self.mean * (1 - self.mean) / self.size + (critical / self.size) ** 2 / 4)

@@ -10,7 +10,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy import optimize, stats
+from scipy import special  # and not scipy.stats or scipy.optimize, whose imports take more than a second
 
 from debug.errors import InputError
 from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, of_shares
@@ -97,11 +97,16 @@ def mcnemar(first: ArrayLike, second: ArrayLike, *, seeds: ArrayLike | None = No
     return _remarked(Comparison(difference, only_first, only_second, p_value, seeds_apart=apart))
 
 
+def _sign_test(heads: int, tosses: int) -> float:
+    """Exact two-sided p of a fair coin."""
+    return min(1.0, 2 * float(special.bdtr(min(heads, tosses - heads), tosses, 0.5))) if tosses else 1.0
+
+
 @lru_cache(maxsize=4096)
 def _paired(only_first: int, only_second: int, n: int) -> tuple[Interval, float]:
     """Tango's interval of a difference of paired rates, widened to 0 where the exact test does not reject 0; and p."""
     told_apart = only_first + only_second
-    p_value = float(stats.binomtest(only_first, told_apart).pvalue) if told_apart else 1.0
+    p_value = _sign_test(only_first, told_apart)
     if n == 1:
         return Interval(float(only_first - only_second), None, None, 1, is_rate=True), p_value
     low, high = -_tango_high(only_second, only_first, n), _tango_high(only_first, only_second, n)
@@ -112,7 +117,9 @@ def _paired(only_first: int, only_second: int, n: int) -> tuple[Interval, float]
 
 def _tango_high(gained: int, lost: int, n: int) -> float:
     """The largest difference that the score test does not reject (Tango 1998, Statistics in Medicine 17:891)."""
-    critical = float(stats.norm.isf(LEVEL / 2))
+    from scipy import optimize
+
+    critical = -float(special.ndtri(LEVEL / 2))
 
     def too_low(difference: float) -> float:
         a, b = 2 * n, -gained - lost + (2 * n - gained + lost) * difference
@@ -144,9 +151,8 @@ def _paired_by_seed(by_seed: Float[np.ndarray, " seed"], size: Float[np.ndarray,
         of_interval = min(1.0, 2 * (middle / apart) ** found.size[0])
     else:
         score = abs(found.mean[0] - middle) / np.sqrt(middle**2 / found.size[0])
-        of_interval = 2 * (
-            stats.t.sf(score, found.freedom[0]) if np.isfinite(found.freedom[0]) else stats.norm.sf(score)
-        )
+        known = np.isinf(found.freedom[0])
+        of_interval = 2 * (special.ndtr(-score) if known else special.stdtr(found.freedom[0], -score))
     p_value = max(_sign_flip(by_seed), float(of_interval))
     low, high = (2 * float(end[0]) - 1 for end in found.ends(CONFIDENCE))
     if p_value >= LEVEL:
@@ -160,7 +166,9 @@ def _sign_flip(by_seed: Float[np.ndarray, " seed"]) -> float:
     probabilities = np.ones(1)  # of sums from -(len - 1) / 2 on
     for distance, count in zip(distances.tolist(), counts.tolist(), strict=True):
         flips = np.zeros(2 * count * distance + 1)
-        flips[:: 2 * distance] = stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        heads = np.arange(count + 1)
+        log_ways = -special.betaln(heads + 1, count - heads + 1) - math.log(count + 1)
+        flips[:: 2 * distance] = np.exp(log_ways - count * math.log(2))
         probabilities = np.convolve(probabilities, flips)
     sums = np.arange(len(probabilities)) - (len(probabilities) - 1) // 2
     return min(1.0, float(probabilities[np.abs(sums) >= abs(by_seed.sum())].sum()))

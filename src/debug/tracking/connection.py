@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,9 +22,11 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from sqlalchemy import event
 from sqlalchemy.exc import SQLAlchemyError
 
 from debug.provenance import without_passwords
+from debug.tracking import ui
 from debug.tracking.contract import ARTIFACTS, BATCH_OTHERS, PARENT, SUPERSEDED, TrackingError, checked_tags, chunks
 from debug.tracking.places import (
     local_path,
@@ -120,7 +123,10 @@ class Connection:
                 logger.info("creating the tracking store %s", database)
             with tempfile.TemporaryDirectory(dir=database.parent, prefix=".creating-") as folder:
                 new = Path(folder) / "mlflow.db"
-                SqlAlchemyStore(sqlite_uri(new), location_of(database.parent / ARTIFACTS)).engine.dispose()
+                with _unsynced(new):
+                    SqlAlchemyStore(sqlite_uri(new), location_of(database.parent / ARTIFACTS)).engine.dispose()
+                with new.open("rb+") as file:
+                    os.fsync(file)
                 os.replace(new, database)
 
     @contextmanager
@@ -139,11 +145,12 @@ class Connection:
                 hint = "; choose a folder that you may write to (--tracking-uri or MLFLOW_TRACKING_URI)"
             raise TrackingError(f"{what} the store {self}: {reason}{hint}") from error
 
-    def experiment_id(self, name: str) -> str:
-        experiment = self.client.get_experiment_by_name(name)
+    def experiment_id(self, name: str, *, cells: bool = False) -> str:
+        """The id of an experiment, which is created where it is missing; ``cells``: it is going to have some."""
+        experiment, tags = self.client.get_experiment_by_name(name), {ui.TAG: ui.view(cells=cells)}
         if experiment is None:
             try:
-                return self.client.create_experiment(name, self._artifact_location(), _EXPERIMENT_TAGS)
+                return self.client.create_experiment(name, self._artifact_location(), _EXPERIMENT_TAGS | tags)
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -154,6 +161,8 @@ class Connection:
                 f"experiment {name!r} was deleted from the store {self}; choose another name, or bring it back with: "
                 f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
             )
+        if cells and experiment.tags.get(ui.TAG) != tags[ui.TAG]:
+            self.client.set_experiment_tag(experiment.experiment_id, ui.TAG, tags[ui.TAG])
         return experiment.experiment_id
 
     def _artifact_location(self) -> str | None:
@@ -196,15 +205,17 @@ class Connection:
             for chunk in chunks(values, BATCH_OTHERS):
                 self.client.log_batch(run_id, tags=chunk)
 
-    def link(self, run_id: str, ui: str = "http://localhost:5000") -> str:
+    def link(self, run_id: str, ui_at: str = "http://localhost:5000") -> str:
         """The address of a run's experiment in the MLflow UI, its list of runs: in this UI, or the server's own.
 
-        Without ``workflowType`` the UI opens on a page "Overview" that is for GenAI, and has no runs.
+        Without ``workflowType`` the UI opens on a page "Overview" that is for GenAI, and has no runs. The view's key
+        chooses columns and charts (:mod:`debug.tracking.ui`), where the experiment has that view.
         """
         with self.reported(f"cannot read run {run_id} from"):
-            experiment = self.client.get_run(run_id).info.experiment_id
-        base = without_passwords(self.uri).rstrip("/") if self.uri.startswith("http") else ui
-        return f"{base}/#/experiments/{experiment}/runs?workflowType=machine_learning"
+            experiment = self.client.get_experiment(self.client.get_run(run_id).info.experiment_id)
+        base = without_passwords(self.uri).rstrip("/") if self.uri.startswith("http") else ui_at
+        view = f"&viewStateShareKey={ui.KEY}" if ui.TAG in experiment.tags else ""
+        return f"{base}/#/experiments/{experiment.experiment_id}/runs?workflowType=machine_learning{view}"
 
     def experiments(self) -> dict[str, str]:
         """Experiment id -> name, of those that are not deleted."""
@@ -270,6 +281,21 @@ class Connection:
             parent = parents[run.info.run_id]
             if SUPERSEDED not in run.data.tags and (parent is None or studies[parent]):
                 yield run
+
+
+@contextmanager
+def _unsynced(database: Path) -> Iterator[None]:
+    """A SQLite file is written without waiting for the disk: the migrations that lay out a store wait for seconds."""
+
+    def connected(connection: sqlite3.Connection, _: object) -> None:
+        if connection.execute("PRAGMA database_list").fetchone()[2] == str(database.resolve()):
+            connection.execute("PRAGMA synchronous = OFF")
+
+    event.listen(sqlalchemy.Engine, "connect", connected)
+    try:
+        yield
+    finally:
+        event.remove(sqlalchemy.Engine, "connect", connected)
 
 
 _Field = tuple[str, str]  # "tags", "params" or "attributes", and a name there

@@ -37,7 +37,7 @@ def restore(
     with store.reported(f"cannot restore run {old} in"):
         if parent is None:
             relocate(store)
-        experiment_id = store.experiment_id(record["experiment"])
+        experiment_id = store.experiment_id(record["experiment"], cells=record["tags"].get("debug.role") == "cell")
         run = store.client.create_run(experiment_id, record["start_time"], own, record["name"])
     writer = RunWriter(store, run, record["experiment"], {})
     try:

@@ -16,7 +16,19 @@ from numbers import Real
 from pathlib import Path
 from typing import ClassVar
 
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelStatus,
+    Metric,
+    Param,
+    Run,
+    RunTag,
+)
+from mlflow.exceptions import MlflowException
 
 from debug import provenance
 from debug.errors import InputError
@@ -63,7 +75,17 @@ def uninterrupted() -> Iterator[None]:
 
 
 NOTE = "mlflow.note.content"
+HEADLINES = ("accuracy", "patch_success_rate", "peak_patch_success_rate")
+"""Metrics of cells whose means a study carries."""
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>#|~$]")
+
+
+_OF_MODEL = {f"debug.{name}" for name in ("model_path", "weights_digest", "tokenizer_digest", "generation_digest")}
+
+
+def _model_name(name: str) -> str:
+    """A model's name without what MLflow refuses in one."""
+    return re.sub(r"[/:.%\"']", "-", name)
 
 
 class Heart:
@@ -194,6 +216,13 @@ class RunWriter:
             for chunk in chunks(values, BATCH_METRICS):
                 self._store.client.log_batch(self.run_id, metrics=chunk)
 
+    def log_means(self, cells: Iterable[Mapping[str, float | None]]) -> None:
+        """Log of a study what its cells found: the mean over cells of each metric of HEADLINES, where they have it."""
+        metrics = list(cells)
+        for name in HEADLINES:
+            found = [value for cell in metrics if (value := cell.get(name)) is not None]
+            self.log_metrics({name: sum(found) / len(found) if found else None})
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Raises InputError for a value that is no text or too long, TrackingError where the store refuses."""
         self._store.set_tags(self.run_id, tags)
@@ -231,6 +260,29 @@ class RunWriter:
         with self._reported("the dataset"):
             inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
             self._store.client.log_inputs(self.run_id, inputs)
+
+    def log_model(self, name: str, tags: Mapping[str, str]) -> None:
+        """Tell MLflow, as the run's model input, which weights it is about: one logged model for a name and a digest
+        of weights, in each experiment, whose page lists all runs on it. Nothing is uploaded. What has no weights has
+        no model; a server that knows no logged models goes without."""
+        digest = tags.get("debug.weights_digest")
+        if digest is None:
+            return
+        own = {tag: value for tag, value in tags.items() if tag in _OF_MODEL}
+        try:
+            experiment_id = self._store.client.get_run(self.run_id).info.experiment_id
+            known = f"tags.`debug.weights_digest` = '{digest}' AND name = '{_model_name(name)}'"
+            found = self._store.client.search_logged_models([experiment_id], known, max_results=1)
+            model = found[0] if found else self._new_model(experiment_id, name, own)
+            self._store.client.log_inputs(self.run_id, models=[LoggedModelInput(model.model_id)])
+        except MlflowException as error:
+            logger.debug("run %s has no model input: %s", self.run_id, error)
+
+    def _new_model(self, experiment_id: str, name: str, tags: dict[str, str]) -> LoggedModel:
+        made = self._store.client.create_logged_model(
+            experiment_id, _model_name(name), tags=tags, model_type="external"
+        )
+        return self._store.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 
     def flush(self) -> None:
         """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
@@ -280,7 +332,7 @@ def running(
         with store.reported("cannot start a run in"):
             if role == "study":
                 relocate(store)
-            experiment_id = store.experiment_id(experiment)
+            experiment_id = store.experiment_id(experiment, cells=role == "cell")
             with uninterrupted():
                 if role == "study":
                     own[heartbeat.TAG] = heartbeat.sign()
