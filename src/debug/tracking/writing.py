@@ -30,6 +30,7 @@ from debug.tracking.contract import (
     MAX_DIGEST,
     MAX_PARAM,
     MAX_TAG,
+    NOTE,
     PARENT,
     PART,
     SCHEMA,
@@ -62,7 +63,6 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-NOTE = "mlflow.note.content"
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>#|~$]")
 
 
