@@ -114,7 +114,7 @@ def layout(frame: pl.DataFrame, asked: Mapping[str, str | None]) -> Layout:
     if colour is None:
         others = [name for name in most if adds(name, [x]) and levels[name] <= MOST_COLOURS]
         colour = "model" if x != "model" else next(iter(others), "model")
-    used = [each for each in (x, colour, asked.get("dash"), asked.get("panel")) if each]
+    used = list(dict.fromkeys(each for each in (x, colour, asked.get("dash"), asked.get("panel")) if each))
     dash, panel = asked.get("dash"), asked.get("panel")
     for name in most:
         if not adds(name, used):

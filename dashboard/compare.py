@@ -154,7 +154,7 @@ def arranged(every: pl.DataFrame) -> tuple[pl.DataFrame, Layout, list[str]]:
     picks += (("dash", "Dashes", of.dash), ("each", "Panels", of.panel))  # type: ignore[assignment]  (texts)
     for widget, label, now in picks:
         free = (NONE,) if widget in ("dash", "each") else ()
-        options = list(dict.fromkeys([AUTO, *(vary or ["hops", "seq_len", "model"]), *free, *in_url(widget)[:1]]))
+        options = list(dict.fromkeys([AUTO, *vary, "hops", "seq_len", "model", *free, *in_url(widget)[:1]]))
         options = [each for each in options if each in (AUTO, *FACTORS, *free)]
         choice(widget, label, options, shows(now), width=170)
     mixed = not_drawn(frame, of)
@@ -203,11 +203,10 @@ def by_model(frame: pl.DataFrame, of: Layout, title: str, signed: bool, measure:
         shared = shared.with_columns(model="row").drop("row")
         shared = shared.sort(in_order(shared, "model"), in_order(shared, "seq_len"), in_order(shared, "hops"))
         values = ordered(shared[over])
-        if len(values) == 1:
-            st.caption(f"Each value is of programs of {FACTORS[over]}:")
-        else:
-            st.caption(f"Each value is the mean over these {FACTORS[over]}:")
-        literally(", ".join(values))
+        if len(values) > 1:
+            st.text(f"Each value is the mean over these {FACTORS[over]}: {', '.join(values)}")
+        elif values[0].isdecimal():
+            st.text(f"Each value is of programs of {values[0]} {FACTORS[over]}.")
         draw(models_by(by, shared, title, signed), file_name(f"models by {FACTORS[by]}", measure, frame), shared)
     if left_out:
         st.caption("Excluded:")

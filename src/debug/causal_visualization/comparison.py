@@ -63,11 +63,11 @@ def rates(
     drawn = with_means(frame, list(dict.fromkeys(each for each in (x, colour, dash, panel) if each)))
     places, panels = ordered(frame[x]), ordered(frame[panel]) if panel else [""]
     columns = max(1, min(len(panels), width // max(300, 22 * len(places) + 80)))
-    own = min(960, (width - 30) // columns - 60 if panel else width - 90)
+    own = min(1200, (width - 40) // columns - 45 if panel else width - 90)
     of_colour, of_dash = ordered(frame[colour]), ordered(frame[dash]) if dash else []
     across = 1 if x == colour else len(of_colour)
     colours, shapes = ([of[i % len(of)] for i in range(len(of_colour))] for of in (CATEGORIES, _SHAPES))
-    legend = None if x == colour else _legend(told[colour], max(1, own // (9 * max(map(len, of_colour)) + 40)))
+    legend = None if x == colour else _legend(told[colour], max(1, width // (7 * max(map(len, of_colour)) + 60)))
     many = frame[x].str.len_chars().max() * 7 > own / len(places)  # type: ignore[operator]  (a number)
     base = alt.Chart(drawn).encode(
         x=alt.X(
