@@ -31,6 +31,7 @@ SETTING = {
 FACTORS = {"model": "model", "hops": "hops", "seq_len": "lines", **{name: name.replace("_", " ") for name in SETTING}}
 FACTORS |= {"generator": "program", "prompt_template": "prompt", "few_shot": "few-shot", "component": "method"}
 FACTORS |= {"label": "label", "experiment": "experiment"}
+NAMES = ("label", "experiment")  # what people call cells: never the x axis, unless somebody asks for it
 MOST_COLOURS, MOST_PANELS, MOST_PLACES = 16, 12, 40
 MOST_POINTS = 100  # of a chart in which dashes can still be followed
 ABLATIONS = {source: f"{source} ablation" for source in ("zero", "mean", "resample")}
@@ -109,7 +110,7 @@ def layout(frame: pl.DataFrame, asked: Mapping[str, str | None]) -> Layout:
 
     x, colour = asked.get("x"), asked.get("colour")
     if x is None:
-        others = [name for name in most if name != "model" and name != colour and adds(name, ["model"])]
+        others = [name for name in most if name not in ("model", colour, *NAMES) and adds(name, ["model"])]
         x = others[0] if others and levels["model"] <= MOST_COLOURS else "model"
     if colour is None:
         others = [name for name in most if adds(name, [x]) and levels[name] <= MOST_COLOURS]

@@ -35,6 +35,7 @@ from view import (
 from window import window
 
 from debug.causal_map import ESTIMATED
+from debug.causal_visualization.comparison import ordered
 from debug.tracking import LoggedRun, own_n
 
 STUDIES, CELLS = "studies", "cells"
@@ -187,7 +188,7 @@ def filtered(runs: pl.DataFrame, words: str) -> tuple[pl.DataFrame, list[str]]:
     """The runs that match the filters, and the filters in words."""
     conditions, said = [pl.lit(True)], []
     for column, label in FILTERS.items():
-        known = sorted(runs[column].drop_nulls().unique().to_list(), key=lambda v: (not v.isdecimal(), len(v), v))
+        known = ordered(runs[column].drop_nulls())
         if wanted := several(column.rpartition(".")[2], label, known, placeholder="any"):
             conditions.append(pl.col(column).is_in(wanted))
             said.append(f"{label.lower()} {', '.join(wanted)}")
@@ -327,7 +328,8 @@ def by_param(
         **{name: value for name, value in over_cells(cells, columns).items() if name != param},
     )
     if sort is SORTS[""] or sort[0] not in groups.columns:
-        groups = groups.sort(pl.col(param).str.zfill(12), param)
+        rank = {value: number for number, value in enumerate(ordered(groups[param]))}
+        groups = groups.sort(pl.col(param).replace_strict(rank, return_dtype=pl.Int64))
     else:
         groups = groups.sort(sort[0], descending=sort[2], nulls_last=True, maintain_order=True)
     known = [name for name in ("cells", *columns) if name in groups.columns and name != param]
