@@ -63,7 +63,7 @@ T = TypeVar("T")
 OVER = {"hops": "seq_len", "seq_len": "hops"}  # the axis of the table of models -> what its values are means over
 AUTO, NONE = "auto", "none"
 MOST = 2000  # cells of one comparison
-ROOM = {800: 730, 1200: 1130, 1500: 1430}  # pixels of a chart in a window of that width
+ROOM = {800: 730, 1200: 1130, 1750: 1680}  # pixels of a chart in a window of that width
 
 
 def page() -> None:
@@ -129,12 +129,13 @@ def page() -> None:
     if varying(frame, ("model", "hops", *SETTING)):
         part(by_model, frame, of, title, signed, measure)
     if len(frame) > 1:
-        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, measure)
+        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, measure, ROOM[width])
 
 
 def arranged(every: pl.DataFrame) -> tuple[pl.DataFrame, Layout, list[str]]:
     """The cells that are drawn, where each parameter goes (as the URL says, else what suits), and what is left out."""
     vary = varying(every)
+    axes = st.container(horizontal=True, width="content")
     with st.popover("Filter"):
         frame = every
         for name in vary:
@@ -156,7 +157,8 @@ def arranged(every: pl.DataFrame) -> tuple[pl.DataFrame, Layout, list[str]]:
         free = (NONE,) if widget in ("dash", "each") else ()
         options = list(dict.fromkeys([AUTO, *vary, "hops", "seq_len", "model", *free, *in_url(widget)[:1]]))
         options = [each for each in options if each in (AUTO, *FACTORS, *free)]
-        choice(widget, label, options, shows(now), width=170)
+        with axes:
+            choice(widget, label, options, shows(now), width=150)
     mixed = not_drawn(frame, of)
     frame, left_out = one_value_each(frame, mixed)
     frame, too_many = that_fit(frame, of)
@@ -234,7 +236,7 @@ def newest_study(runs: pl.DataFrame) -> list[str]:
     return []
 
 
-def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
+def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str, room: int) -> None:
     """A slope for each cell that two models (or two runs) share; and the paired difference of two runs."""
     st.subheader("Paired comparison")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
@@ -252,7 +254,7 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
     if slope is not None:
         sides = dict(zip(slope["run"].unique(maintain_order=True), "AB", strict=False))
         named = slope.with_columns(run=pl.format("{}: {}", pl.col("run").replace_strict(sides), "run"))
-        chart = slopes(named, title_of(measure, frame), measure in SIGNED)
+        chart = slopes(named, title_of(measure, frame), measure in SIGNED, room)
         part(draw, chart, file_name("slopes", measure, frame), slope)
     part(paired, first, second, measure)
 

@@ -50,18 +50,18 @@ FILTERS = {
 }
 # Column -> its name on screen and its width in pixels. (Comments: Streamlit prints docstrings.)
 COLUMNS = {
-    "made": ("made (UTC)", 124),
-    "status": ("status", 62),
-    "name": ("name", 236),
-    "params.model": ("model", 196),
+    "made": ("made (UTC)", 118),
+    "status": ("status", 60),
+    "name": ("name", 190),
+    "params.model": ("model", 206),
     "params.hops": ("hops", 58),
     "params.seq_len": ("lines", 48),
     "cells": ("cells", 50),
     "kind": ("kind", 116),
-    "params.prompt_template": ("prompt", 150),
+    "params.prompt_template": ("prompt", 140),
     "params.few_shot": ("few-shot", 66),
     "params.num_seqs": ("n", 46),
-    "params.intervention_type": ("method", 122),
+    "params.intervention_type": ("method", 118),
     "lowest": ("lowest accuracy", 160),
     "metrics.accuracy": ("accuracy", 160),
     "highest": ("highest accuracy", 160),
@@ -84,7 +84,7 @@ AT_FIRST = {
             *("made", "status", "name", "params.model", "params.hops", "params.seq_len"),
             *("metrics.accuracy", "metrics.peak_patch_success_rate"),
         ],
-        1500: [
+        1750: [
             *("made", "status", "name", "kind", "params.model", "params.hops", "params.seq_len", "cells"),
             *("params.prompt_template", "metrics.accuracy", "metrics.peak_patch_success_rate", "metrics.peak_layer"),
         ],
@@ -96,17 +96,16 @@ AT_FIRST = {
         ],
         1200: [
             *("made", "status", "params.model", "params.hops", "params.seq_len", "params.prompt_template"),
-            *("params.num_seqs", "metrics.accuracy", "params.intervention_type", "metrics.peak_patch_success_rate"),
-            "metrics.peak_layer",
+            *("metrics.accuracy", "params.intervention_type", "metrics.peak_patch_success_rate", "metrics.peak_layer"),
         ],
-        1500: [
+        1750: [
             *("made", "status", "name", "params.model", "params.hops", "params.seq_len", "params.prompt_template"),
             *("params.few_shot", "params.num_seqs", "metrics.accuracy", "params.intervention_type"),
             *("metrics.peak_patch_success_rate", "metrics.peak_layer", "experiment"),
         ],
     },
 }
-NARROW = {"made": 88, "name": 220, "params.model": 196}  # widths where the window is narrow
+NARROW = {"made": 88, "name": 220, "params.model": 204}  # widths where the window is narrow
 # Rate -> the columns with the ends of its 95% CI, and with its n.
 INTERVALS = {
     name: (f"{name}_ci_low", f"{name}_ci_high", f"{name}_n")
@@ -124,7 +123,7 @@ SORTS = {
 }
 WORDS = {"FINISHED": "", "FAILED": "failed", "KILLED": "stopped", "RUNNING": "running", "SCHEDULED": "waiting"}
 ROW, HEAD = 35, 40  # pixels of a table's row; of its header with its frame
-ABOVE = {800: 490, 1200: 420, 1500: 420}  # width of the window -> pixels of the page above and below its first table
+ABOVE = {800: 490, 1200: 420, 1750: 420}  # width of the window -> pixels of the page above and below its first table
 
 
 def page() -> None:

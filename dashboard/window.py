@@ -11,7 +11,7 @@ USUAL = "1200x900"
 _JS = """export default function({data, setStateValue}) {
   let known = data
   const tell = () => {
-    const width = [1500, 1200].find(least => innerWidth >= least) ?? 800
+    const width = [1750, 1200].find(least => innerWidth >= least) ?? 800
     const now = width + "x" + Math.floor(innerHeight / 100) * 100
     if (now != known) setStateValue("size", known = now)
   }
@@ -20,6 +20,12 @@ _JS = """export default function({data, setStateValue}) {
   return () => removeEventListener("resize", tell)
 }"""
 
+_STYLE = """<style>
+.st-key-window { position: absolute; visibility: hidden }
+[data-testid=stCaptionContainer] { opacity: 1 } /* Streamlit makes captions too faint to read */
+[data-testid=stCaptionContainer] p { color: light-dark(#5c5c66, #b4b4bc) }
+</style>"""
+
 
 @st.cache_resource(show_spinner=False)
 def _component() -> ComponentRenderer:
@@ -27,14 +33,18 @@ def _component() -> ComponentRenderer:
 
 
 def window() -> tuple[int, int]:
-    """Width (800: narrow, 1200 or 1500) and height of the window in pixels, rounded down.
+    """Width (800: narrow, 1200 or 1750) and height of the window in pixels, rounded down.
 
-    To be called before anything that takes long: a page that was drawn for another size is drawn again.
+    To be called before a page's first widget: the first page of a session stops here, and is drawn when the browser
+    has told. (It must not be drawn while that is awaited: Streamlit loses the values of the widgets of a run that
+    another one overtakes.)
     """
-    known: str = st.session_state.get("window", USUAL)
-    st.html("<style>.st-key-window { position: absolute; visibility: hidden }</style>")
+    known: str | None = st.session_state.get("window")
+    st.html(_STYLE)
     with st.container(key="window"):
         told = _component()(data=known, key="asked for its size", on_size_change=lambda: None)
     known = st.session_state["window"] = told.get("size") or known
-    width, _, height = known.partition("x")
+    if known is None and "Host" in st.context.headers:  # a browser, and no test
+        st.stop()
+    width, _, height = (known or USUAL).partition("x")
     return (int(width), min(int(height), 5000)) if width.isdecimal() and height.isdecimal() else (1200, 900)

@@ -186,18 +186,22 @@ def models_by(by: str, frame: pl.DataFrame, title: str, signed: bool = False) ->
     )
 
 
-def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+def slopes(frame: pl.DataFrame, title: str, signed: bool = False, width: int = 1000) -> Chart:
     """A line from the value of A to the value of B, for each cell that both have.
 
     Args:
         frame: one row per cell and run: cell, run (a name; the first of two is A), value, ci_low, ci_high (null: none)
             and n.
+        width: pixels that there are.
     """
     sides = frame["run"].unique(maintain_order=True).to_list()
     cells_of, form = ordered(frame["cell"]), ".3f" if signed else ".1%"
     colours, shapes = ([of[i % len(of)] for i in range(len(cells_of))] for of in (CATEGORIES, _SHAPES))
-    columns = 1 + (len(cells_of) - 1) // 12
-    legend = alt.Legend(title=None, labelLimit=260, symbolLimit=0, symbolOpacity=1, columns=columns)
+    columns, each = 1 + (len(cells_of) - 1) // 12, 7 * max(map(len, cells_of)) + 60
+    beside = 190 * len(sides) + 60 + columns * each <= width
+    legend = alt.Legend(title=None, labelLimit=300, symbolLimit=0, symbolOpacity=1, columns=columns)
+    if not beside:
+        legend.orient, legend.columns = "bottom", max(1, width // each)
     scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
     base = alt.Chart(frame).encode(
         x=alt.X(
