@@ -64,7 +64,8 @@ def test_no_column_is_cut_off_in_any_window(browser, address, width):
         for query in ("", "?rows=cells"):
             page.goto(f"/runs{query}")
             drawn(page)
-            expect(page.get_by_role("columnheader", name="status").first).to_be_attached()
+            names = page.get_by_test_id("stDataFrame").first.locator("[role=columnheader]")  # in the canvas, for readers
+            expect(names.filter(has_text="model" if query else "status")).to_have_count(1)
             page.wait_for_function("""() => {
                 const table = document.querySelector('[data-testid=stDataFrame] .dvn-scroller')
                 return table && table.clientWidth > 500 && table.scrollWidth <= table.clientWidth
@@ -82,8 +83,8 @@ def test_a_link_is_the_whole_view_also_of_widgets(browser, address):
         expect(page.get_by_role("combobox", name="Rows")).to_have_value("cells")
         expect(page.get_by_role("textbox", name="Text")).to_have_value("14B")
         expect(page.get_by_text("Filters: hops 10")).to_be_visible()
-        headers = page.get_by_test_id("stDataFrame").first.get_by_role("columnheader")
-        expect(headers).to_have_text(["", "model", "seed"])
+        headers = page.get_by_test_id("stDataFrame").first.locator("[role=columnheader]")
+        expect(headers).to_have_text(["model", "seed"])
         page.get_by_role("button", name="Reset").click()
         expect(page.get_by_text("3 rows", exact=True)).to_be_visible()
         expect(page.get_by_role("combobox", name="Rows")).to_have_value("studies")
