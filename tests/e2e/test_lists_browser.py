@@ -64,7 +64,9 @@ def test_no_column_is_cut_off_in_any_window(browser, address, width):
         for query in ("", "?rows=cells"):
             page.goto(f"/runs{query}")
             drawn(page)
-            names = page.get_by_test_id("stDataFrame").first.locator("[role=columnheader]")  # in the canvas, for readers
+            names = page.get_by_test_id("stDataFrame").first.locator(
+                "[role=columnheader]"
+            )  # in the canvas, for readers
             expect(names.filter(has_text="model" if query else "status")).to_have_count(1)
             page.wait_for_function("""() => {
                 const table = document.querySelector('[data-testid=stDataFrame] .dvn-scroller')
