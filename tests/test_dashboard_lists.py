@@ -53,7 +53,7 @@ def texts(app) -> str:
 
 
 def frame_of(*rows: dict[str, object]) -> pl.DataFrame:
-    from cells import FACTORS  # type: ignore[import-not-found]  (a module of the dashboard)
+    from cells import FACTORS
 
     made = [dict.fromkeys(FACTORS, "") | {"run_id": str(n), "value": 0.5, "n": 10} | row for n, row in enumerate(rows)]
     return pl.DataFrame(made)
@@ -67,7 +67,7 @@ def grid_of(**values: list[str]) -> list[dict[str, object]]:
 
 
 def test_the_parameter_that_varies_most_is_the_x_axis_and_the_model_is_the_colour(pages):
-    from cells import Layout, layout  # type: ignore[import-not-found]
+    from cells import Layout, layout
 
     models, hops, lines = ["a", "b"], ["1", "2", "3"], ["5", "17"]
     assert layout(frame_of(*grid_of(model=models, hops=hops, seq_len=lines)), {}) == Layout("hops", "model", "seq_len")
@@ -82,7 +82,7 @@ def test_the_parameter_that_varies_most_is_the_x_axis_and_the_model_is_the_colou
 
 
 def test_a_parameter_that_another_one_tells_already_is_not_drawn(pages):
-    from cells import Layout, layout, not_drawn  # type: ignore[import-not-found]
+    from cells import Layout, layout, not_drawn
 
     rows = [row | {"experiment": f"of {row['model']}"} for row in grid_of(model=["a", "b"], hops=["1", "2"])]
     assert layout(frame_of(*rows), {}) == Layout("hops", "model")
@@ -95,7 +95,7 @@ def test_a_parameter_that_another_one_tells_already_is_not_drawn(pages):
 
 
 def test_what_one_place_would_mix_is_left_out_and_said(pages):
-    from cells import Layout, not_drawn, one_value_each, that_fit  # type: ignore[import-not-found]
+    from cells import Layout, not_drawn, one_value_each, that_fit
 
     rows = frame_of(*grid_of(hops=["1", "2"], few_shot=["0", "4"]), {"hops": "1", "few_shot": "4", "seed": "2"})
     of = Layout("hops", "model")
@@ -119,7 +119,7 @@ def test_names_are_sorted_naturally(pages):
 
 
 def test_values_of_unequal_n_are_said_to_be_such(pages):
-    from cells import sizes  # type: ignore[import-not-found]
+    from cells import sizes
 
     ns = {"Qwen3-8B": 4900, "Qwen3-14B": 1600, "Qwen3-4B": 4900}
     rows = [{"model": model, "n": n} for model, n in ns.items()]
@@ -129,7 +129,7 @@ def test_values_of_unequal_n_are_said_to_be_such(pages):
 
 
 def test_an_export_is_named_by_what_it_holds(pages):
-    from cells import file_name  # type: ignore[import-not-found]
+    from cells import file_name
 
     rows = grid_of(model=["Qwen/Qwen3-8B"], hops=["1", "2", "3", "4"], seq_len=["5", "17"])
     name = file_name("rates", "accuracy", frame_of(*rows))
@@ -156,7 +156,7 @@ def test_imported_runs_of_two_experiments_are_never_averaged(store):
 
 def test_many_series_are_drawn(pages):
     """212 series of three imported studies could not be shown, whatever was chosen."""
-    from cells import layout, not_drawn, shown, that_fit  # type: ignore[import-not-found]
+    from cells import layout, not_drawn, shown, that_fit
 
     from debug.causal_visualization.comparison import rates
 
@@ -346,7 +346,7 @@ def test_notes_and_tags_are_edited_and_the_change_is_undone(store):
 
 
 def test_a_line_that_is_no_tag_is_refused_with_the_reason(store, pages):
-    from editing import as_lines, from_lines  # type: ignore[import-not-found]
+    from editing import as_lines, from_lines
 
     for line in ("no equals", "= value", "mlflow.user = me", "debug.kind = x", "a = 1\na = 2", 'a = "x'):
         with pytest.raises(InputError, match="line "):
