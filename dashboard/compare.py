@@ -1,11 +1,30 @@
-"""Compare: a metric of the selected runs by hops, length and model; and a paired comparison of two runs, A and B."""
+"""Compare: a metric of the selected runs over the parameter that varies most; and a paired comparison of two runs."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
+import numpy as np
 import polars as pl
 import streamlit as st
+from cells import (
+    FACTORS,
+    SETTING,
+    Layout,
+    common,
+    file_name,
+    layout,
+    measured,
+    not_drawn,
+    one_value_each,
+    setting,
+    shown,
+    sizes,
+    that_fit,
+    varying,
+)
 from store import load, mean_of, samples_of
 from view import (
     READING,
@@ -20,51 +39,42 @@ from view import (
     problem,
     put,
     run_label,
+    several,
     yes,
 )
+from window import window
 
 from debug.causal_map import ESTIMATED, LEGACY, METRICS
-from debug.causal_visualization.comparison import models_by_hops, rates, slopes
+from debug.causal_visualization.comparison import models_by, ordered, rates, slopes
 from debug.core import shared_programs
-from debug.statistics import bootstrap_mean, mcnemar
+from debug.errors import InputError
+from debug.statistics import mcnemar, paired_means
 from debug.tracking import LoggedRun
 
 # Metrics of maps whose means compare: rates, and shares of the whole effect. (Comments: Streamlit prints docstrings.)
 SHARED = [m for m in METRICS.values() if m.scale != "logit" and not m.of_control and m.name not in LEGACY]
-MEASURES = {"accuracy": "accuracy", "patch_success_rate": "", "peak_patch_success_rate": "peak patch success rate"}
+PEAK = "peak_patch_success_rate"
+MEASURES = {"accuracy": "accuracy", "patch_success_rate": "", PEAK: "peak patch success rate"}
 MEASURES |= {m.in_store: m.stored.replace("_", " ") if m.stored else m.title for m in SHARED}
 SIGNED = [m.in_store for m in SHARED if m.signed]
 # Rates that each pair of programs has -> the metric of a map behind it.
 OF_PAIRS = {m.in_store: m.name for m in SHARED if not m.signed}
-AXES = {"hops": "hops", "seq_len": "lines (seq_len)", "model": "model"}
-ONE = "one"
-# Settings of a cell besides model, hops and lines. Cells that differ in one of these are never averaged.
-SETTING = {
-    "kind": "{}",
-    "generator": "{}",
-    "prompt_template": "prompt {}",
-    "few_shot": "{}-shot",
-    "chat": "chat {}",
-    "scoring": "scoring {}",
-    "answer_parser": "parser {}",
-    "component": "{}",
-    "source": "source {}",
-    "direction": "{}",
-    "layer_window": "layer window {}",
-    "positions": "positions {}",
-}
-ABLATIONS = {source: f"{source} ablation" for source in ("zero", "mean", "resample")}
-MOST = 400  # cells of one comparison
+T = TypeVar("T")
+OVER = {"hops": "seq_len", "seq_len": "hops"}  # the axis of the table of models -> what its values are means over
+AUTO, NONE = "auto", "none"
+MOST = 2000  # cells of one comparison
+ROOM = {800: 730, 1200: 1130, 1750: 1680}  # pixels of a chart in a window of that width
 
 
 def page() -> None:
     st.title("Compare")
+    width, _ = window()
     runs = all_runs()
     if runs is None:
         return
     ids = chosen_runs(runs)
     if not ids:
-        put(runs=newest_study(runs))
+        put(runs=newest_study(runs.filter(pl.col("archived").is_null())))
         ids = chosen_runs(runs)
         if ids:
             st.caption("No runs are selected on the Runs page. This is the newest study with cells to compare.")
@@ -76,69 +86,139 @@ def page() -> None:
         st.info("None of the selected runs has a metric to compare. Select accuracy or causal runs on the Runs page.")
         return
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        measure = choice("measure", "Metric", measures, MEASURES.__getitem__, width=260)
-        by = choice("by", "X axis", list(AXES), AXES.__getitem__, width=200)
+        measure = choice("measure", "Metric", measures, MEASURES.__getitem__, width=250)
         every = measured(chosen, measure)
-        frame = every.head(MOST)
-        # Facet at first by what varies and is not on the X axis: a series is a model or a run, not a cell.
-        others = sorted((n for n in AXES if n != by), key=lambda n: n == "model" or frame[n].n_unique() < 2)
-        at_first = [others[0]] if others[0] != "model" and frame[others[0]].n_unique() > 1 else []
-        each = choice(
-            "each",
-            "Facet by",
-            list(dict.fromkeys([*at_first, ONE, *others])),
-            lambda n: AXES.get(n, "(none)"),
-            width=220,
-        )
+        frame, of, left_out = arranged(every.head(MOST))
         zoom = yes("raw", "Show the table")
-    each = "" if each == ONE else each
-    if len(every) > MOST:
-        st.caption(f"The newest {MOST} of {len(every):,} cells.")
-    frame = frame.with_columns(series=series(frame, by, each))
-    numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
-    in_order = frame.sort("model", *numbers, "series")
+    if frame.is_empty():
+        st.info("No cell is left. Take a filter away.")
+        return
     signed, title = measure in SIGNED, title_of(measure, frame)
-    part(lambda: draw(rates(in_order, by, title, each or None, signed), "rates", frame))
+    names = {name: text for name, text in FACTORS.items() if name in of.places}
+    if len(every) > MOST:
+        left_out.append(f"all but the newest {MOST:,} of {len(every):,} cells")
+    drawn = shown(frame)
+    part(
+        lambda: draw(
+            rates(
+                drawn,
+                of.x,
+                title,
+                colour=of.colour,
+                dash=of.dash,
+                panel=of.panel,
+                names=names,
+                signed=signed,
+                width=ROOM[width],
+            ),
+            file_name("rates", measure, frame),
+            frame,
+        )
+    )
+    said(frame, of, measure, left_out)
     cells = chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())).select(
         pl.col("params.generator").fill_null("?"),
         *(pl.col(f"params.{n}").fill_null("any") for n in ("hops", "seq_len")),
         pl.col("params.seed").cast(pl.Int64, strict=False),
     )
-    places = [by, *([each] if each else []), "series"]
-    if (repeated := frame.group_by(places).len()["len"].max()) and repeated > 1:  # type: ignore[operator]  (a number)
-        st.caption(f"Runs of the same cells (up to {repeated}) are drawn small; the large points are their means.")
-    if "patch_success_rate" in measure:
-        st.caption("Patch success rate: interchange-intervention accuracy (IIA).")
     if note := shared_programs(cells.drop_nulls().iter_rows()):
         st.caption(note)
     if zoom:
-        st.dataframe(frame.drop("series"), hide_index=True)
-        downloads("table", frame)
-    if any(frame[name].n_unique() > 1 for name in ("model", "hops", *SETTING)):
-        part(by_hops, frame, title, signed)
+        st.dataframe(frame, hide_index=True)
+        downloads(file_name("table", measure, frame), frame)
+    if varying(frame, ("model", "hops", *SETTING)):
+        part(by_model, frame, of, title, signed, measure)
     if len(frame) > 1:
-        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, measure)
+        part(two_runs, chosen.filter(pl.col("run_id").is_in(frame["run_id"].implode())), frame, measure, ROOM[width])
 
 
-def by_hops(frame: pl.DataFrame, title: str, signed: bool) -> None:
+def arranged(every: pl.DataFrame) -> tuple[pl.DataFrame, Layout, list[str]]:
+    """The cells that are drawn, where each parameter goes (as the URL says, else what suits), and what is left out."""
+    vary = varying(every)
+    axes = st.container(horizontal=True, width="content")
+    with st.popover("Filter"):
+        frame = every
+        for name in vary:
+            picked = several(f"only_{name}", FACTORS[name], ordered(every[name]), as_value, placeholder="all")
+            if picked:
+                frame = frame.filter(pl.col(name).is_in(picked))
+        if not vary:
+            st.caption("The cells differ in no parameter.")
+    asked: dict[str, str | None] = {}
+    # Those that the URL names are known before the others are chosen, which follow from them.
+    for widget, role in (("by", "x"), ("colour", "colour"), ("dash", "dash"), ("each", "panel")):
+        given = next(iter(in_url(widget)), AUTO)
+        if given in FACTORS or (given == NONE and role in ("dash", "panel")):
+            asked[role] = None if given == NONE else given
+    of = layout(frame, asked) if len(frame) else Layout("hops", "model")
+    picks = (("by", "X axis", of.x), ("colour", "Colour", of.colour))
+    picks += (("dash", "Dashes", of.dash), ("each", "Panels", of.panel))  # type: ignore[assignment]  (texts)
+    for widget, label, now in picks:
+        free = (NONE,) if widget in ("dash", "each") else ()
+        options = list(dict.fromkeys([AUTO, *vary, "hops", "seq_len", "model", *free, *in_url(widget)[:1]]))
+        options = [each for each in options if each in (AUTO, *FACTORS, *free)]
+        with axes:
+            choice(widget, label, options, shows(now), width=150)
+    mixed = not_drawn(frame, of)
+    frame, left_out = one_value_each(frame, mixed)
+    frame, too_many = that_fit(frame, of)
+    return frame, of, left_out + too_many
+
+
+def shows(now: str | None) -> Callable[[str], str]:
+    """An option in words; that of the automatic choice says what was chosen."""
+    return lambda name: {AUTO: f"auto: {FACTORS.get(now or '', 'none')}", NONE: "none"}.get(name) or FACTORS[name]
+
+
+def as_value(value: str) -> str:
+    return value or "not recorded"
+
+
+def said(frame: pl.DataFrame, of: Layout, measure: str, left_out: Sequence[str]) -> None:
+    """Below the chart: what its values are of, and what it does not show."""
+    if (repeated := frame.group_by(of.places).len()["len"].max()) and repeated > 1:  # type: ignore[operator]  (a number)
+        st.caption(f"Runs of the same cells (up to {repeated}) are drawn small; the large points are their means.")
+    if (told := sizes(frame)) is not None:
+        st.text(told)
+    if "patch_success_rate" in measure:
+        st.caption("Patch success rate: interchange-intervention accuracy (IIA).")
+    if left_out:
+        st.caption("Not in this chart (choose under Filter, or another parameter for an axis):")
+        literally("\n".join(left_out))
+
+
+def by_model(frame: pl.DataFrame, of: Layout, title: str, signed: bool, measure: str) -> None:
     """The models on the cells that all of them have, and which cells are excluded for that."""
-    st.subheader("Models by hops, mean over lengths")
+    by = (
+        of.x
+        if of.x in OVER
+        else "seq_len"
+        if frame["hops"].n_unique() < 2 and frame["seq_len"].n_unique() > 1
+        else "hops"
+    )
+    over = OVER[by]
+    st.subheader("Models by lines, mean over hops" if by == "seq_len" else "Models by hops, mean over lengths")
     shared, left_out = common(frame)
     if shared.is_empty():
         st.info("The selected models have no cell in common (same task, prompt, kind of run, hops and lines).")
     else:
-        numbers = (pl.col(name).cast(pl.Int64, strict=False) for name in ("seq_len", "hops"))
-        shared = shared.with_columns(model="row").drop("row").sort("model", *numbers)
-        lengths = shared["seq_len"].unique(maintain_order=True).to_list()
-        if len(lengths) == 1 and lengths[0].isdecimal():
-            st.caption(f"Each value is of programs of {lengths[0]} lines.")
-        else:
-            st.caption("Each value is the mean over these numbers of lines:")
-            literally(", ".join(lengths))
-        draw(models_by_hops(shared, title, signed), "models-by-hops", shared)
+        shared = shared.with_columns(model="row").drop("row")
+        shared = shared.sort(in_order(shared, "model"), in_order(shared, "seq_len"), in_order(shared, "hops"))
+        values = ordered(shared[over])
+        if len(values) > 1:
+            st.text(f"Each value is the mean over these {FACTORS[over]}: {', '.join(values)}")
+        elif values[0].isdecimal():
+            st.text(f"Each value is of programs of {values[0]} {FACTORS[over]}.")
+        draw(models_by(by, shared, title, signed), file_name(f"models by {FACTORS[by]}", measure, frame), shared)
     if left_out:
         st.caption("Excluded:")
         literally("\n".join(left_out))
+
+
+def in_order(frame: pl.DataFrame, name: str) -> pl.Series:
+    """Ranks of the values of a column in natural order."""
+    rank: Mapping[str, int] = {value: number for number, value in enumerate(ordered(frame[name]))}
+    return frame[name].replace_strict(rank, return_dtype=pl.Int64).alias(f"rank of {name}")
 
 
 def title_of(measure: str, frame: pl.DataFrame) -> str:
@@ -147,114 +227,16 @@ def title_of(measure: str, frame: pl.DataFrame) -> str:
 
 
 def newest_study(runs: pl.DataFrame) -> list[str]:
-    """The newest study whose cells have accuracies; one with several such cells is preferred."""
-    cells = runs.filter(pl.col("metrics.accuracy").is_not_null() & pl.col("parent_run_id").is_not_null())
-    studies = cells.group_by("parent_run_id", maintain_order=True).len().sort(pl.col("len") < 2, maintain_order=True)
-    return studies["parent_run_id"].head(1).to_list()
+    """The newest study whose cells have accuracies, else any rate; one with several such cells is preferred."""
+    for measure in MEASURES:
+        cells = runs.filter(pl.col(f"metrics.{measure}").is_not_null() & pl.col("parent_run_id").is_not_null())
+        studies = cells.group_by("parent_run_id", maintain_order=True).len()
+        if len(studies):
+            return studies.sort(pl.col("len") < 2, maintain_order=True)["parent_run_id"].head(1).to_list()
+    return []
 
 
-def measured(chosen: pl.DataFrame, measure: str) -> pl.DataFrame:
-    """One row per run that has the metric, newest first: its coordinates and settings as text, value, 95% CI and n.
-
-    ``model`` is the label, which may name prompt settings; ``of`` is the model alone.
-    """
-    estimated = pl.when(pl.col("kind") == "attribution").then(pl.lit(f" ({ESTIMATED})")).otherwise(pl.lit(""))
-    params = [name for name in SETTING if name not in ("kind", "component")]
-    frame = chosen.filter(pl.col(f"metrics.{measure}").is_not_null()).select(
-        "run_id",
-        pl.coalesce("params.label", "params.model", pl.lit("(no model)")).alias("model"),
-        pl.coalesce("params.model", "params.label", pl.lit("(no model)")).alias("of"),
-        pl.col("params.hops").fill_null("any").alias("hops"),
-        pl.col("params.seq_len").fill_null("any").alias("seq_len"),
-        pl.col("kind").fill_null(""),
-        pl.format("{}{}", pl.col("params.intervention_type").fill_null(""), estimated).alias("component"),
-        *(pl.col(f"params.{name}").fill_null("").alias(name) for name in params),
-        pl.col("experiment"),
-        pl.coalesce("parent_run_id", "run_id").alias("study"),
-        pl.col("name"),
-        pl.col(f"metrics.{measure}").alias("value"),
-        pl.col(f"metrics.{measure}_ci_low").alias("ci_low"),
-        pl.col(f"metrics.{measure}_ci_high").alias("ci_high"),
-        pl.col(f"metrics.{measure}_n").alias("n"),
-        pl.col("weights_digest"),
-    )
-    weights = pl.col("weights_digest")
-    several = weights.drop_nulls().n_unique().over("model") > 1  # two folders of one name are two models
-    own = {name: pl.format("{} ({})", name, weights.str.slice(0, 6)) for name in ("model", "of")}
-    return frame.with_columns(
-        pl.when(several & weights.is_not_null()).then(text).otherwise(name).alias(name) for name, text in own.items()
-    ).drop("weights_digest")
-
-
-def common(frame: pl.DataFrame) -> tuple[pl.DataFrame, list[str]]:
-    """The cells that can be compared, with the column ``row`` (a model in one setting), and what is excluded.
-
-    Every row has the same numbers of hops, each on the same numbers of lines, and one run per cell: the newest.
-    Settings are those that all models have.
-    """
-    left_out = []
-    newest = frame.unique(["of", *SETTING, "hops", "seq_len"], keep="first", maintain_order=True)
-    if older := len(frame) - len(newest):
-        left_out.append(f"older runs of repeated cells: {older}")
-    asked = pl.struct(*SETTING)
-    alike = newest.filter(pl.col("of").n_unique().over(asked) == newest["of"].n_unique())
-    if len(alike) < len(newest):
-        others = newest.join(alike, on="run_id", how="anti")
-        told = others.select(setting(varying(newest))).to_series().unique(maintain_order=True)
-        left_out.append(f"cells with settings that not all models have: {len(others)} ({'; '.join(told)})")
-    if alike.is_empty():
-        return alike.with_columns(row=pl.lit("")), left_out
-    names = varying(alike)
-    alike = alike.with_columns(row=pl.concat_str("of", setting(names), separator=" · ") if names else pl.col("of"))
-    rows = alike["row"].n_unique()
-    shared = alike.filter(pl.col("row").n_unique().over("hops", "seq_len") == rows)
-    on_all = shared.filter(pl.col("hops").n_unique().over("seq_len") == shared["hops"].n_unique())
-    if on_all.is_empty() and len(shared):  # no number of lines has all hops: that with the most of them
-        most = pl.col("hops").n_unique().over("seq_len")
-        on_all = shared.filter(
-            pl.col("seq_len") == shared.sort(most, descending=True, maintain_order=True)["seq_len"][0]
-        )
-    if len(on_all) < len(alike):
-        others = alike.join(on_all, on="run_id", how="anti")
-        cells = others.select(pl.format("hops {} · {} lines", "hops", "seq_len")).to_series().unique().sort()
-        left_out.append(f"cells with hops and lines that not all models have: {len(others)} ({'; '.join(cells)})")
-    return on_all, left_out
-
-
-def varying(frame: pl.DataFrame) -> list[str]:
-    """The settings in which cells differ."""
-    return [name for name in SETTING if frame[name].n_unique() > 1]
-
-
-def setting(names: list[str]) -> pl.Expr:
-    words = [pl.when(pl.col(n) != "").then(as_words(n)).otherwise(pl.lit(f"no {n}")) for n in names]
-    return pl.concat_str(words, separator=" · ") if words else pl.lit("")
-
-
-def as_words(name: str) -> pl.Expr:
-    """A setting of a cell as text."""
-    value = pl.col(name).replace(ABLATIONS) if name == "source" else pl.col(name)
-    return pl.format(SETTING[name], value)
-
-
-def series(frame: pl.DataFrame, by: str, each: str) -> pl.Series:
-    """The name of each point's series: what varies and is on no axis, and the settings in which runs of one model
-    differ; the experiment only where all of these are equal. Runs of one series at one place are replicates."""
-    words = {"model": "{}", "hops": "hops {}", "seq_len": "{} lines"}
-    told = [name for name in words if name not in (by, each) and frame[name].n_unique() > 1]
-    asked = [name for name in SETTING if frame.select(pl.col(name).n_unique().over("model").max()).item() > 1]
-    shown = [pl.format(text, name) for name, text in words.items() if name in told]
-    shown += [as_words(name) for name in asked]
-    told += asked
-    axes = [by, *([each] if each else [])]
-    if frame["experiment"].n_unique() > 1 and not frame.select(*axes, *told).is_unique().all():
-        shown.append(pl.col("experiment"))
-    if not shown:
-        return pl.Series("series", frame["model"])
-    return frame.select(pl.concat_str(shown, separator=" · "))[:, 0].alias("series")
-
-
-def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
+def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str, room: int) -> None:
     """A slope for each cell that two models (or two runs) share; and the paired difference of two runs."""
     st.subheader("Paired comparison")
     rows = {row["run_id"]: row for row in cells.iter_rows(named=True)}
@@ -272,7 +254,8 @@ def two_runs(cells: pl.DataFrame, frame: pl.DataFrame, measure: str) -> None:
     if slope is not None:
         sides = dict(zip(slope["run"].unique(maintain_order=True), "AB", strict=False))
         named = slope.with_columns(run=pl.format("{}: {}", pl.col("run").replace_strict(sides), "run"))
-        part(draw, slopes(named, title_of(measure, frame), measure in SIGNED), "slopes", slope)
+        chart = slopes(named, title_of(measure, frame), measure in SIGNED, room)
+        part(draw, chart, file_name("slopes", measure, frame), slope)
     part(paired, first, second, measure)
 
 
@@ -285,56 +268,104 @@ def shape(row: dict) -> tuple:
 def slope_frame(frame: pl.DataFrame, first: str, second: str) -> pl.DataFrame | None:
     """A and B as the sides of slopes: of different models the cells that both have, of one model the two runs alone."""
     one, other = (frame.row(by_predicate=pl.col("run_id") == run_id, named=True) for run_id in (first, second))
-    if one["of"] == other["of"]:
+    if one["model"] == other["model"]:
         sides = frame.filter(pl.col("run_id").is_in([first, second]))
         name = pl.format("hops {} · {} lines · {}", "hops", "seq_len", pl.col("run_id").str.slice(0, 6))
-        if names := varying(sides):
+        if names := varying(sides, tuple(SETTING)):
             name = pl.concat_str(name, setting(names), separator=" · ")
         sides = sides.with_columns(run=name, cell=pl.lit("A and B"))
         sides = sides.sort(pl.col("run_id") != first, maintain_order=True)
     else:
-        sides, _ = common(frame.filter(pl.col("of").is_in([one["of"], other["of"]])))
+        sides, _ = common(frame.filter(pl.col("model").is_in([one["model"], other["model"]])))
         cell = pl.format("hops {} · {} lines", "hops", "seq_len")
-        if names := varying(sides):
+        if names := varying(sides, tuple(SETTING)):
             cell = pl.concat_str(cell, setting(names), separator=" · ")
-        sides = sides.with_columns(run=pl.col("of"), cell=cell).sort(pl.col("of") != one["of"], maintain_order=True)
+        sides = sides.with_columns(run=pl.col("model"), cell=cell).sort(
+            pl.col("model") != one["model"], maintain_order=True
+        )
     return sides.select("run", "cell", "value", "ci_low", "ci_high", "n") if len(sides) else None
 
 
 def paired(first: str, second: str, measure: str) -> None:
-    """The difference on the programs that both runs have, and its paired test, where there is one."""
+    """The difference on the programs that both runs have, and its paired test."""
     try:
         if measure == "accuracy":
             by_program(first, second)
-        elif measure in OF_PAIRS:
-            by_pair(first, second, measure)
         else:
-            st.info(f"There is no paired test of the {MEASURES[measure]}. Compare the 95% CIs of the runs.")
+            by_pair(first, second, measure)
     except READING as error:
         problem("The two runs cannot be compared program by program.", error)
 
 
 def by_pair(first: str, second: str, measure: str) -> None:
-    """Of causal runs: the difference on the pairs that both runs patched."""
-    one, other = (shares(load(run_id), OF_PAIRS[measure]) for run_id in (first, second))
-    both = [pair for pair in one if pair in other]
-    if not both:
+    """Of causal runs: the difference on the pairs that both runs patched, and its test."""
+    one, other = load(first), load(second)
+    name = MEASURES[measure].capitalize()
+    if measure == PEAK:
+        sides = in_both(at_peak(one), at_peak(other))
+        told = f"{name} on the same pairs, of odd number: A − B, each at its own peak, which pairs of even number chose"
+        test = "successful only in A : only in B, exact McNemar test"
+    elif measure in OF_PAIRS:
+        metric = OF_PAIRS[measure]
+        sides = in_both(*(of_each(run, mean_of(run)[1].of_each(metric)) for run in (one, other)))
+        told = f"{name} on the same pairs of programs: A − B, the mean over pairs of each pair's own rate"
+        test = "paired sign-flip test"
+    else:
+        sides = [influences(side) for side in in_both(parts_of_ratio(one), parts_of_ratio(other))]
+        told = (
+            f"{name} on the same pairs of programs: A − B, each the ratio of its mean change to its mean whole effect"
+        )
+        test = "paired sign-flip test"
+    if not len(sides[0]):
         st.info("A and B have no pair of programs in common, so there is no paired comparison.")
         return
-    st.caption(
-        f"{MEASURES[measure].capitalize()} on the same pairs of programs: A − B, the mean over pairs of "
-        "each pair's own rate, 95% CI"
-    )
-    literally(bootstrap_mean([one[pair] - other[pair] for pair in both], is_rate=True, bounds=(-1, 1)))
+    st.caption(f"{told}. 95% CI, {test}")
+    if measure == PEAK:
+        literally(mcnemar(*(np.array(side, dtype=bool) for side in sides)))
+    elif measure in OF_PAIRS:
+        literally(paired_means(*sides, is_rate=True, bounds=(-1, 1)))
+    else:
+        literally(paired_means(*sides))
 
 
-def shares(run: LoggedRun, metric: str) -> dict[tuple[str, str], float]:
-    """(Original, counterfactual) -> the pair's own rate: the share of interventions at its targets with the metric."""
+def in_both(one: Mapping[tuple[str, str], T], other: Mapping[tuple[str, str], T]) -> list[Sequence[T]]:
+    """The values of A and of B on the pairs that both have, in one order."""
+    both = [pair for pair in one if pair in other]
+    return [[side[pair] for pair in both] for side in (one, other)]
+
+
+def of_each(run: LoggedRun, values: Mapping[int, T]) -> dict[tuple[str, str], T]:
+    """(Original, counterfactual) -> the value of the map of that pair."""
     pairs, maps = run.pairs, run.maps
-    of_map = mean_of(run)[1].of_each(metric)
-    at = {number: maps[number].pair for number in of_map}
+    at = {number: maps[number].pair for number in values}
     known = {number: pairs[pair] for number, pair in at.items() if 0 <= pair < len(pairs)}
-    return {(known[n].original.text, known[n].counterfactual.text): of_map[n] for n in known}
+    return {(pair.original.text, pair.counterfactual.text): values[number] for number, pair in known.items()}
+
+
+def at_peak(run: LoggedRun) -> dict[tuple[str, str], float]:
+    """Whether each pair of odd number succeeds at the run's peak; nothing where it has none."""
+    mean, over_pairs = mean_of(run)
+    if (peak := mean.peak()) is None:
+        return {}
+    numbers, values = over_pairs.behind(peak.target, peak.layer)
+    found = dict(zip(numbers, values["success"].tolist(), strict=True))
+    return of_each(run, {number: value for number, value in found.items() if number % 2 and value == value})
+
+
+def parts_of_ratio(run: LoggedRun) -> dict[tuple[str, str], tuple[float, float]]:
+    """Each pair's change, and its whole effect as often: the overall value is the ratio of their sums."""
+    return of_each(run, mean_of(run)[1].effects_of_each())
+
+
+def influences(parts: Sequence[tuple[float, float]]) -> np.ndarray:
+    """Values, one a pair, whose mean is the ratio of the sums, and whose spread is that ratio's (its linearization)."""
+    if not parts:
+        return np.zeros(0)
+    change, whole = np.array(parts, dtype=float).T
+    if not (total := whole.sum()):
+        raise InputError("the whole effects of the pairs in common add up to 0: no change is a share of nothing")
+    ratio = change.sum() / total
+    return ratio + (change - ratio * whole) * len(whole) / total
 
 
 def by_program(first: str, second: str) -> None:

@@ -121,3 +121,9 @@ def _scores(_run: LoggedRun, uri: str, run_id: str, state: object) -> Hypothesis
 def scores_of_run(run: LoggedRun) -> HypothesisScores | None:
     """The scores of the rival hypotheses on a run's pairs; None where no pair tells them apart."""
     return _scores(run, run.store.uri, run.run_id, _state(run))
+
+
+def changed() -> None:
+    """After this dashboard has changed a run that had ended: what is cached of runs is read anew."""
+    _load_ended.clear()
+    table().edited()

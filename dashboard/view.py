@@ -291,7 +291,7 @@ def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", la
 
 
 def run_label(row: dict[str, Json]) -> str:
-    started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
+    started = f"{row['made']:%Y-%m-%d %H:%M}" if row["made"] else "no date"
     status = "" if row["status"] == "FINISHED" else f"{row['status']} · "  # before what a narrow box cuts off
     how = f"{ESTIMATED} · " if row["kind"] == "attribution" else ""
     return f"{status}{how}{row['name'] or 'unnamed'} · {started} · {row['run_id'][:8]} · {row['experiment']}"

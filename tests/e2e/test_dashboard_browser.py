@@ -323,6 +323,7 @@ def test_nasty_names_are_shown_as_they_stand(page, runs):
     expect(page.get_by_text("<script>alert(1)</script> **bold** $x$").first).to_be_visible()
     expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)
     page.goto("/runs")
+    page.get_by_role("button", name="Filters").click()
     page.get_by_role("combobox", name="Model").click()
     expect(page.get_by_role("option").filter(has_text="**bold** $x$ `code`")).to_be_visible()
     expect(page.locator("strong").filter(has_text="bold").or_(page.locator(".katex"))).to_have_count(0)

@@ -259,6 +259,12 @@ class MeanOverPairs:
         values = (float(means[self._names.index(metric)]) for means, _ in self._overall)
         return {n: value for n, value in zip(self._overall_of, values, strict=True) if not math.isnan(value)}
 
+    def effects_of_each(self) -> dict[int, tuple[float, float]]:
+        """Which of the maps, counted from 0 -> what it adds to the sums whose ratio is the overall
+        ``normalized_logit_diff``: the changes of its answer's logit at its targets, and as many whole effects."""
+        whole = (self._whole[number] * n for number, (_, n) in zip(self._overall_of, self._overall, strict=True))
+        return {n: (raw, of) for n, raw, of in zip(self._overall_of, self._raw_overall, whole, strict=True)}
+
     def result(self) -> MeanCausalMap:
         """Raises CausalMapError where no map, or none with a target, was added."""
         if self._first is None or not self._rows:

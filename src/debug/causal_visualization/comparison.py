@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import altair as alt
 import polars as pl
@@ -10,52 +12,70 @@ import polars as pl
 from debug.causal_visualization.interactive import Chart
 from debug.causal_visualization.style import CATEGORIES, INK, axis_of, visible
 from debug.errors import InputError
+from debug.kinds import Argument
 
 _SHAPES = ["circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right"]
-_DASHES = [[1, 0], [6, 3], [2, 2]]
+_DASHES = [[1, 0], [6, 3], [2, 2], [10, 3, 2, 3]]
+_FILLS = [1.0, 0.0, 0.5, 0.2]
+MOST_COLOURS, MOST_DASHES = len(CATEGORIES) * len(_SHAPES), len(_DASHES)
+"""How many values can be told apart in one chart: 8 colours and 7 shapes are coprime, no combination repeats."""
 
 
-def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, signed: bool = False) -> Chart:
-    """A metric with its 95% CI over ``x``; each series has its own colour and shape.
+def rates(
+    frame: pl.DataFrame,
+    x: str,
+    title: str,
+    *,
+    colour: str = "model",
+    dash: str | None = None,
+    panel: str | None = None,
+    names: Mapping[str, str] | None = None,
+    signed: bool = False,
+    width: int = 1000,
+) -> Chart:
+    """A metric with its 95% CI over ``x``. Colour and shape tell one parameter, dashes and filling another.
 
-    Where several runs of a series have one place, they are replicates: small points with their own intervals, and a
-    large one for their mean, through which the line goes.
+    Where several runs have one place, they are replicates: small points with their own intervals, and a large one for
+    their mean, through which the line goes.
 
     Args:
-        frame: one row per cell: series, value, ci_low, ci_high (null: no interval), n, and x and panel as text.
-        x: hops, seq_len or model; points of the first two are joined by lines.
+        frame: one row per run: value, ci_low, ci_high (null: no interval), n, and x, colour, dash and panel as text.
+        x: points are joined by lines, unless it is model.
         panel: the column to facet by.
+        names: column -> its name on screen, where that is another.
         signed: the values are not rates, and their axis does not end at 0 and 1.
+        width: pixels that there are.
 
     Raises:
-        InputError: there are more series than distinguishable combinations of colour and shape.
+        InputError: there are more values of colour, or of dash, than can be told apart.
     """
-    frame = frame.with_columns(
-        pl.col("series").map_elements(named_series, pl.Utf8), pl.col("model").map_elements(named_series, pl.Utf8)
-    )
-    series = frame["series"].unique(maintain_order=True).to_list()
-    if len(series) > len(CATEGORIES) * len(_SHAPES):  # 8 and 7 are coprime: no combination repeats
-        raise InputError(f"{len(series)} series cannot be told apart in one chart; use a facet (Facet by)")
-    colours, shapes, dashes = ([of[i % len(of)] for i in range(len(series))] for of in (CATEGORIES, _SHAPES, _DASHES))
-    legend = alt.Legend(
-        orient="top", labelLimit=260, columns=3, symbolLimit=0, symbolOpacity=1, symbolStrokeWidth=0, title=None
-    )
+    text = {each: pl.col(each).map_elements(named_series, pl.Utf8) for each in {x, colour, dash, panel} - {None}}
+    frame = frame.with_columns(**text)  # type: ignore[arg-type]  (None is no key)
+    for column, most in ((colour, MOST_COLOURS), (dash, MOST_DASHES)):
+        if column is not None and frame[column].n_unique() > most:
+            raise InputError(
+                f"{frame[column].n_unique()} values of {column} cannot be told apart in one chart; at most {most} can: "
+                "filter them, or put them on the x axis or into panels"
+            )
+    told = {**{each: each for each in (x, colour, dash, panel) if each}, **(names or {})}
     scale = alt.Scale() if signed else alt.Scale(domain=[0, 1])
     form = ".3f" if signed else ".1%"
-    drawn = with_means(frame, [x, *([panel] if panel else [])])
+    drawn = with_means(frame, list(dict.fromkeys(each for each in (x, colour, dash, panel) if each)))
+    places, panels = ordered(frame[x]), ordered(frame[panel]) if panel else [""]
+    columns = max(1, min(len(panels), width // max(300, 22 * len(places) + 80)))
+    own = min(1200, (width - 40) // columns - 45 if panel else width - 90)
+    of_colour, of_dash = ordered(frame[colour]), ordered(frame[dash]) if dash else []
+    across = 1 if x == colour else len(of_colour)
+    colours, shapes = ([of[i % len(of)] for i in range(len(of_colour))] for of in (CATEGORIES, _SHAPES))
+    legend = None if x == colour else _legend(told[colour], max(1, width // (7 * max(map(len, of_colour)) + 60)))
+    many = frame[x].str.len_chars().max() * 7 > own / len(places)  # type: ignore[operator]  (a number)
     base = alt.Chart(drawn).encode(
         x=alt.X(
-            f"{x}:N", sort=_ordered(frame[x]), axis=alt.Axis(labelAngle=0 if x != "model" else -30, labelLimit=180)
-        ).title({"seq_len": "lines (seq_len)"}.get(x, x)),
-        color=alt.Color(
-            "series:N",
-            scale=alt.Scale(domain=series, range=colours),
-            legend=legend,
-        ),
+            f"{x}:N", sort=places, axis=alt.Axis(labelAngle=-35 if many else 0, labelLimit=200, labelOverlap=False)
+        ).title(told[x]),
+        color=alt.Color(f"{colour}:N", scale=alt.Scale(domain=of_colour, range=colours)).legend(legend),
         tooltip=[
-            alt.Tooltip("series:N"),
-            alt.Tooltip("hops:N"),
-            alt.Tooltip("seq_len:N", title="lines"),
+            *(alt.Tooltip(f"{each}:N", title=name) for each, name in told.items() if each in frame.columns),
             alt.Tooltip("value:Q", format=form, title=title),
             alt.Tooltip("ci_low:Q", format=form, title="95% CI low"),
             alt.Tooltip("ci_high:Q", format=form, title="95% CI high"),
@@ -63,47 +83,59 @@ def rates(frame: pl.DataFrame, x: str, title: str, panel: str | None = None, sig
             alt.Tooltip("runs:Q", title="runs (the value is their mean)"),
         ],
     )
-    if x == "model" or len(series) > 1:
-        base = base.encode(xOffset=alt.XOffset("series:N", sort=series))
+    if across > 1 or of_dash:  # beside each other: intervals would hide one another
+        beside = pl.concat_str([each for each in (colour, dash) if each], separator=" · ")
+        drawn = drawn.with_columns(beside=beside)
+        order = [f"{one} · {other}" if dash else one for one in of_colour for other in (of_dash or [""])]
+        base = base.properties(data=drawn).encode(xOffset=alt.XOffset("beside:N", sort=order))
     y = alt.Y("value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)).title(
         title
     )
+    looks: dict[str, Any] = {  # encodings, of many types
+        "shape": alt.Shape(f"{colour}:N", scale=alt.Scale(domain=of_colour, range=shapes)).legend(legend)
+    }
+    lines: dict[str, Any] = {}  # the same
+    if dash:
+        dashes = alt.Scale(domain=of_dash, range=_DASHES[: len(of_dash)])
+        lines["strokeDash"] = alt.StrokeDash(f"{dash}:N", scale=dashes).legend(
+            _legend(told[dash], 4, symbolType="stroke", symbolSize=600)
+        )
+        looks["fill"] = alt.Fill(f"{colour}:N", scale=alt.Scale(domain=of_colour, range=colours)).legend(None)
+        looks["fillOpacity"] = alt.FillOpacity(
+            f"{dash}:N", scale=alt.Scale(domain=of_dash, range=_FILLS[: len(of_dash)])
+        ).legend(None)
     main = base.transform_filter("!datum.replicate")
+    known = "isValid(datum.ci_low) && isValid(datum.ci_high)"
+    ends = {"y": alt.Y("ci_low:Q", scale=scale), "y2": "ci_high:Q"}
     layers = [
-        main.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
-        .mark_rule(strokeWidth=2)
-        .encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
-        main.mark_point(filled=True, size=55, opacity=1).encode(
-            y=y, shape=alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
-        ),
+        main.transform_filter(known).mark_rule(strokeWidth=2).encode(**ends, **lines),
+        main.mark_point(size=60, opacity=1, strokeWidth=2, filled=not dash).encode(y=y, **looks),
     ]
     if x != "model":
-        dash = alt.StrokeDash("series:N", scale=alt.Scale(domain=series, range=dashes), legend=None)
-        layers.insert(0, main.mark_line(opacity=0.5).encode(y=y, strokeDash=dash))
+        layers.insert(0, main.mark_line(opacity=0.6).encode(y=y, **lines))
     if drawn["replicate"].any():
         single = base.transform_filter("datum.replicate")
-        ends = single.transform_filter("isValid(datum.ci_low) && isValid(datum.ci_high)")
-        shape = alt.Shape("series:N", scale=alt.Scale(domain=series, range=shapes), legend=legend)
         layers += [
-            ends.mark_rule(strokeWidth=1, opacity=0.4).encode(y=alt.Y("ci_low:Q", scale=scale), y2="ci_high:Q"),
-            single.mark_point(filled=True, size=20, opacity=0.6).encode(y=y, shape=shape),
+            single.transform_filter(known).mark_rule(strokeWidth=1, opacity=0.4).encode(**ends),
+            single.mark_point(filled=True, size=20, opacity=0.6).encode(y=y, shape=looks["shape"]),
         ]
-    width = frame[x].n_unique() * max(34, min(90, 14 * len(series) + 16))
     if panel is None:
-        return alt.layer(*layers).properties(width=max(420, min(1100, width)), height=260)  # type: ignore[arg-type]  (charts)
-    width = max(200, min(1000, width))
-    chart = alt.layer(*layers).properties(width=width, height=160)  # type: ignore[arg-type]  (charts)
-    columns = max(1, min(4, 1000 // (width + 60)))
-    unit = {"seq_len": "lines: ", "hops": "hops: "}.get(panel, "")
-    facet = alt.Facet(f"{panel}:N", sort=_ordered(frame[panel]), header=alt.Header(labelExpr=f"'{unit}' + datum.label"))
-    return chart.facet(facet.title(None), columns=columns)
+        return alt.layer(*layers).properties(width=own, height=320)  # type: ignore[arg-type]  (charts)
+    chart = alt.layer(*layers).properties(width=own, height=200)  # type: ignore[arg-type]  (charts)
+    header = alt.Header(labelExpr=f"'{told[panel]}: ' + datum.label", labelLimit=own)
+    return chart.facet(alt.Facet(f"{panel}:N", sort=panels, header=header).title(None), columns=columns)
 
 
-def with_means(frame: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
+def _legend(title: str, columns: int, **settings: Argument) -> alt.Legend:
+    return alt.Legend(
+        orient="top", labelLimit=320, columns=min(6, columns), symbolLimit=0, symbolOpacity=1, title=title, **settings
+    )
+
+
+def with_means(frame: pl.DataFrame, places: list[str]) -> pl.DataFrame:
     """The rows of a chart: runs that are alone at their place as they are, with ``runs`` = 1; of others their mean,
     without an interval and without a number of samples (runs may have asked the same ones), and each of them with
     ``replicate`` = True."""
-    places = [*axes, "series"]
     frame = frame.with_columns(runs=pl.len().over(places), replicate=pl.len().over(places) > 1)
     several = frame.filter("replicate")
     mean = {"value": pl.col("value").mean(), "runs": pl.len(), "replicate": pl.lit(False)}
@@ -114,26 +146,26 @@ def with_means(frame: pl.DataFrame, axes: list[str]) -> pl.DataFrame:
     return pl.concat([alone, means.select(frame.columns), several.with_columns(runs=pl.lit(1))], how="vertical_relaxed")
 
 
-def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
-    """Heatmap of models x hops. Each value is a mean over lengths, with its number of runs, and of samples where all
-    are known; the 95% CI where it is a single run. Frame as for :func:`rates`."""
+def models_by(by: str, frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+    """Heatmap of models x ``by`` (hops or seq_len). Each value is a mean over the other one, with its number of runs,
+    and of samples where all are known; the 95% CI where it is a single run. Frame as for :func:`rates`."""
     named = frame.with_columns(pl.col("model").map_elements(named_series, pl.Utf8))
-    cells_of = named.group_by("model", "hops", maintain_order=True)
+    cells_of = named.group_by("model", by, maintain_order=True)
     titles = {"ci_low": "95% CI low", "ci_high": "95% CI high"}
     titles = {end: text for end, text in titles.items() if end in frame.columns}
     ends = [pl.when(pl.len() == 1).then(pl.col(end).first()).alias(end) for end in titles]
     n = pl.when(pl.col("n").is_not_null().all()).then(pl.col("n").sum()).alias("n")
     frame = cells_of.agg(pl.col("value").mean(), pl.len().alias("cells"), n, *ends).with_columns(
-        how_many=pl.format("n={}", pl.col("n").cast(pl.Int64))
+        how_many=pl.format("n={}", pl.col("n").cast(pl.Int64).map_elements("{:,}".format, pl.String))
     )
     end = max(float(frame["value"].abs().max() or 0), 1e-9) if signed else 1.0  # type: ignore[arg-type]  (polars: a number)
     form = ".3f" if signed else ".1%"
     base = alt.Chart(frame).encode(
-        x=alt.X("hops:N", sort=_ordered(frame["hops"]), axis=axis_of()),
-        y=alt.Y("model:N", sort=None, axis=axis_of(labelLimit=240)).title(None),
+        x=alt.X(f"{by}:N", sort=ordered(frame[by]), axis=axis_of()).title({"seq_len": "lines"}.get(by, by)),
+        y=alt.Y("model:N", sort=None, axis=axis_of(labelLimit=300)).title(None),
         tooltip=[
             "model:N",
-            "hops:N",
+            alt.Tooltip(f"{by}:N", title={"seq_len": "lines"}.get(by, by)),
             alt.Tooltip("value:Q", format=form, title=title),
             *(alt.Tooltip(f"{end}:Q", format=form, title=text) for end, text in titles.items()),
             alt.Tooltip("cells:Q", title="runs"),
@@ -150,19 +182,26 @@ def models_by_hops(frame: pl.DataFrame, title: str, signed: bool = False) -> Cha
     )
     sizes = base.mark_text(fontSize=9, dy=7).encode(text="how_many:N", color=ink)
     return alt.layer(base.mark_rect().encode(color=colour), numbers, sizes).properties(
-        width=alt.Step(60), height=alt.Step(34)
+        width=alt.Step(68), height=alt.Step(36)
     )
 
 
-def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
+def slopes(frame: pl.DataFrame, title: str, signed: bool = False, width: int = 1000) -> Chart:
     """A line from the value of A to the value of B, for each cell that both have.
 
     Args:
         frame: one row per cell and run: cell, run (a name; the first of two is A), value, ci_low, ci_high (null: none)
             and n.
+        width: pixels that there are.
     """
     sides = frame["run"].unique(maintain_order=True).to_list()
-    cells_of, form = frame["cell"].unique(maintain_order=True).to_list(), ".3f" if signed else ".1%"
+    cells_of, form = ordered(frame["cell"]), ".3f" if signed else ".1%"
+    colours, shapes = ([of[i % len(of)] for i in range(len(cells_of))] for of in (CATEGORIES, _SHAPES))
+    columns, each = 1 + (len(cells_of) - 1) // 12, 7 * max(map(len, cells_of)) + 60
+    beside = 190 * len(sides) + 60 + columns * each <= width
+    legend = alt.Legend(title=None, labelLimit=300, symbolLimit=0, symbolOpacity=1, columns=columns)
+    if not beside:
+        legend.orient, legend.columns = "bottom", max(1, width // each)
     scale = alt.Scale(zero=False) if signed else alt.Scale(domain=[0, 1])
     base = alt.Chart(frame).encode(
         x=alt.X(
@@ -174,7 +213,7 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
         y=alt.Y(
             "value:Q", scale=scale, axis=alt.Axis(format="" if signed else "%", tickCount=5, labelFlush=False)
         ).title(title),
-        color=alt.Color("cell:N", scale=alt.Scale(range=CATEGORIES), legend=alt.Legend(title=None, labelLimit=240)),
+        color=alt.Color("cell:N", scale=alt.Scale(domain=cells_of, range=colours), legend=legend),
         tooltip=[
             "cell:N",
             "run:N",
@@ -191,8 +230,10 @@ def slopes(frame: pl.DataFrame, title: str, signed: bool = False) -> Chart:
     return alt.layer(
         intervals.mark_rule(strokeWidth=2, opacity=0.6),
         offset.mark_line(),
-        offset.mark_point(filled=True, size=60, opacity=1),
-    ).properties(width=190 * len(sides), height=230)
+        offset.mark_point(filled=True, size=60, opacity=1).encode(
+            shape=alt.Shape("cell:N", scale=alt.Scale(domain=cells_of, range=shapes), legend=legend)
+        ),
+    ).properties(width=190 * len(sides), height=max(230, 16 * min(12, len(cells_of))))
 
 
 def named_series(text: str) -> str:
@@ -201,9 +242,15 @@ def named_series(text: str) -> str:
     return shown if len(text) <= 80 else f"{shown}…"
 
 
-def _ordered(values: pl.Series) -> list[str]:
-    """Sorted, numbers in texts by their size."""
-    return sorted(values.unique(), key=lambda text: [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", text)])
+def ordered(values: pl.Series) -> list[str]:
+    """Sorted, numbers in texts by their size: 2 before 10, 1.5B before 14B."""
+    return sorted(values.unique(), key=natural)
+
+
+def natural(text: str) -> list[tuple[float, str]]:
+    """A key for sorting texts, numbers in them by their size."""
+    parts = re.split(r"(\d+(?:\.\d+)?)", text)
+    return [(float(part[:300]), "") if number % 2 else (0, part) for number, part in enumerate(parts)]
 
 
 def scale_of(signed: bool, end: float) -> alt.Scale:
@@ -224,7 +271,7 @@ def over_steps(frame: pl.DataFrame, title: str) -> Chart:
     Args:
         frame: one row per measurement: step, value (a share), ci_low, ci_high and n (null: not known), series, panel.
     """
-    series, panels = _ordered(frame["series"]), _ordered(frame["panel"])
+    series, panels = ordered(frame["series"]), ordered(frame["panel"])
     base = alt.Chart(frame).encode(
         x=alt.X("step:Q", axis=alt.Axis(tickCount=5, format="~s")).title("optimizer step"),
         y=alt.Y(

@@ -12,6 +12,6 @@ from debug import lazy
 
 if TYPE_CHECKING:
     from debug.statistics.intervals import Interval, bootstrap_mean, bootstrap_means, rate_until, wilson
-    from debug.statistics.paired import Comparison, _paired, _sign_flip, holm, mcnemar
+    from debug.statistics.paired import Comparison, MeanComparison, _paired, _sign_flip, holm, mcnemar, paired_means
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

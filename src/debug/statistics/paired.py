@@ -1,4 +1,4 @@
-"""Paired comparison of two series: exact McNemar tests with Tango's intervals; tests clustered by seed."""
+"""Paired comparison of two series: exact McNemar tests with Tango's intervals; clustered by seed; of two means."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from scipy import special  # and not scipy.stats or scipy.optimize, whose imports take more than a second
 
 from debug.errors import InputError
-from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, of_shares
+from debug.statistics.intervals import CONFIDENCE, LEVEL, Interval, bootstrap_mean, of_shares
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,66 @@ def _sign_flip(by_seed: Float[np.ndarray, " seed"]) -> float:
         probabilities = np.convolve(probabilities, flips)
     sums = np.arange(len(probabilities)) - (len(probabilities) - 1) // 2
     return min(1.0, float(probabilities[np.abs(sums) >= abs(by_seed.sum())].sum()))
+
+
+@dataclass(frozen=True)
+class MeanComparison:
+    """Two runs on the same pairs: the mean of the first minus that of the second, and its p.
+
+    The interval of ``difference`` excludes 0 exactly where ``p_value`` is below 0.05.
+    """
+
+    difference: Interval
+    p_value: float
+
+    def __str__(self) -> str:
+        return f"{self.difference}, p = {_shown(self.p_value)}"
+
+
+def paired_means(
+    first: ArrayLike, second: ArrayLike, *, is_rate: bool = False, bounds: tuple[float, float] | None = None
+) -> MeanComparison:
+    """The difference of two means over the same units, with its interval, and a sign-flip (randomization) test of it.
+
+    The test is exact for up to 13 units, else of 9,999 random flips from a fixed seed. Its p is raised to that of the
+    interval (:func:`bootstrap_mean`'s of the differences) where that is larger, and the interval is extended to 0 where
+    p is 0.05 or more.
+
+    Args:
+        first, second: shape [n], the value of each unit (a pair of programs), the same units in the same order.
+        is_rate: the values are shares, and their difference is printed in percent points.
+        bounds: the possible differences; None: any.
+
+    Raises:
+        InputError: shapes differ, there is no unit, or a value is not finite.
+    """
+    one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+    if one.ndim != 1 or one.shape != other.shape:
+        raise InputError(f"values have shapes {one.shape} and {other.shape}; expected [n] of the same units, twice")
+    apart = one - other
+    difference = bootstrap_mean(apart, is_rate=is_rate, bounds=bounds)
+    if not apart.any() or len(apart) == 1:
+        return MeanComparison(difference, 1.0)
+    flips = stats.permutation_test(
+        (apart,), np.mean, permutation_type="samples", vectorized=True, n_resamples=9999, rng=np.random.default_rng(0)
+    )
+    p_value = max(float(flips.pvalue), _p_of_interval(apart, is_rate, bounds))
+    low, high = difference.low, difference.high
+    if p_value >= LEVEL and low is not None and high is not None:
+        low, high = min(low, 0.0), max(high, 0.0)
+    return MeanComparison(replace(difference, low=low, high=high), p_value)
+
+
+def _p_of_interval(apart: Float[np.ndarray, " n"], is_rate: bool, bounds: tuple[float, float] | None) -> float:
+    """One less the highest confidence at which the interval excludes 0; 0 where no interval is known."""
+    excluded, reached = 0.0, 1.0
+    for _ in range(30):
+        middle = (excluded + reached) / 2
+        interval = bootstrap_mean(apart, middle, is_rate=is_rate, bounds=bounds)
+        if interval.low is None or interval.high is None:
+            return 0.0
+        excluded, reached = (middle, reached) if interval.low > 0 or interval.high < 0 else (excluded, middle)
+    return 1 - excluded
 
 
 def holm(comparisons: Sequence[Comparison]) -> list[Comparison]:

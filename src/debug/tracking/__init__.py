@@ -26,15 +26,18 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 if TYPE_CHECKING:
     from debug.tracking.connection import Connection
     from debug.tracking.contract import (
+        ARCHIVED,
         ENDED,
         KINDS,
         LATEST,
         MIXED,
+        NOTE,
         PLACE,
         SCHEMA,
         SUPERSEDED,
         StillRunning,
         TrackingError,
+        own_tag,
     )
     from debug.tracking.places import store_uri
     from debug.tracking.reading import LoggedRun

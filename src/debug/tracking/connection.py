@@ -10,7 +10,7 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
@@ -204,6 +204,12 @@ class Connection:
         with self.reported(f"cannot log tags of run {run_id} in"):
             for chunk in chunks(values, BATCH_OTHERS):
                 self.client.log_batch(run_id, tags=chunk)
+
+    def delete_tags(self, run_id: str, names: Iterable[str]) -> None:
+        """Raises TrackingError where there is no such run or tag, or the store cannot be written."""
+        with self.reported(f"cannot remove tags of run {run_id} in"):
+            for name in names:
+                self.client.delete_tag(run_id, name)
 
     def link(self, run_id: str, ui_at: str = "http://localhost:5000") -> str:
         """The address of a run's experiment in the MLflow UI, its list of runs: in this UI, or the server's own.

@@ -40,6 +40,11 @@ MIXED = "debug.mixed"
 """Tag of a study that other code, libraries or weights went on with, and of its cells made so: what differs."""
 PLACE = "debug.cell"
 """Tag of a cell: its place in its study."""
+ARCHIVED = "debug.archived"
+"""Tag of a run that people have put away, with when: it loses nothing, and lists leave it out. (A run that is deleted
+in MLflow is erased by ``mlflow gc``.)"""
+NOTE = "mlflow.note.content"
+"""Tag with the text that the MLflow UI shows as a run's description."""
 MAX_PARAM, MAX_TAG, MAX_DIGEST = 6000, 8000, 36  # characters; MLflow cuts longer values off without a word
 BATCH_METRICS, BATCH_OTHERS = 1000, 100  # what MLflow takes in one log_batch
 LATEST = 253_402_300_799_000  # milliseconds since 1970: the last second of the year 9999
@@ -73,6 +78,11 @@ NOT_INHERITED = {
 def kept_tag(name: str) -> bool:
     """Whether a tag is a run's own: those that MLflow gives by itself belong to a store."""
     return not name.startswith("mlflow.") or name in ("mlflow.user", "mlflow.source.name", "mlflow.source.type")
+
+
+def own_tag(name: str) -> bool:
+    """Whether a tag is neither MLflow's nor this project's: people's own."""
+    return not name.startswith(("mlflow.", "debug."))
 
 
 def checked_tags(tags: Mapping[str, str]) -> dict[str, str]:

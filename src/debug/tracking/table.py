@@ -14,7 +14,7 @@ import polars as pl
 import sqlalchemy
 from mlflow.entities import Run
 
-from debug.tracking.contract import BATCH_OTHERS, ENDED, LATEST, PARENT, SUPERSEDED, chunks
+from debug.tracking.contract import ARCHIVED, BATCH_OTHERS, ENDED, LATEST, NOTE, PARENT, SUPERSEDED, chunks, own_tag
 from debug.tracking.store import RUN_COLUMNS, Store
 
 _TABLE_PARAMS = (
@@ -25,7 +25,7 @@ _TABLE_PARAMS = (
     "seed",
     "generator",
     "prompt_template",
-    *("few_shot", "chat", "scoring", "answer_parser"),
+    *("num_seqs", "few_shot", "chat", "scoring", "answer_parser"),
     *("intervention_type", "source", "direction", "layer_window", "positions"),
 )
 
@@ -48,7 +48,7 @@ _N_BEFORE = {
 
 _TABLE_METRICS = (
     *(f"{name}{end}" for name in _TABLE_RATES for end in ("", "_ci_low", "_ci_high", "_n")),
-    *("num_samples", "pairs_used", "held_out_accuracy"),
+    *("num_samples", "pairs_used", "held_out_accuracy", "peak_layer"),
 )
 
 
@@ -60,16 +60,24 @@ _TABLE_TAGS = {
     "debug.weights_digest": "weights_digest",
     "debug.rerun_of": "rerun_of",
     "debug.error": "error",
+    "debug.legacy_timestamp": "legacy_timestamp",
 }
+
+
+_EDITED = {"archived": pl.String, "note": pl.String, "tags": pl.String}
+"""What may change of a run that has ended, since people edit it: read anew each time."""
+_SHORT = 300  # characters of a note in the table
 
 
 _TABLE_COLUMNS = {
     **dict.fromkeys(("run_id", "name", "experiment", "experiment_id", "status"), pl.String),
     **dict.fromkeys(("start_time", "end_time"), pl.Int64),
     **dict.fromkeys(_TABLE_TAGS.values(), pl.String),
+    **_EDITED,
     **{f"params.{name}": pl.String for name in _TABLE_PARAMS},
     **{f"metrics.{name}": pl.Float64 for name in _TABLE_METRICS},
 }
+_NO_COLUMN = ("_ci_low", "_ci_high", "_n")
 
 
 _HAS_ENDED = pl.col("status").is_in(ENDED)
@@ -82,10 +90,11 @@ class RunTable:
     """Every run of a store with what tables and comparisons show of it, kept up to date at little cost.
 
     ``frame`` has a row a run, newest first: run_id, name, experiment, experiment_id, kind, role, status, start_time
-    (UTC), duration (seconds), parent_run_id, model_path, weights_digest, rerun_of, error, and some columns
-    ``params.*`` and ``metrics.*``, the same for every store; the runs that :meth:`Store.find_runs` lists. Databases
-    are asked directly, in some ten queries over all runs; what a server keeps comes through MLflow's client. May be
-    shared between threads.
+    (UTC), made (the same, of an imported run the time that its files state), duration (seconds), parent_run_id,
+    model_path, weights_digest, rerun_of, error, archived (when, else null; a cell's study's, too), note (its
+    beginning), tags (people's own, in one text), and some columns ``params.*`` and ``metrics.*``, the same for every
+    store; the runs that :meth:`Store.find_runs` lists. Databases are asked directly, in some ten queries over all runs;
+    what a server keeps comes through MLflow's client. May be shared between threads.
     """
 
     def __init__(self, store: Store) -> None:
@@ -96,13 +105,14 @@ class RunTable:
         self._stamp: object = None
         self._looked = 0  # when a server was read, in milliseconds since 1970 by this machine's clock
         self._all_again = 0.0  # when all of it is to be read again, of time.monotonic()
+        self._columns: dict[str, pl.DataFrame] = {}  # of :meth:`column`, as long as the frame is this one
 
     def refresh(self) -> bool:
         """Read what is new or has changed since the last time; whether that was anything.
 
-        Every run's own row is read (name, status, times), params, metrics and tags those of runs that are new or were
-        not ended. Tags set later on a run that had ended are not seen. Of a server not every run's own row is read
-        each time: see :meth:`_from_server`.
+        Every run's own row is read (name, status, times) and what people edit (notes, tags, archived), params, metrics
+        and other tags those of runs that are new or were not ended. Of a server not every run is read each time: see
+        :meth:`_from_server`, and :meth:`edited`.
 
         Raises:
             TrackingError: the store cannot be opened or read. One that is not there is an empty one.
@@ -117,9 +127,67 @@ class RunTable:
             frame = self._sorted(rows)
             changed = not frame.equals(self.frame)
             if changed:
-                self._rows, self.frame = rows, frame
+                self._rows, self.frame, self._columns = rows, frame, {}
             self._stamp = stamp
             return changed
+
+    def edited(self) -> None:
+        """After a change of a run that has ended: what a server keeps is all read again the next time."""
+        self._all_again = 0.0
+
+    def names(self) -> list[str]:
+        """What :meth:`column` can be asked for: ``params.*`` and ``metrics.*`` of any run, intervals, numbers and
+        curves left out. Of a server those of its newest 200 runs.
+
+        Raises:
+            TrackingError: the store cannot be read.
+        """
+        if self.store.uri.startswith("http"):
+            runs = list(islice(self.store.search(self.store.experiments(), {}, page=200), 200))
+            found = {f"params.{name}" for run in runs for name in run.data.params}
+            found |= {f"metrics.{name}" for run in runs for name in run.data.metrics}
+        elif not self.store.exists():
+            return []
+        else:
+            found = set()
+            with self.store.reported("cannot read"), self._engine().connect() as connection:
+                for table, kind in (("params", "params"), ("latest_metrics", "metrics")):
+                    # One step in the index of (key, run) for each name; DISTINCT would read millions of rows.
+                    query = (
+                        f"WITH RECURSIVE names(name) AS (SELECT MIN(key) FROM {table} UNION ALL SELECT "
+                        f"(SELECT MIN(key) FROM {table} WHERE key > name) FROM names WHERE name IS NOT NULL) "
+                        "SELECT name FROM names WHERE name IS NOT NULL"
+                    )
+                    found |= {f"{kind}.{name}" for name in connection.execute(sqlalchemy.text(query)).scalars()}
+        return sorted(name for name in found if not name.endswith(_NO_COLUMN) and "_by_layer/" not in name)
+
+    def column(self, name: str) -> pl.DataFrame:
+        """run_id and ``name``: the values of one of :meth:`names`, of the runs that have it. Kept until a run changes.
+
+        Raises:
+            TrackingError: the store cannot be read.
+        """
+        kind, _, key = name.partition(".")
+        schema = {"run_id": pl.String, name: pl.Float64 if kind == "metrics" else pl.String}
+        if name in self.frame.columns:
+            return self.frame.select("run_id", name).drop_nulls()
+        if (known := self._columns.get(name)) is not None:
+            return known
+        if self.store.uri.startswith("http"):
+            runs = self.store.search(self.store.experiments(), {})
+            rows = [(run.info.run_id, getattr(run.data, kind).get(key)) for run in runs]
+        else:
+            of = sqlalchemy.table(
+                "latest_metrics" if kind == "metrics" else kind, *map(sqlalchemy.column, ("run_uuid", "key", "value"))
+            )
+            with self.store.reported("cannot read"), self._engine().connect() as connection:
+                rows = connection.execute(sqlalchemy.select(of.c.run_uuid, of.c.value).where(of.c.key == key)).all()
+        found = pl.DataFrame([tuple(row) for row in rows], schema=schema, orient="row", strict=False).drop_nulls()
+        self._columns[name] = found
+        return found
+
+    def _engine(self) -> sqlalchemy.Engine:
+        return sqlalchemy.create_engine(self.store.uri, poolclass=sqlalchemy.NullPool)
 
     def _stamp_now(self) -> object:
         """Differs where a SQLite store was written to; None for what cannot be told."""
@@ -134,8 +202,7 @@ class RunTable:
     def _from_database(self) -> pl.DataFrame:
         if not self.store.exists():
             return pl.DataFrame(schema=_TABLE_COLUMNS)
-        engine = sqlalchemy.create_engine(self.store.uri, poolclass=sqlalchemy.NullPool)
-        with self.store.reported("cannot read"), engine.connect() as connection:
+        with self.store.reported("cannot read"), self._engine().connect() as connection:
             known = pl.DataFrame(
                 connection.exec_driver_sql(
                     "SELECT r.run_uuid, r.name, e.name, r.experiment_id, r.status, r.start_time, r.end_time FROM runs r"
@@ -160,8 +227,29 @@ class RunTable:
                     names if isinstance(names, dict) else {name: f"{table.split('_')[-1]}.{name}" for name in names}
                 )
                 changed = self._with(connection, changed, table, columns, everything=same.is_empty())
+            edited = self._edited(connection)
         kept = known.join(same.drop(known.columns[1:]), on="run_id", how="inner")
-        return pl.concat([frame.select(*_TABLE_COLUMNS) for frame in (kept, changed)])
+        every = pl.concat(
+            [frame.select(name for name in _TABLE_COLUMNS if name not in _EDITED) for frame in (kept, changed)]
+        )
+        return every.join(edited, on="run_id", how="left").select(*_TABLE_COLUMNS)
+
+    @staticmethod
+    def _edited(connection: sqlalchemy.Connection) -> pl.DataFrame:
+        """run_id and the columns of _EDITED, of every run that has one."""
+        of = sqlalchemy.table("tags", *map(sqlalchemy.column, ("run_uuid", "key", "value")))
+        own = of.c.key.in_([ARCHIVED, NOTE]) | ~(of.c.key.startswith("mlflow.") | of.c.key.startswith("debug."))
+        short = sqlalchemy.func.substr(of.c.value, 1, _SHORT)
+        rows = connection.execute(sqlalchemy.select(of.c.run_uuid, of.c.key, short).where(own)).all()
+        tags = pl.DataFrame(rows, schema={"run_id": pl.String, "key": pl.String, "value": pl.String}, orient="row")
+        archived, note = (
+            tags.filter(pl.col("key") == key).select("run_id", pl.col("value").alias(name))
+            for key, name in ((ARCHIVED, "archived"), (NOTE, "note"))
+        )
+        others = tags.filter(~pl.col("key").is_in([ARCHIVED, NOTE])).sort("key")
+        text = pl.format("{}={}", "key", "value").str.join(", ").alias("tags")
+        found = archived.join(note, on="run_id", how="full", coalesce=True)
+        return found.join(others.group_by("run_id").agg(text), on="run_id", how="full", coalesce=True)
 
     @staticmethod
     def _with(
@@ -232,6 +320,9 @@ class RunTable:
             "start_time": info.start_time,
             "end_time": info.end_time,
             **{column: data.tags.get(tag) for tag, column in _TABLE_TAGS.items()},
+            "archived": data.tags.get(ARCHIVED),
+            "note": data.tags.get(NOTE, "")[:_SHORT] or None,
+            "tags": ", ".join(f"{key}={data.tags[key][:_SHORT]}" for key in sorted(data.tags) if own_tag(key)) or None,
             **{f"params.{name}": data.params.get(name) for name in _TABLE_PARAMS},
             **{f"metrics.{name}": data.metrics.get(name) for name in _TABLE_METRICS},
         }
@@ -243,10 +334,14 @@ class RunTable:
         started = pl.when(pl.col("start_time").is_between(0, LATEST)).then("start_time")
         started = started.cast(RUN_COLUMNS["start_time"]).alias("start_time")
         duration = ((pl.col("end_time") - pl.col("start_time")) / 1000).alias("duration")
+        stated = pl.col("legacy_timestamp").str.to_datetime("%Y%m%d_%H%M%S", strict=False, time_unit="ms")
+        made = pl.coalesce(stated.dt.replace_time_zone("UTC"), started).alias("made")
+        of_study = rows.filter(pl.col("archived").is_not_null()).select("run_id", of_study="archived")
         return (
             rows.sort("start_time", "run_id", descending=True, nulls_last=True)
-            .with_columns(started, duration, *ns)
-            .drop("end_time")
+            .join(of_study, left_on="parent_run_id", right_on="run_id", how="left", maintain_order="left")
+            .with_columns(started, made, duration, *ns, archived=pl.coalesce("archived", "of_study"))
+            .drop("end_time", "legacy_timestamp", "of_study")
         )
 
 

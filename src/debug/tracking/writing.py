@@ -42,6 +42,7 @@ from debug.tracking.contract import (
     MAX_DIGEST,
     MAX_PARAM,
     MAX_TAG,
+    NOTE,
     PARENT,
     PART,
     SCHEMA,
@@ -74,7 +75,6 @@ def uninterrupted() -> Iterator[None]:
             signal.raise_signal(signal.SIGINT)
 
 
-NOTE = "mlflow.note.content"
 HEADLINES = ("accuracy", "patch_success_rate", "peak_patch_success_rate")
 """Metrics of cells whose means a study carries."""
 _PUNCTUATION = re.compile(r"[\\`*_\[\]<>#|~$]")

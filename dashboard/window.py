@@ -1,0 +1,50 @@
+"""How large the reader's window is, so that a table has the columns and the rows that fit."""
+
+from __future__ import annotations
+
+import streamlit as st
+from streamlit.components.v2 import component
+from streamlit.components.v2.types import ComponentRenderer
+
+USUAL = "1200x900"
+# Sizes in steps, so that a window that is being resized redraws the page a few times at most.
+_JS = """export default function({data, setStateValue}) {
+  let known = data
+  const tell = () => {
+    const width = [1750, 1200].find(least => innerWidth >= least) ?? 800
+    const now = width + "x" + Math.floor(innerHeight / 100) * 100
+    if (now != known) setStateValue("size", known = now)
+  }
+  tell()
+  addEventListener("resize", tell)
+  return () => removeEventListener("resize", tell)
+}"""
+
+_STYLE = """<style>
+.st-key-window { position: absolute; visibility: hidden }
+[data-testid=stCaptionContainer] { opacity: 1 } /* Streamlit makes captions too faint to read */
+[data-testid=stCaptionContainer] p { color: light-dark(#5c5c66, #b4b4bc) }
+</style>"""
+
+
+@st.cache_resource(show_spinner=False)
+def _component() -> ComponentRenderer:
+    return component("window", js=_JS)
+
+
+def window() -> tuple[int, int]:
+    """Width (800: narrow, 1200 or 1750) and height of the window in pixels, rounded down.
+
+    To be called before a page's first widget: the first page of a session stops here, and is drawn when the browser
+    has told. (It must not be drawn while that is awaited: Streamlit loses the values of the widgets of a run that
+    another one overtakes.)
+    """
+    known: str | None = st.session_state.get("window")
+    st.html(_STYLE)
+    with st.container(key="window"):
+        told = _component()(data=known, key="asked for its size", on_size_change=lambda: None)
+    known = st.session_state["window"] = told.get("size") or known
+    if known is None and "Host" in st.context.headers:  # a browser, and no test
+        st.stop()
+    width, _, height = (known or USUAL).partition("x")
+    return (int(width), min(int(height), 5000)) if width.isdecimal() and height.isdecimal() else (1200, 900)
