@@ -17,6 +17,7 @@ from streamlit import config
 from streamlit.testing.v1 import AppTest
 
 from debug.causal_map import mean_over_pairs
+from debug.causal_visualization import visible
 from debug.commands import rerun
 from debug.commands.worker import Worker
 from debug.core import parse_last_integer
@@ -26,7 +27,7 @@ from debug.plan import Plan
 from debug.provenance import files_digest
 from debug.statistics import bootstrap_mean, wilson
 from debug.tracking import RunTable, Store
-from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map
+from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map, with_likeliest
 from test_legacy import SAMPLE, grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -472,6 +473,26 @@ def test_a_cell_of_a_pair_opens_the_program_with_its_token_marked(store):
     assert f"{PROGRAM}8" in literal(app)
     app.selectbox(key="pair").select("1").run()
     assert (url(app, "pair"), url(app, "metric"), url(app, "layer")) == ("1", "logit_diff", "2")
+
+
+def test_a_cell_has_the_likeliest_tokens_of_the_three_forward_passes(store):
+    one = with_likeliest(make_map())
+    one = dataclasses.replace(one, vocabulary=one.vocabulary | {17: NASTY})
+    where: dict[str, str] = {"pair": "0", "metric": "success", "layer": "2"}
+    app = opened("causal_map", run=log_causal(store, [one]), **where, token="6")
+    _, table = app.dataframe
+    assert table.value["clean"].to_list() == ["8", visible(NASTY), "·"]
+    assert table.value["counterfactual"].to_list() == table.value["patched"].to_list() == [visible(NASTY), "8", "·"]
+    for name in ("p clean", "p counterfactual", "p patched"):
+        assert table.value[name].to_list() == pytest.approx([75, 12.5, 6.25], rel=1e-3)
+    app = opened(
+        "causal_map", run=log_causal(store, [with_likeliest(make_map(heads=4))]), **where, head="1", at="final"
+    )
+    assert len(app.dataframe[1].value.columns) == 6
+    without = {"top_k": None, "top_k_logs": None, "top_k_columns": []}
+    estimated = dataclasses.replace(one, method="attribution", top=np.full_like(one.top, -1), **without)
+    app = opened("causal_map", run=log_causal(store, [estimated]), **where | {"metric": "logit_change"}, token="6")
+    assert [*app.dataframe[1].value.columns] == ["clean", "p clean", "counterfactual", "p counterfactual"]
 
 
 def test_whole_answers_are_said_to_be_what_success_is_of(store):

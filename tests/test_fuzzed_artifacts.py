@@ -25,7 +25,7 @@ from debug.kinds import Json
 from debug.tracking import LoggedRun, Store, TrackingError
 from debug.tracking.export import cells
 from present import present
-from synthetic import PROGRAM, make_map, make_samples
+from synthetic import PROGRAM, make_map, make_samples, with_likeliest
 
 WRONG: list[Json] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]
 MEGABYTES = 2**10  # in the units of ru_maxrss
@@ -52,7 +52,9 @@ def logged(tmp_path_factory, _empty_store) -> LoggedRun:
         run.log_json("summary.json", {"metrics": {"accuracy": 0.5}})
         run.log_programs([make_pair(PROGRAM, seed) for seed in range(2)])
         run.append_jsonl("samples.jsonl", make_samples(2))
-        save_maps(run.folder / "causal_maps" / "00000.safetensors", [make_map(pair) for pair in range(2)])
+        save_maps(
+            run.folder / "causal_maps" / "00000.safetensors", [with_likeliest(make_map(pair)) for pair in range(2)]
+        )
         (run.folder / "activations").mkdir()
         arrays = {"0/clean/mlp": np.ones((2, 3, 4), np.float32), "0/positions": np.arange(3)}
         save_file(arrays, run.folder / "activations" / "00000.safetensors")

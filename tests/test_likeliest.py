@@ -142,6 +142,7 @@ def test_files_keep_them_and_refuse_what_cannot_be(model: LoadedModel, tmp_path:
         ({"top_k_logs": None}, "'top_k' and 'top_k_logs' must both be there"),
         ({"top_k_logs": -logs}, "'top_k_logs' has logarithms of probabilities above 1"),
         ({"top_k_unpatched": present(found.top_k_unpatched)[:1]}, "'top_k_unpatched' .* do not fit"),
+        ({"top_k": top_k[..., :2], "top_k_logs": logs[..., :2]}, "'top_k' has 2 ranks, 'top_k_unpatched' another"),
         ({"top_k_columns": found.top_k_columns[1:]}, "do not fit"),
         ({"top_k_columns": [*found.top_k_columns[1:], 10_000]}, "'top_k_columns' .* must be columns"),
     ]

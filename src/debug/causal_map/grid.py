@@ -173,6 +173,8 @@ class CausalMap(Shown):
                 continue
             if kept.shape[:-1] != shape or logs.shape != kept.shape:
                 raise CausalMapError(f"'{name}' {kept.shape} and '{name}_logs' {logs.shape} do not fit {shape} x ranks")
+            if self.top_k_unpatched is not None and kept.shape[-1] != self.top_k_unpatched.shape[-1]:
+                raise CausalMapError(f"'{name}' has {kept.shape[-1]} ranks, 'top_k_unpatched' another number")
             if (logs > 0).any():
                 raise CausalMapError(f"'{name}_logs' has logarithms of probabilities above 1")
         for name in LEGACY:
