@@ -126,7 +126,7 @@ def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
     st.dataframe(table, hide_index=True, placeholder="", column_config=logits)
     if (likely := likeliest(causal_map, where)) is not None:
         st.caption("Likeliest next tokens, with their probabilities")
-        percent = {name: st.column_config.NumberColumn("p", format="%.2f%%") for name in likely.columns[1::2]}
+        percent = {name: st.column_config.NumberColumn("p", format="%.4g%%") for name in likely.columns[1::2]}
         st.dataframe(likely, hide_index=True, placeholder="", column_config=percent)
 
 
