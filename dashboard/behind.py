@@ -124,6 +124,10 @@ def measured(causal_map: CausalMap, where: tuple[int, ...]) -> None:
     table = predictions(causal_map, where)
     logits = {name: st.column_config.NumberColumn(name, format="%.3f") for name in table.columns[2:]}
     st.dataframe(table, hide_index=True, placeholder="", column_config=logits)
+    if (likely := likeliest(causal_map, where)) is not None:
+        st.caption("Likeliest next tokens, with their probabilities")
+        percent = {name: st.column_config.NumberColumn("p", format="%.4g%%") for name in likely.columns[1::2]}
+        st.dataframe(likely, hide_index=True, placeholder="", column_config=percent)
 
 
 def answer_of(causal_map: CausalMap, where: tuple[int, ...]) -> list[str]:
@@ -142,17 +146,40 @@ def mark(token: str) -> str:
     return f"⟦{visible(token)}⟧" + ("\n" if "\n" in token else "")
 
 
-def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
-    def text(token: int) -> str | None:
-        return None if token < 0 else visible(causal_map.vocabulary.get(token, f"token {token}"))
+def text_of(causal_map: CausalMap, token: int) -> str | None:
+    return None if token < 0 else visible(causal_map.vocabulary.get(token, f"token {token}"))
 
+
+def passes_of(causal_map: CausalMap) -> list[str]:
+    return ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"]
+
+
+def likeliest(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame | None:
+    """The likeliest tokens of the three forward passes, each beside its probability in percent, the likeliest first;
+    without the patched one where it was only estimated. None where the map has them not."""
+    if causal_map.top_k_unpatched is None or causal_map.top_k_unpatched_logs is None:
+        return None
+    tokens, logs = [*causal_map.top_k_unpatched], [*causal_map.top_k_unpatched_logs]
+    if causal_map.top_k is not None and causal_map.top_k_logs is not None and place[-1] in causal_map.top_k_columns:
+        at = (*place[:-1], causal_map.top_k_columns.index(place[-1]))
+        tokens, logs = [*tokens, causal_map.top_k[at]], [*logs, causal_map.top_k_logs[at]]
+    rows: dict[str, list[str | None] | list[float]] = {}
+    for name, ids, of_ids in zip(passes_of(causal_map), tokens, logs, strict=False):
+        rows[name] = [text_of(causal_map, token) for token in ids.tolist()]
+        rows[f"p {name}"] = (100 * np.exp(of_ids.astype(float))).tolist()
+    return pl.DataFrame(
+        rows, schema_overrides={name: pl.String for name in rows if not name.startswith("p ")}
+    ).fill_nan(None)
+
+
+def predictions(causal_map: CausalMap, place: tuple[int, ...]) -> pl.DataFrame:
     z = [causal_map.z_clean, causal_map.z_counterfactual, causal_map.z_patched[place]]
     tops = [*causal_map.top_tokens, int(causal_map.top[place])]
-    c, o = (text(token) or "not recorded" for token in causal_map.answer_tokens)
+    c, o = (text_of(causal_map, token) or "not recorded" for token in causal_map.answer_tokens)
     return pl.DataFrame(
         {
-            "forward pass": ["clean", "counterfactual", "edges cut" if causal_map.source == "knockout" else "patched"],
-            "top token": [text(token) for token in tops],
+            "forward pass": passes_of(causal_map),
+            "top token": [text_of(causal_map, token) for token in tops],
             f"logit of {c} (counterfactual)": [float(logits[0]) for logits in z],
             f"logit of {o} (original)": [float(logits[1]) for logits in z],
         }

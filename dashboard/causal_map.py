@@ -11,6 +11,7 @@ import math
 import altair as alt
 import polars as pl
 import streamlit as st
+from attention import attention_of
 from behind import behind_cell, mean_table, pairs_behind
 from store import load, mean_of, scores_of_run
 from two_maps import beside
@@ -303,6 +304,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     scroll_to("details")
     if causal_map.lens_ranks is not None and yes("lens", "Logit lens of the clean forward pass"):
         draw(quick(lens_heatmap(drawn), len(drawn.positions) * (drawn.n_layers + 1)), "lens")
+    part(attention_of, run, causal_map)
 
 
 def without_what_is_the_same(causal_map: CausalMap, token: int | None) -> CausalMap:

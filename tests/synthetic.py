@@ -64,6 +64,24 @@ def make_map(
     )
 
 
+def with_likeliest(one: CausalMap) -> CausalMap:
+    """The map with three likeliest tokens of each forward pass, the third a space; the first two exchange places where
+    the patch succeeds."""
+    columns = list(one.target_columns.values()) if one.heads else list(range(len(one.columns)))
+    top = one.top[..., columns, None]
+    tokens = np.concatenate([top, np.where(top == 17, 18, 17), np.full_like(top, 19)], -1).astype(np.int32)
+    logs = np.log(np.array([0.75, 0.125, 0.0625])).astype(np.float16)
+    return replace(
+        one,
+        vocabulary=one.vocabulary | {19: " "},
+        top_k_columns=columns,
+        top_k=tokens,
+        top_k_logs=np.broadcast_to(logs, tokens.shape),
+        top_k_unpatched=np.array([[18, 17, 19], [17, 18, 19]], np.int32),
+        top_k_unpatched_logs=np.stack([logs, logs]),
+    )
+
+
 def make_estimate(pair: int = 0, heads: int | None = None) -> CausalMap:
     """The same map as an attribution estimates it: without a top token."""
     one = make_map(pair, heads=heads)

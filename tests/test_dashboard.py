@@ -16,7 +16,8 @@ import streamlit as st
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
-from debug.causal_map import mean_over_pairs
+from debug.causal_map import mean_over_pairs, save_tensors
+from debug.causal_visualization import visible
 from debug.commands import rerun
 from debug.commands.worker import Worker
 from debug.core import parse_last_integer
@@ -26,7 +27,8 @@ from debug.plan import Plan
 from debug.provenance import files_digest
 from debug.statistics import paired_means, wilson
 from debug.tracking import RunTable, Store
-from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map
+from present import present
+from synthetic import NASTY, PROGRAM, TOKENS, log_accuracy, log_causal, make_estimate, make_map, with_likeliest
 from test_legacy import SAMPLE, grid, written
 
 APP = Path(__file__).parents[1] / "dashboard" / "app.py"
@@ -467,6 +469,58 @@ def test_a_cell_of_a_pair_opens_the_program_with_its_token_marked(store):
     assert f"{PROGRAM}8" in literal(app)
     app.selectbox(key="pair").select("1").run()
     assert (url(app, "pair"), url(app, "metric"), url(app, "layer")) == ("1", "logit_diff", "2")
+
+
+def test_a_cell_has_the_likeliest_tokens_of_the_three_forward_passes(store):
+    one = with_likeliest(make_map())
+    one = dataclasses.replace(one, vocabulary=one.vocabulary | {17: NASTY})
+    where: dict[str, str] = {"pair": "0", "metric": "success", "layer": "2"}
+    app = opened("causal_map", run=log_causal(store, [one]), **where, token="6")
+    _, table = app.dataframe
+    assert table.value["clean"].to_list() == ["8", visible(NASTY), "·"]
+    assert table.value["counterfactual"].to_list() == table.value["patched"].to_list() == [visible(NASTY), "8", "·"]
+    for name in ("p clean", "p counterfactual", "p patched"):
+        assert table.value[name].to_list() == pytest.approx([75, 12.5, 6.25], rel=1e-3)
+    app = opened(
+        "causal_map", run=log_causal(store, [with_likeliest(make_map(heads=4))]), **where, head="1", at="final"
+    )
+    assert len(app.dataframe[1].value.columns) == 6
+    without = {"top_k": None, "top_k_logs": None, "top_k_columns": []}
+    estimated = dataclasses.replace(one, method="attribution", top=np.full_like(one.top, -1), **without)
+    app = opened("causal_map", run=log_causal(store, [estimated]), **where | {"metric": "logit_change"}, token="6")
+    assert [*app.dataframe[1].value.columns] == ["clean", "p clean", "counterfactual", "p counterfactual"]
+
+
+def test_a_pair_shows_where_its_heads_look_where_that_was_kept(store):
+    run_id = log_causal(store, [make_map(pair) for pair in range(2)])
+    assert not [each for each in opened("causal_map", run=run_id, pair="0").toggle if each.key == "attention"]
+    weights = np.zeros((6, 4, 4, 23), np.float16)
+    weights[..., 0], weights[3, 1, 3, 2] = 0.25, 0.75
+
+    def kept(weights: np.ndarray, last: int) -> None:
+        folder = present(store.load_run(run_id)._root) / "attention"
+        save_tensors(folder / "00000.safetensors", {"0/weights": weights, "0/queries": np.array([2, 6, 10, last])})
+        st.cache_resource.clear()
+
+    kept(weights, 22)
+    app = opened("causal_map", run=run_id, pair="0", metric="success", attention="yes")
+    assert titles(app)[1:] == [
+        "attention from last token to 8 at 2",
+        "attention of layer 3, head 1 · from last token (yellow) to all tokens · pair 0, clean forward pass",
+    ]
+    app.selectbox(key="attention_head").select("2").run()
+    app.selectbox(key="attention_to").select("0").run()
+    assert (url(app, "attention_layer"), url(app, "attention_head"), url(app, "attention_to")) == ("3", "2", "0")
+    assert titles(app)[1] == "attention from last token to i at 0"
+    app = opened("causal_map", run=run_id, pair="1", metric="success", attention="yes")
+    assert "Attention was kept for the first pairs of this run: 0." in captions(app)
+    kept(weights[..., 1:], 21)
+    app = opened("causal_map", run=run_id, pair="0", metric="success", attention="yes")
+    assert "is of another prompt" in captions(app)
+    kept(weights * np.float16(9), 22)
+    app = opened("causal_map", run=run_id, pair="0", metric="success", attention="yes")
+    assert "attention/00000.safetensors: pair 0: the attention has values that are no shares" in literal(app)
+    assert titles(app), "the map is there all the same"
 
 
 def test_whole_answers_are_said_to_be_what_success_is_of(store):

@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from debug.causal_map import CausalMapError, mean_over_pairs, save_maps
+from debug.causal_map import CausalMapError, mean_over_pairs, save_maps, save_tensors
 from debug.counterfactual import make_pair
 from debug.kinds import Json
 from debug.tracking import LoggedRun, Store, TrackingError
 from debug.tracking.export import cells
 from present import present
-from synthetic import PROGRAM, make_map, make_samples
+from synthetic import PROGRAM, make_map, make_samples, with_likeliest
 
 WRONG: list[Json] = [None, True, -1, 0, 3, 2**40, 10**30, 1.5, "", "x", "\ud800", [], [[]], [None], {}, {"a": 1}]
 MEGABYTES = 2**10  # in the units of ru_maxrss
@@ -52,7 +52,11 @@ def logged(tmp_path_factory, _empty_store) -> LoggedRun:
         run.log_json("summary.json", {"metrics": {"accuracy": 0.5}})
         run.log_programs([make_pair(PROGRAM, seed) for seed in range(2)])
         run.append_jsonl("samples.jsonl", make_samples(2))
-        save_maps(run.folder / "causal_maps" / "00000.safetensors", [make_map(pair) for pair in range(2)])
+        save_maps(
+            run.folder / "causal_maps" / "00000.safetensors", [with_likeliest(make_map(pair)) for pair in range(2)]
+        )
+        weights = {"0/weights": np.full((2, 3, 2, 4), 0.25, np.float16), "0/queries": np.array([1, 3])}
+        save_tensors(run.folder / "attention" / "00000.safetensors", weights)
         (run.folder / "activations").mkdir()
         arrays = {"0/clean/mlp": np.ones((2, 3, 4), np.float32), "0/positions": np.arange(3)}
         save_file(arrays, run.folder / "activations" / "00000.safetensors")
@@ -79,6 +83,7 @@ READERS: dict[str, Callable[[LoggedRun], object]] = {
     "programs.json": lambda run: (run.pairs, run.programs),
     "samples.jsonl": lambda run: run.samples,
     "causal_maps/00000.safetensors": read_maps,
+    "attention/00000.safetensors": lambda run: [each.of(each.queries) for each in run.attention.values()],
     "activations/00000.safetensors": lambda run: [array.sum() for array in run.activations.values()],
 }
 
@@ -183,7 +188,9 @@ def parts(content: bytes) -> tuple[dict[str, Json], bytes]:
     return json.loads(content[8 : 8 + length]), content[8 + length :]
 
 
-@pytest.mark.parametrize("name", ["causal_maps/00000.safetensors", "activations/00000.safetensors"])
+@pytest.mark.parametrize(
+    "name", [f"{folder}/00000.safetensors" for folder in ("causal_maps", "activations", "attention")]
+)
 def test_safetensors_headers_that_lie(logged, name):
     header, data = parts(content_of(logged, name))
     lies: list[Json] = [

@@ -57,6 +57,9 @@ class Plan:
     """Skip pairs whose root value is assigned on line 1 or 2."""
     save_activations: Annotated[str, OneOf(("none", "targets", "all"))] = "none"
     """Positions whose activations are kept with each result."""
+    save_attention: int = 0
+    """Of how many pairs, the first ones, the attention patterns of the clean forward pass are kept, from the targets'
+    tokens to all; 0 for none."""
     source: Annotated[str, OneOf(SOURCES)] = "counterfactual"
     """Where patched activations come from; zero, mean and resample are ablations."""
     source_run: str | None = None
@@ -113,6 +116,10 @@ class Plan:
         if not isinstance(self.random_draws, Integral) or self.random_draws < 1:
             raise InputError(
                 f"random_draws is {self.random_draws!r:.80}; expected 1 or more, or control=False for none"
+            )
+        if not isinstance(self.save_attention, Integral) or self.save_attention < 0:
+            raise InputError(
+                f"save_attention is {self.save_attention!r:.80}; expected a number of pairs, or 0 for none"
             )
         window = self.layer_window
         if window is not None and (not isinstance(window, Integral) or window < 1):
@@ -192,6 +199,7 @@ class Plan:
             "prompt_template": get_prompt(self.prompt_template)[0],
             "answer_lead": repr(self.answer_lead) if self.answer_lead else None,
             "chat": self.chat or None,  # as of runs from before it was an option
+            "save_attention": self.save_attention or None,  # the same
         }
         return {
             name: ",".join(map(str, value)) if isinstance(value, list | tuple) else value

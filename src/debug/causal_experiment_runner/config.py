@@ -28,6 +28,7 @@ class CausalConfig(StudyConfig, Plan):
     prompt_template: Template | None = None  # type: ignore[assignment]  (set when it is made)
     """Name of a prompt template, or a text with {code} (default: that of the program family)."""
     save_activations: Annotated[str, OneOf(("none", "targets", "all"))] = "targets"
+    save_attention: int = 8
     name: str | None = field(default=None, kw_only=True)  # type: ignore[assignment]  (set when it is made)
     """MLflow experiment (default: the kind of run)."""
     models: Sequence[str] = field(kw_only=True)

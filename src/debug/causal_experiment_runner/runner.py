@@ -102,14 +102,17 @@ class CausalExperimentRunner:
         Args:
             name: the MLflow experiment; None: the kind of run.
             plan: any other field of :class:`debug.plan.Plan` (require_correct is True: pairs that the model does not
-                answer are skipped); activations at the targets are saved unless it
-                says otherwise.
+                answer are skipped); activations at the targets are saved, and attention patterns
+                of the first pairs, unless it says otherwise.
 
         Raises:
             InputError: an argument cannot be, or no pair was left to patch (the message has the reasons).
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
-        defaults: dict[str, Argument] = {"prompt_template": "VARIABLE_BINDING", "save_activations": "targets"}
+        defaults: dict[str, Argument] = {
+            "prompt_template": "VARIABLE_BINDING",
+            **{name: getattr(CausalConfig, name) for name in ("save_activations", "save_attention")},
+        }
         what = Plan(intervention_type, layers, positions, **(defaults | plan))
         return self.run_plan(model_id, programs, what, name=name, tags=tags)
 

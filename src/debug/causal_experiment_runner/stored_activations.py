@@ -79,9 +79,11 @@ class StoredActivations:
             raise StoredActivationsError(f"run {self.run.run_id}: '{number}/positions' is {at}; expected positions")
         causal_map = maps[number]
         logits = causal_map.z_counterfactual if which else causal_map.z_clean
+        tokens, logs = causal_map.top_k_unpatched, causal_map.top_k_unpatched_logs
         return StoredRun(
             at,
             {name.rpartition("/")[2]: self.run.activations[name] for name in names},
             dict(zip(causal_map.answer_tokens, map(float, logits), strict=True)),
             causal_map.top_tokens[which],
+            None if tokens is None or logs is None else (tokens[which], logs[which]),
         )

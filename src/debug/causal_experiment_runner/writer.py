@@ -34,6 +34,8 @@ class CellWriter:
         self.correct: list[tuple[bool, bool]] = []
         self.maps: list[CausalMap] = []
         self.activations: dict[str, np.ndarray] = {}
+        self.attention: dict[str, np.ndarray] = {}
+        self.with_attention = 0
         self.shards = self.tried = 0
         self.reasons: dict[str, str] = {}
 
@@ -57,6 +59,10 @@ class CellWriter:
         if result.checks is not None:
             self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
         self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
+        if result.attention is not None and self.with_attention < self.params.get("save_attention", 0):
+            own = {"weights": result.attention.weights, "queries": np.array(result.attention.queries, np.int64)}
+            self.attention |= {f"{len(self.pairs)}/{name}": array for name, array in own.items()}
+            self.with_attention += 1
         self.pairs.append(result.pair)
         self.maps.append(causal_map)
         self.mean.add(causal_map)
@@ -66,11 +72,12 @@ class CellWriter:
 
     def _write_shard(self) -> None:
         save_maps(self.run.folder / "causal_maps" / f"{self.shards:05d}.safetensors", self.maps)
-        if self.activations:
-            save_tensors(self.run.folder / "activations" / f"{self.shards:05d}.safetensors", self.activations)
+        for folder, arrays in (("activations", self.activations), ("attention", self.attention)):
+            if arrays:
+                save_tensors(self.run.folder / folder / f"{self.shards:05d}.safetensors", arrays)
         self.run.log_programs(self.pairs)
         self.run.flush()
-        self.maps, self.activations = [], {}
+        self.maps, self.activations, self.attention = [], {}, {}
         self.shards += 1
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from debug import lazy
 
 if TYPE_CHECKING:
+    from debug.causal_map.attention import AttentionPattern
     from debug.causal_map.files import load_maps, save_maps, save_tensors
     from debug.causal_map.grid import (
         CausalMap,

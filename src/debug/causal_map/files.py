@@ -22,7 +22,7 @@ def save_maps(path: Path, maps: Sequence[CausalMap]) -> None:
     headers = []
     for index, causal_map in enumerate(maps):
         own, header = causal_map.to_tensors()
-        arrays |= {f"{index}/{name}": np.ascontiguousarray(array) for name, array in own.items()}
+        arrays |= {f"{index}/{name}": array for name, array in own.items()}
         headers.append(header)
     save_tensors(path, arrays, {"causal_maps": json.dumps(headers)})
 
@@ -31,7 +31,8 @@ def save_tensors(path: Path, arrays: dict[str, np.ndarray], header: dict[str, st
     """Write a safetensors file; whoever reads meanwhile finds all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f"{path.name}.part")
-    save_file(arrays, part, metadata=header)
+    in_order = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # it writes memory as it lies
+    save_file(in_order, part, metadata=header)
     part.replace(path)
 
 

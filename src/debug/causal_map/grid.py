@@ -29,6 +29,10 @@ ARRAYS = {
     "log_probabilities": np.float32,
     "lens_logits": np.float32,
     "lens_ranks": np.int64,
+    "top_k": np.int32,
+    "top_k_logs": np.float16,
+    "top_k_unpatched": np.int32,
+    "top_k_unpatched_logs": np.float16,
     **dict.fromkeys(LEGACY, np.float32),
 }
 """The arrays of a map, in a file of maps too."""
@@ -71,7 +75,7 @@ class CausalMap(Shown):
     min_effect: float
     """Smallest |z_cf[c] - z_clean[c]| by which a difference is normalized; see models.SMALLEST_EFFECT."""
     vocabulary: dict[int, str]
-    """Text of every token id that occurs in this map as a top token or as an answer."""
+    """Text of every token id that occurs in this map as a top token, among the likeliest, or as an answer."""
     z_clean: Answer
     z_counterfactual: Answer
     z_patched: Float[np.ndarray, "layer *head column 2"]
@@ -109,6 +113,16 @@ class CausalMap(Shown):
     top; of the single ``positions``. None where it was not read."""
     lens_ranks: Int[np.ndarray, "row position 2"] | None = None
     """How many tokens have a higher logit there than c and o."""
+    top_k_columns: list[int] = field(default_factory=list)
+    """The columns at which the likeliest tokens are kept: all, of a map with heads those of its targets."""
+    top_k: Int[np.ndarray, "layer *head kept rank"] | None = None
+    """The likeliest tokens of each patched run there, the likeliest first (which of equals is left open); None where
+    nothing was run, or an older version ran it."""
+    top_k_logs: Float[np.ndarray, "layer *head kept rank"] | None = None
+    """Natural logarithms of their probabilities, over the whole vocabulary."""
+    top_k_unpatched: Int[np.ndarray, "2 rank"] | None = None
+    """The same of the clean and of the counterfactual run; -1 where a stored run's are not known."""
+    top_k_unpatched_logs: Float[np.ndarray, "2 rank"] | None = None
     legacy_success_rate: Float[np.ndarray, "layer *head column"] | None = None
     legacy_normalized_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
     legacy_logit_difference: Float[np.ndarray, "layer *head column"] | None = None
@@ -149,7 +163,20 @@ class CausalMap(Shown):
         for name in ("lens_logits", "lens_ranks"):
             if (array := getattr(self, name)) is not None and array.shape != lens:
                 raise CausalMapError(f"'{name}' {array.shape} does not fit {lens} rows x positions x answers")
-
+        if not {*self.top_k_columns} <= {*columns}:
+            raise CausalMapError(f"'top_k_columns' {self.top_k_columns!r:.80} must be columns, which are {columns}")
+        for name, shape in (("top_k", (*expected[:-1], len(self.top_k_columns))), ("top_k_unpatched", (2,))):
+            kept, logs = getattr(self, name), getattr(self, f"{name}_logs")
+            if (kept is None) != (logs is None):
+                raise CausalMapError(f"'{name}' and '{name}_logs' must both be there, or neither")
+            if kept is None:
+                continue
+            if kept.shape[:-1] != shape or logs.shape != kept.shape:
+                raise CausalMapError(f"'{name}' {kept.shape} and '{name}_logs' {logs.shape} do not fit {shape} x ranks")
+            if self.top_k_unpatched is not None and kept.shape[-1] != self.top_k_unpatched.shape[-1]:
+                raise CausalMapError(f"'{name}' has {kept.shape[-1]} ranks, 'top_k_unpatched' another number")
+            if (logs > 0).any():
+                raise CausalMapError(f"'{name}_logs' has logarithms of probabilities above 1")
         for name in LEGACY:
             if (array := getattr(self, name)) is not None and array.shape != expected:
                 raise CausalMapError(f"'{name}' {array.shape} does not fit {expected} layers x (heads x) columns")
@@ -252,6 +279,7 @@ class CausalMap(Shown):
         kept = [*singles, *range(len(self.positions), len(self.columns))]
         targets = [target for target, column in self.target_columns.items() if column in kept]
         rows = [list(self.targets).index(target) for target in targets]
+        of_top_k = [number for number, column in enumerate(self.top_k_columns) if column in kept]
 
         def of(array: np.ndarray | None, indices: list[int], axis: int) -> np.ndarray | None:
             return None if array is None else array.take(indices, axis)
@@ -271,6 +299,9 @@ class CausalMap(Shown):
             control_said=of(self.control_said, rows, -1),
             lens_logits=of(self.lens_logits, singles, 1),
             lens_ranks=of(self.lens_ranks, singles, 1),
+            top_k_columns=[kept.index(self.top_k_columns[number]) for number in of_top_k],
+            top_k=of(self.top_k, of_top_k, -2),
+            top_k_logs=of(self.top_k_logs, of_top_k, -2),
             **{name: of(getattr(self, name), kept, -1) for name in LEGACY},
         )
 

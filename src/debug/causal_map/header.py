@@ -33,6 +33,7 @@ class Header(TypedDict):
     candidates: NotRequired[Entries[Text, Int32]]
     layer_window: NotRequired[Int32]  # what the first maps did not say, from here on
     heads: NotRequired[List[List[Int32]]]
+    top_k_columns: NotRequired[List[Int32]]
     source: NotRequired[Annotated[str, one_of(*SOURCES, "knockout")]]
     scored_by: NotRequired[Annotated[str, one_of(*SCORED_BY)]]
     direction: NotRequired[Annotated[str, one_of(*DIRECTIONS)]]

@@ -14,7 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from debug import models
-from debug.causal_map import CausalMap, Metric, as_metric
+from debug.causal_map import AttentionPattern, CausalMap, Metric, as_metric
 from debug.causal_tracing.attribution import estimate
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.group import Group
@@ -24,6 +24,7 @@ from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
 from debug.counterfactual import PairLike, as_pair
 from debug.engine import SelfCheckError, default_batch_tokens, unembedded
+from debug.engine.attention_patterns import attention_pattern
 from debug.engine.self_checks import Check, checks_of
 from debug.errors import InputError
 from debug.kinds import Argument
@@ -35,6 +36,7 @@ from debug.progress import hidden
 from debug.token_analyzer import PairError
 
 logger = logging.getLogger(__name__)
+MOST_ATTENTION = 2**27  # numbers of a whole prompt's patterns, all in memory at once: half a GiB
 WINDOW = 64  # pairs that are looked at together: those of one length share forward passes
 
 
@@ -148,6 +150,7 @@ def _results_of(group: Group) -> Iterator[PairResult]:
             causal_map=filled.maps[number],
             checks=filled.checks,
             activations=_kept_activations(group, number),
+            attention=_kept_attention(group, number),
             interventions=filled.ran[number],
             rank_agreement=filled.agreement[number][0] if number in filled.agreement else None,
             agreement=filled.agreement[number][1] if number in filled.agreement else None,
@@ -176,6 +179,18 @@ def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
             stacked = torch.stack([layer[row, positions] for layer in layers]).cpu()
             kept[f"{name}/{component}"] = stacked.float().numpy()  # numpy has no bfloat16; float32 holds it exactly
     return kept
+
+
+def _kept_attention(group: Group, number: int) -> AttentionPattern | None:
+    model, one, length = group.model, group.given[number], group.passes.length
+    if one.index >= group.plan.save_attention:
+        return None
+    if model.n_layers * model.n_heads * length**2 > MOST_ATTENTION:
+        logger.warning("no attention patterns are kept of prompts of %d tokens: all of one would not fit", length)
+        return None
+    queries = sorted({position for at in one.columns.targets.values() for position in at})
+    pattern = attention_pattern(model, torch.tensor(one.tokenized.original.token_ids))
+    return AttentionPattern(queries, pattern[:, :, queries].clip(0, 1).astype(np.float16))
 
 
 def run_causal_tracing_experiment(

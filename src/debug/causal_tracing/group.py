@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from debug.causal_map.sources import FIRST_TOKEN
+from debug.causal_tracing.likeliest import Likeliest, likeliest
 from debug.causal_tracing.pairs import PairReader, PreparedPair
 from debug.causal_tracing.reference import Reference, recorded
 from debug.causal_tracing.whole_answers import Said, nothing, said
@@ -106,6 +107,18 @@ class Group:
             return torch.tensor([stored.logits[token] for token in answers]), stored.top_token
         row = len(self.given) + number
         return self.passes.logits[row, answers].cpu(), self.tops[row]
+
+    def likeliest(self, number: int) -> Likeliest:
+        """Of the clean and of the counterfactual forward pass; -1 and NaN where a stored one's are not known."""
+        if (stored := self.given[number].stored) is None:
+            return likeliest(self.passes.logits[[*self.rows_of(number)]])
+        tokens, logs = likeliest(self.passes.logits[[number, number]])
+        tokens[1], logs[1] = -1, torch.nan
+        if stored.top_k is not None:
+            of_stored = min(tokens.shape[1], len(stored.top_k[0]))
+            for row, known in zip((tokens[1], logs[1]), stored.top_k, strict=True):
+                row[:of_stored] = torch.from_numpy(known[:of_stored])
+        return Likeliest(tokens, logs)
 
     def rows_of(self, number: int) -> tuple[int, int]:
         """Of the clean forward pass, which is patched, and of the counterfactual one."""

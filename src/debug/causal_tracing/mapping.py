@@ -9,19 +9,33 @@ from jaxtyping import Float, Int
 from debug import models
 from debug.causal_map import CausalMap
 from debug.causal_tracing.group import Group
+from debug.causal_tracing.likeliest import Likeliest
 from debug.engine import unembedded
 
 ROWS_OF_LENS = 256  # hidden states that are read through the unembedding at a time
 
 
-def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, control: np.ndarray | None) -> CausalMap:
+def map_of(
+    group: Group,
+    number: int,
+    z_patched: np.ndarray,
+    top: np.ndarray,
+    control: np.ndarray | None,
+    patched: Likeliest | None = None,
+) -> CausalMap:
+    """``patched`` are the likeliest tokens in all columns; of a map with heads those at its targets are kept, for they
+    would make its file larger by two thirds."""
     model, plan, one = group.model, group.plan, group.given[number]
     z_counterfactual, top_counterfactual = group.counterfactual(number)
     answers = list(one.tokenized.answer_tokens)
     seen = {*np.unique(top).tolist(), *answers, group.tops[number], top_counterfactual}
     seen |= set() if control is None else {*np.unique(control).tolist()}
+    unpatched, heads = group.likeliest(number), [list(heads) for heads in group.head_sets() if heads]
+    columns = sorted({*one.columns.target_columns.values()}) if heads else list(range(len(one.columns.columns)))
+    patched = patched and Likeliest(*(array[..., columns, :] for array in patched))
+    for each in filter(None, (unpatched, patched)):
+        seen |= {*each.tokens.unique().tolist()}
     read = lens(group, number) if plan.logit_lens and one.columns.positions else (None, None)
-    heads = [] if group.head_sets() == [None] else [list(heads) for heads in group.head_sets() if heads]
     return CausalMap(
         intervention_type=plan.intervention_type,
         pair=one.index,
@@ -50,6 +64,11 @@ def map_of(group: Group, number: int, z_patched: np.ndarray, top: np.ndarray, co
         control_top=control,
         lens_logits=read[0],
         lens_ranks=read[1],
+        top_k_columns=columns if patched else [],
+        top_k=patched and patched.tokens.numpy(),
+        top_k_logs=patched and patched.logs.numpy(),
+        top_k_unpatched=unpatched.tokens.numpy(),
+        top_k_unpatched_logs=unpatched.logs.numpy(),
     )
 
 

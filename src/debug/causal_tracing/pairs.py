@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from debug.causal_map.sources import FIRST_TOKEN, GREEDY, WHOLE
 from debug.causal_tracing.columns import Columns, columns_of
@@ -37,6 +37,8 @@ class StoredRun(NamedTuple):
     logits: dict[int, float]
     """Of both answers' tokens."""
     top_token: int
+    top_k: tuple[Int[np.ndarray, " rank"], Float[np.ndarray, " rank"]] | None = None
+    """Its likeliest tokens, and the logarithms of their probabilities; None of an older run."""
 
 
 StoredRuns = Callable[[Sequence[int]], StoredRun]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,6 +18,7 @@ from debug.causal_map import CausalMap
 from debug.causal_map.sources import FIRST_TOKEN
 from debug.causal_tracing.agreement import Agreement
 from debug.causal_tracing.group import Group
+from debug.causal_tracing.likeliest import RANKS, Likeliest, likeliest
 from debug.causal_tracing.mapping import map_of
 from debug.causal_tracing.whole_answers import with_answers
 from debug.engine import Intervention, patched_logits
@@ -35,25 +38,20 @@ class Grids:
     """Of each: pair, whether it is the control's, its square in the grid."""
     tokens: dict[int, list[int]]
     """Of each pair, the tokens whose logits are kept: c, o, and those of all candidates."""
-    kept: dict[int, Float[Tensor, "... answer"]]
-    """Their logits, in every square."""
-    tops: dict[int, Int[Tensor, "..."]]
-    controls: dict[int, Int[Tensor, "..."]]
+    answers: Float[Tensor, "intervention answer"]
+    """Their logits in each patched forward pass; of pairs with fewer, others behind them."""
+    tops: Int[Tensor, " intervention"]
+    likeliest: Likeliest
+    """Of each patched forward pass."""
 
     @classmethod
     def of(cls, group: Group, used: Sequence[int]) -> Grids:
         """Every square of the pairs' grids, and of their controls at the targets; what is not run has no effect."""
-        passes, interventions, where = group.passes, [], []
-        tokens, kept, tops, controls = {}, {}, {}, {}
+        interventions, where, tokens = [], [], {}
         for number in used:
-            one, shape = group.given[number], group.shape(number)
+            one = group.given[number]
             tokens[number] = [*one.tokenized.answer_tokens, *(of[0] for of in one.candidates.values())]
-            clean = passes.logits[number, tokens[number]].cpu()
-            kept[number] = clean.expand(*shape, len(clean)).clone()
-            tops[number] = torch.full(shape, group.tops[number])
             at_target = {column: t for t, column in enumerate(one.columns.target_columns.values())}
-            if number in group.control_row:
-                controls[number] = torch.full((*shape[:-1], len(at_target)), group.tops[number])
             for at, intervention in group.interventions(number):
                 interventions.append(intervention)
                 where.append((number, False, at))
@@ -65,30 +63,63 @@ class Grids:
                 if at[-1] in at_target:
                     interventions.append(intervention)
                     where.append((number, True, (*at[:-1], at_target[at[-1]])))
-        return cls(group, interventions, where, tokens, kept, tops, controls)
+        n, ranks = len(where), min(RANKS, group.passes.logits.shape[-1])
+        answers = torch.zeros(n, max(map(len, tokens.values())))
+        kept = Likeliest(torch.zeros(n, ranks, dtype=torch.int32), torch.zeros(n, ranks, dtype=torch.float16))
+        return cls(group, interventions, where, tokens, answers, torch.zeros(n, dtype=torch.long), kept)
 
     def take(self, indices: Sequence[int], logits: Float[Tensor, "intervention vocabulary"]) -> None:
         """The logits of some interventions, by their numbers."""
-        tokens = [torch.tensor(self.tokens[self.where[index][0]]) for index in indices]
-        if not tokens:
+        if not len(indices):
             return
-        answers = logits.gather(1, pad_sequence(tokens, batch_first=True).to(logits.device)).cpu()
-        for index, answer, token in zip(indices, answers, logits.argmax(-1).cpu(), strict=True):
-            number, is_control, at = self.where[index]
-            if is_control:
-                self.controls[number][at] = token
-            else:
-                self.kept[number][at] = answer[: len(self.tokens[number])]
-                self.tops[number][at] = token
+        tokens = pad_sequence([self._tokens[self.where[index][0]] for index in indices], batch_first=True)
+        self.answers[indices, : tokens.shape[1]] = logits.gather(1, tokens.to(logits.device)).cpu()
+        self.tops[indices] = logits.argmax(-1).cpu()
+        for kept, found in zip(self.likeliest, likeliest(logits), strict=True):
+            kept[indices] = found
 
-    def z_patched(self, number: int) -> Float[Tensor, "... 2"]:
-        return self.kept[number][..., :2]
+    @cached_property
+    def _tokens(self) -> dict[int, Int[Tensor, " answer"]]:
+        return {number: torch.tensor(tokens) for number, tokens in self.tokens.items()}
+
+    @cached_property
+    def _rows(self) -> dict[tuple[int, bool], tuple[list[int], tuple[Int[Tensor, " intervention"], ...]]]:
+        """Of a pair's grid, and of its control's: the numbers of its interventions, and their squares by axis."""
+        rows: dict[tuple[int, bool], list[int]] = defaultdict(list)
+        for index, (number, is_control, _) in enumerate(self.where):
+            rows[number, is_control].append(index)
+        return {of: (at, torch.tensor([self.where[index][2] for index in at]).unbind(1)) for of, at in rows.items()}
+
+    def _grid(
+        self, number: int, found: Shaped[Tensor, "intervention *value"], clean: Shaped[Tensor, "*value"], control: bool
+    ) -> Shaped[Tensor, "..."]:
+        """What was found, [layer, (head,) column, (value)]; what the clean forward pass has where nothing was run."""
+        shape = self.group.shape(number)
+        if control:
+            shape = (*shape[:-1], len(self.group.given[number].columns.targets))
+        grid = clean.expand(*shape, *clean.shape).clone()
+        if (number, control) in self._rows:
+            indices, at = self._rows[number, control]
+            grid[at] = found[indices]
+        return grid
+
+    def _logits(self, number: int) -> Float[Tensor, "layer *head column answer"]:
+        clean = self.group.passes.logits[number, self.tokens[number]].cpu()
+        return self._grid(number, self.answers[:, : len(clean)], clean, False)
+
+    def z_patched(self, number: int) -> Float[Tensor, "layer *head column 2"]:
+        return self._logits(number)[..., :2]
 
     def map_of(self, number: int) -> CausalMap:
-        kept, top, control = self.kept[number].numpy(), self.tops[number].numpy(), self.controls.get(number)
         group, one = self.group, self.group.given[number]
+        kept, clean = self._logits(number).numpy(), torch.tensor(group.tops[number])
+        top, control = self._grid(number, self.tops, clean, False).numpy(), None
+        if number in group.control_row:
+            control = self._grid(number, self.tops, clean, True).numpy()
+        both = zip(self.likeliest, group.likeliest(number), strict=True)
+        patched = Likeliest(*(self._grid(number, of_patched, of_clean[0], False) for of_patched, of_clean in both))
         z_candidates = kept[..., 2:] if one.candidates and group.plan.patches_pairs else None
-        found = map_of(group, number, kept[..., :2], top, None if control is None else control.numpy())
+        found = map_of(group, number, kept[..., :2], top, control, patched)
         first = {text: of[0] for text, of in one.candidates.items()}
         found = replace(found, z_candidates=z_candidates, candidates=first)
         if group.plan.scored_by == FIRST_TOKEN:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from debug.causal_map import CausalMap, MeanCausalMap, Metric, mean_over_pairs
+from debug.causal_map import AttentionPattern, CausalMap, MeanCausalMap, Metric, mean_over_pairs
 from debug.causal_tracing.agreement import Agreement
 from debug.engine.self_checks import SelfChecks
 from debug.errors import InputError
@@ -38,6 +38,8 @@ class PairResult(Shown):
     checks: SelfChecks | None = None
     activations: dict[str, np.ndarray] = field(default_factory=dict)
     """``<clean|counterfactual>/<component>`` -> [layer, position, width], "positions", both programs' "token_ids"."""
+    attention: AttentionPattern | None = None
+    """Of the clean forward pass, from the targets' tokens; None where it was not asked for, or is too large."""
     interventions: int = 0
     """Those that were made, controls too; not those whose effect is zero because nothing differs there."""
     rank_agreement: float | None = None

@@ -16,6 +16,7 @@ from debug import lazy
 
 if TYPE_CHECKING:
     from debug.causal_visualization.accuracy import accuracy_chart, comparison_chart
+    from debug.causal_visualization.attention import attention_chart, attention_overview, attention_rows
     from debug.causal_visualization.curves import curves_by_layer, knockout_chart, trajectory_chart
     from debug.causal_visualization.drawing import begin, draw
     from debug.causal_visualization.heatmaps import causal_heatmap, head_heatmap, lens_heatmap, mean_heatmap

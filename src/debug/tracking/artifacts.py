@@ -18,7 +18,7 @@ from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError, safe_open
 
-from debug.causal_map import CausalMap, CausalMapError, load_maps
+from debug.causal_map import AttentionPattern, CausalMap, CausalMapError, load_maps
 from debug.checks import read_json
 from debug.kinds import Json
 from debug.provenance import without_passwords
@@ -148,15 +148,17 @@ class Maps(Sequence[CausalMap]):
         return maps[number]
 
 
-class Activations(Mapping[str, np.ndarray]):
-    def __init__(self, run: Artifacts) -> None:
-        self._of = run
+class Arrays(Mapping[str, np.ndarray]):
+    """Those of all shards in a folder, by name."""
+
+    def __init__(self, run: Artifacts, folder: str) -> None:
+        self._of, self._folder = run, folder
 
     @cached_property
     def _places(self) -> dict[str, tuple[str, int, dict[str, Json]]]:
         """Of every array: its shard, where the shard's data begin, and what the shard's header says of it."""
         places: dict[str, tuple[str, int, dict[str, Json]]] = {}
-        for shard in self._of.shards("activations"):
+        for shard in self._of.shards(self._folder):
             # Once it opens it is whole, and no array lies outside of it or over another.
             with self._of.safetensors(shard), self._of.artifact(shard).open("rb") as file:
                 length = int.from_bytes(file.read(8), "little")
@@ -179,11 +181,41 @@ class Activations(Mapping[str, np.ndarray]):
         except (OSError, ValueError) as error:
             raise self._of.broken(shard, f"{name!r} cannot be mapped: {error}") from error
 
+    def shard(self, name: str) -> str:
+        return self._places[name][0]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
 
     def __len__(self) -> int:
         return len(self._places)
+
+
+class Patterns(Mapping[int, AttentionPattern]):
+    """Attention patterns by pair, each read and checked when it is asked for."""
+
+    def __init__(self, run: Artifacts) -> None:
+        self._of, self._arrays = run, Arrays(run, "attention")
+
+    @cached_property
+    def _pairs(self) -> dict[int, str]:
+        """Pair -> what its arrays' names begin with."""
+        names = (name.removesuffix("/weights") for name in self._arrays if name.endswith("/weights"))
+        return dict(sorted((int(name), name) for name in names if re.fullmatch("0|[1-9][0-9]{0,8}", name)))
+
+    def __getitem__(self, pair: int) -> AttentionPattern:
+        name = self._pairs[pair]
+        queries = self._arrays.get(f"{name}/queries", np.zeros(0))
+        try:
+            return AttentionPattern(np.asarray(queries).tolist(), np.asarray(self._arrays[f"{name}/weights"]))
+        except (CausalMapError, TypeError) as error:  # queries of any shape and type
+            raise self._of.broken(self._arrays.shard(f"{name}/weights"), f"pair {pair}: {error}") from error
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._pairs)
+
+    def __len__(self) -> int:
+        return len(self._pairs)
 
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}

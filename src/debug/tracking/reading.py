@@ -14,7 +14,7 @@ import polars as pl
 from mlflow.entities import Run
 
 from debug import checks, provenance
-from debug.causal_map import CausalMap, mean_over_pairs
+from debug.causal_map import AttentionPattern, CausalMap, mean_over_pairs
 from debug.checks import from_json
 from debug.counterfactual import make_pair
 from debug.kinds import Argument, Json
@@ -22,7 +22,7 @@ from debug.programs import AnyPair, ProgramError, as_given, pair_from_record
 from debug.provenance import without_passwords
 from debug.records import Answer, validated
 from debug.tracking import heartbeat
-from debug.tracking.artifacts import Activations, Artifacts, Maps
+from debug.tracking.artifacts import Arrays, Artifacts, Maps, Patterns
 from debug.tracking.connection import Connection
 from debug.tracking.contract import (
     ENDED,
@@ -291,7 +291,12 @@ class LoggedRun(Artifacts):
     @cached_property
     def activations(self) -> Mapping[str, np.ndarray]:
         """The stored activations by name, as memory maps of the shards: what is not looked at is not read."""
-        return Activations(self)
+        return Arrays(self, "activations")
+
+    @cached_property
+    def attention(self) -> Mapping[int, AttentionPattern]:
+        """The attention patterns by pair, in the order in which causal maps number them; of those that have one."""
+        return Patterns(self)
 
     @property
     def summary(self) -> dict[str, Json]:
