@@ -10,7 +10,7 @@ import polars as pl
 
 from debug import causal_visualization as charts
 from debug.causal_map import CausalMap, MeanOverPairs
-from debug.causal_visualization.comparison import rates
+from debug.causal_visualization.comparison import MOST_COLOURS, rates
 from debug.causal_visualization.interactive import quick
 from debug.errors import DebugError
 from debug.kinds import Json
@@ -191,7 +191,7 @@ def study_charts(run: LoggedRun, cells: Sequence[LoggedRun]) -> list[Block]:
     ]
     names: dict[str, type[pl.String | pl.Float64]] = dict.fromkeys(("model", "hops", "seq_len"), pl.String)
     frame = pl.DataFrame(rows, names | dict.fromkeys(("value", "ci_low", "ci_high", "n"), pl.Float64))
-    if name is None or frame["model"].n_unique() > 8:
+    if name is None or frame["model"].n_unique() > MOST_COLOURS:
         return []
     if name == "accuracy":
         whole = (pl.col(column).cast(pl.Int64, strict=False) for column in ("hops", "seq_len"))
@@ -202,7 +202,7 @@ def study_charts(run: LoggedRun, cells: Sequence[LoggedRun]) -> list[Block]:
     if frame["hops"].n_unique() < 2:
         return []
     title, panel = name.replace("_", " "), "seq_len" if frame["seq_len"].n_unique() > 1 else None
-    drawn = rates(frame.with_columns(series=pl.col("model")), "hops", title, panel, signed="rate" not in name)
+    drawn = rates(frame, "hops", title, panel=panel, signed="rate" not in name)
     return [blocks.chart(drawn, f"{title.capitalize()} of each cell, with 95% CIs.")]
 
 

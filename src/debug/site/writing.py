@@ -12,7 +12,7 @@ from pathlib import Path
 
 import polars as pl
 
-from debug.causal_visualization.comparison import models_by_hops, rates
+from debug.causal_visualization.comparison import MOST_COLOURS, models_by, rates
 from debug.causal_visualization.programs import program_graph
 from debug.errors import DebugError
 from debug.kinds import Json
@@ -191,13 +191,13 @@ def accuracy(files: Files, cells: Sequence[LoggedRun]) -> list[Block]:
     options = []
     for number, (setting, rows) in enumerate(sorted(groups.items(), key=lambda item: -len(item[1]))[:60]):
         frame = pl.DataFrame(rows, schema_overrides=dict.fromkeys(("value", "ci_low", "ci_high", "n"), pl.Float64))
-        frame = frame.sort("model").with_columns(series=pl.col("model"))
+        frame = frame.sort("model")
         found = [
             blocks.chart(
-                models_by_hops(frame, "accuracy"), "Mean over runs of the same cell; n is the number of samples."
+                models_by("hops", frame, "accuracy"), "Mean over runs of the same cell; n is the number of samples."
             )
         ]
-        if len(rows) <= _MOST_CELLS and frame["model"].n_unique() <= 12 and frame["hops"].n_unique() > 1:
+        if len(rows) <= _MOST_CELLS and frame["model"].n_unique() <= MOST_COLOURS and frame["hops"].n_unique() > 1:
             found.append(
                 blocks.chart(rates(frame, "hops", "accuracy"), "Each run with its 95% CI; lines go through means.")
             )
