@@ -169,5 +169,5 @@ def test_a_runs_page_in_mlflow_says_what_was_found(uri: str) -> None:
     assert store.client.get_run(result.run_id).data.tags[NOTE]
     experiment = store.client.get_run(result.run_id).info.experiment_id
     assert store.link(result.run_id) == (
-        f"http://localhost:5000/#/experiments/{experiment}/runs?workflowType=machine_learning"
+        f"http://localhost:5000/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey=debug"
     )
