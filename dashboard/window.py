@@ -42,12 +42,14 @@ def window() -> tuple[int, int]:
     cookie keeps it. (It must not be drawn while that is awaited: Streamlit loses the values of the widgets of a run
     that another one overtakes.)
     """
-    known: str | None = st.session_state.get("window") or st.context.cookies.get("window")
+    in_browser = "Host" in st.context.headers  # and no test
+    kept = st.context.cookies.get("window") if in_browser else None
+    known: str | None = st.session_state.get("window") or kept
     st.html(_STYLE)
     with st.container(key="window"):
         told = _component()(data=known, key="asked for its size", on_size_change=lambda: None)
     known = st.session_state["window"] = told.get("size") or known
-    if known is None and "Host" in st.context.headers:  # a browser, and no test
+    if known is None and in_browser:
         st.stop()
     size = re.fullmatch(r"(800|1200|1750)x([0-9]{1,4})", known or "")
     return (int(size[1]), int(size[2])) if size else USUAL
