@@ -205,6 +205,8 @@ def paired_means(
     Raises:
         InputError: shapes differ, there is no unit, or a value is not finite.
     """
+    from scipy import stats  # takes more than a second
+
     one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     if one.ndim != 1 or one.shape != other.shape:
         raise InputError(f"values have shapes {one.shape} and {other.shape}; expected [n] of the same units, twice")
