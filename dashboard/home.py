@@ -27,6 +27,7 @@ def page() -> None:
     runs = all_runs()
     if runs is None:
         return
+    runs = runs.filter(pl.col("archived").is_null()).sort("made", descending=True, nulls_last=True, maintain_order=True)
     known = pl.col("run_id").is_in(runs["run_id"].implode())
     top = runs.filter(pl.col("parent_run_id").is_null() | ~pl.col("parent_run_id").is_in(runs["run_id"].implode()))
     running = top.filter(known & pl.col("status").is_in(NOT_DONE))
@@ -62,7 +63,7 @@ def cells_of(runs: pl.DataFrame, row: dict) -> pl.DataFrame:
 
 def heading(row: dict) -> None:
     """A link to the study's page, and the name as text: names are a store's."""
-    started = f"{row['start_time']:%Y-%m-%d %H:%M}" if row["start_time"] else "no date"
+    started = f"{row['made']:%Y-%m-%d %H:%M}" if row["made"] else "no date"
     prose(row["name"] or "unnamed", strong=True)
     with st.container(horizontal=True, gap="small", vertical_alignment="center"):
         st.caption(f"{started} · {(row['kind'] or 'other').replace('_', ' ')}", width="content")

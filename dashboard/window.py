@@ -25,8 +25,6 @@ _JS = """export default function({data, setStateValue}) {
 
 _STYLE = """<style>
 .st-key-window { position: absolute; visibility: hidden }
-[data-testid=stCaptionContainer] { opacity: 1 } /* Streamlit makes captions too faint to read */
-[data-testid=stCaptionContainer] p { color: light-dark(#5c5c66, #b4b4bc) }
 </style>"""
 
 

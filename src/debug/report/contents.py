@@ -16,6 +16,7 @@ from debug.causal_visualization import (
     mean_heatmap,
     winner_map,
 )
+from debug.causal_visualization.comparison import natural
 from debug.causal_visualization.example import tokens_and_roles
 from debug.causal_visualization.interactive import Chart
 from debug.causal_visualization.programs import program_graph
@@ -115,11 +116,6 @@ def _question(of: _Study) -> Chapter:
     }
     lines.append(" · ".join(f"{title}: {', '.join(sorted(v, key=natural))}" for title, v in values.items() if v))
     return Chapter([*filter(None, lines), *_headline(of)])
-
-
-def natural(text: str) -> tuple[bool, float, str]:
-    """A sorting key: 2 before 10, numbers before words."""
-    return (not text.isdecimal(), float(text) if text.isdecimal() else 0.0, text)
 
 
 def found(mean: MeanCausalMap) -> list[str]:

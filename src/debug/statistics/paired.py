@@ -214,8 +214,6 @@ def paired_means(
     difference = bootstrap_mean(apart, is_rate=is_rate, bounds=bounds)
     if not apart.any() or len(apart) == 1:
         return MeanComparison(difference, 1.0)
-    from scipy import stats
-
     flips = stats.permutation_test(
         (apart,), np.mean, permutation_type="samples", vectorized=True, n_resamples=9999, rng=np.random.default_rng(0)
     )
