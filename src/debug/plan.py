@@ -58,8 +58,8 @@ class Plan:
     save_activations: Annotated[str, OneOf(("none", "targets", "all"))] = "none"
     """Positions whose activations are kept with each result."""
     save_attention: int = 0
-    """Of how many pairs, the first ones, the attention patterns of the clean forward pass are kept, from the targets'
-    tokens to all; 0 for none."""
+    """Of how many pairs, the first that are tried, the attention patterns of the clean forward pass are kept, from the
+    targets' tokens to all; 0 for none."""
     source: Annotated[str, OneOf(SOURCES)] = "counterfactual"
     """Where patched activations come from; zero, mean and resample are ablations."""
     source_run: str | None = None

@@ -172,7 +172,8 @@ class CausalExperimentRunner:
             while used < wanted and tried < max_tries:
                 before = tried
                 asked = islice(pairs, min(wanted - used, max_tries - tried))
-                for result in trace_pairs(model, asked, plan, batch_tokens, stored, reference):
+                first = replace(plan, save_attention=max(0, plan.save_attention - tried))
+                for result in trace_pairs(model, asked, first, batch_tokens, stored, reference):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)

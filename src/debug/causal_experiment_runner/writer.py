@@ -35,7 +35,6 @@ class CellWriter:
         self.maps: list[CausalMap] = []
         self.activations: dict[str, np.ndarray] = {}
         self.attention: dict[str, np.ndarray] = {}
-        self.with_attention = 0
         self.shards = self.tried = 0
         self.reasons: dict[str, str] = {}
 
@@ -59,10 +58,9 @@ class CellWriter:
         if result.checks is not None:
             self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
         self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
-        if result.attention is not None and self.with_attention < self.params.get("save_attention", 0):
+        if result.attention is not None:
             own = {"weights": result.attention.weights, "queries": np.array(result.attention.queries, np.int64)}
             self.attention |= {f"{len(self.pairs)}/{name}": array for name, array in own.items()}
-            self.with_attention += 1
         self.pairs.append(result.pair)
         self.maps.append(causal_map)
         self.mean.add(causal_map)

@@ -181,15 +181,18 @@ def _kept_activations(group: Group, number: int) -> dict[str, np.ndarray]:
     return kept
 
 
+def keeps_attention(group: Group, number: int) -> bool:
+    """Whether a pair's attention patterns are asked for, and those of a whole prompt fit into memory."""
+    numbers = group.model.n_layers * group.model.n_heads * group.passes.length**2
+    return group.given[number].index < group.plan.save_attention and numbers <= MOST_ATTENTION
+
+
 def _kept_attention(group: Group, number: int) -> AttentionPattern | None:
-    model, one, length = group.model, group.given[number], group.passes.length
-    if one.index >= group.plan.save_attention:
+    if not keeps_attention(group, number):
         return None
-    if model.n_layers * model.n_heads * length**2 > MOST_ATTENTION:
-        logger.warning("no attention patterns are kept of prompts of %d tokens: all of one would not fit", length)
-        return None
+    one = group.given[number]
     queries = sorted({position for at in one.columns.targets.values() for position in at})
-    pattern = attention_pattern(model, torch.tensor(one.tokenized.original.token_ids))
+    pattern = attention_pattern(group.model, torch.tensor(one.tokenized.original.token_ids))
     return AttentionPattern(queries, pattern[:, :, queries].clip(0, 1).astype(np.float16))
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from debug.causal_map.sources import FIRST_TOKEN, GREEDY
 from debug.causal_tracing.attribution import LOCALIZED_CELLS, sample
-from debug.causal_tracing.experiment import WINDOW, checks_for, pairs_together, prepared_of
+from debug.causal_tracing.experiment import WINDOW, checks_for, keeps_attention, pairs_together, prepared_of
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.mapping import ROWS_OF_LENS
 from debug.causal_tracing.pairs import PairReader, PreparedPair, StoredRuns
@@ -156,6 +156,8 @@ def _add(result: Planned, counter: Counter, group: _Unrun) -> None:
     (result.depends if plan.method == "attribution" else result.work).extend(work for work, _ in batches)
     result.work += counter.rounding(passes.length)
     result.depends += counter.plain(passes.length, asked, len(passes))
+    kept_attention = [number for number in used if keeps_attention(group, number)]
+    result.work += [counter.unpatched(1, passes.length, passes.length)] * len(kept_attention)
     if plan.logit_lens:
         for number in used:
             rows = (model.n_layers + 1) * len(group.given[number].columns.positions)
@@ -164,7 +166,8 @@ def _add(result: Planned, counter: Counter, group: _Unrun) -> None:
         batches += _of_answers(group, used, grids, counter, result)
     rows = len(passes) + (len(group.given) if plan.source in ("mean", "stored") else plan.source == "zero")
     kept = rows * passes.length * counter.kept(passes) * counter.element
-    most = max([counter.unpatched_bytes(len(passes), passes.length), *(size for _, size in batches)])
+    patterns = model.n_layers * model.n_heads * passes.length**2 * counter.element if kept_attention else 0
+    most = max([counter.unpatched_bytes(len(passes), passes.length), patterns, *(size for _, size in batches)])
     result.bytes = max(result.bytes, int(ALLOCATED * (kept + most)))
 
 
