@@ -1031,3 +1031,19 @@ def test_the_view_of_an_experiment_is_chosen_where_it_has_cells_and_small_enough
     assert [run.info.run_name for run in runs] == ["cell"]
     old = store.client.create_experiment("of MLflow alone")
     assert "viewStateShareKey" not in store.link(store.client.create_run(old).info.run_id)
+
+
+@pytest.mark.parametrize("wanted", [None, "false"])
+def test_a_study_that_lasts_says_how_busy_the_machine_is(uri, monkeypatch, wanted):
+    monkeypatch.setattr("debug.tracking.heartbeat.EVERY", 0.2)
+    if wanted is not None:
+        monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wanted)
+    store, until = Store(uri), time.monotonic() + 60
+    with store.start("long", "long", kind="accuracy") as study:
+        first = store.load_run(study.run_id).tags["debug.heartbeat"]
+        while store.load_run(study.run_id).tags["debug.heartbeat"] == first and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(0.5)  # and the beat after it
+    metrics = store.load_run(study.run_id).metrics
+    assert ("system/cpu_utilization_percentage" in metrics) is (wanted is None)
+    assert all(name.startswith("system/") for name in metrics)

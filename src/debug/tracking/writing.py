@@ -28,7 +28,9 @@ from mlflow.entities import (
     Run,
     RunTag,
 )
+from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from debug import provenance
 from debug.errors import InputError
@@ -89,13 +91,16 @@ def _model_name(name: str) -> str:
 
 
 class Heart:
-    """Says, while this process carries out a study, that it is there."""
+    """Says, while this process carries out a study, that it is there; and how busy the machine is: MLflow's system
+    metrics, of a study that lasts longer than the first beat. ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false`` keeps them
+    out."""
 
     running: ClassVar[set[str]] = set()  # what this process carries out
     begun: ClassVar[bool] = False  # whether it ever did
 
     def __init__(self, store: Connection, run_id: str) -> None:
         self._store, self._run_id, self._stopped = store, run_id, threading.Event()
+        self._system: SystemMetricsMonitor | None = None
         self.running.add(run_id)
         Heart.begun = True
         threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
@@ -105,11 +110,26 @@ class Heart:
             try:
                 self.check()
                 self._store.client.set_tag(self._run_id, heartbeat.TAG, heartbeat.sign())
+                self._log_system()
             except StillRunning as taken:
                 logger.error("%s", taken)
                 return
             except Exception as error:  # a store that is busy or away for a while: the next beat tries again
                 logger.debug("no sign of life of run %s: %s", self._run_id, error)
+
+    def _log_system(self) -> None:
+        wanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
+        if wanted.is_set() and not wanted.get():
+            return
+        if self._system is None:
+            logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)  # it says that there is no GPU
+            self._system = SystemMetricsMonitor(self._run_id, tracking_uri=self._store.uri)
+        self._system.collect_metrics()
+        measured, now = self._system.aggregate_metrics(), int(1000 * time.time())
+        for monitor in self._system.monitors:
+            monitor.clear_metrics()
+        points = [Metric(f"system/{name}", float(value), now, now // 1000) for name, value in measured.items()]
+        self._store.client.log_batch(self._run_id, metrics=points)
 
     def check(self) -> None:
         """Raises StillRunning where another process has taken the study over."""
