@@ -101,7 +101,9 @@ def test_a_run_is_repeated_exported_and_imported_from_the_command_line(uri, tmp_
 
     start("causal_trace.py", "--num-seqs", "2")
     (run_id,) = tracking.find_runs(role="cell", tracking_uri=uri)["run_id"]
-    assert f"repeats {run_id}: identical" in start("rerun.py", run_id[:10])
+    said = start("rerun.py", run_id[:10])
+    assert f"repeats {run_id}: identical" in said
+    assert "#/experiments/1/runs?" in said
     assert "repeats" in start(
         "rerun.py", run_id, "--intervention-type", "mlp", "--layers", "0", "--positions", "final", "2"
     )
@@ -112,7 +114,9 @@ def test_a_run_is_repeated_exported_and_imported_from_the_command_line(uri, tmp_
         "0",
     )
     assert str(tmp_path / "run.zip") in start("export_run.py", run_id, "--to", str(tmp_path / "run.zip"))
-    assert "was made in" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
+    said = start("export_run.py", "--import", str(tmp_path / "run.zip"))
+    assert "was made in" in said
+    assert "#/experiments/" in said
     assert "was there already" in start("export_run.py", "--import", str(tmp_path / "run.zip"))
 
 

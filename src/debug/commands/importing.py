@@ -49,10 +49,12 @@ def exported(source: Path, tracking_uri: str | None) -> None:
     store = Store(tracking_uri)
     run_id, known = import_run(source, store)
     print(f"run {run_id} {'was there already' if known else 'was made'} in {without_passwords(store.uri)}")
+    print(cli.where_to_look(store.link(run_id)))
 
 
 def older(folder: Path, tracking_uri: str | None) -> None:
     from debug.legacy import import_results
+    from debug.tracking import Store
 
     results = import_results(folder, tracking_uri)
     for imported in results:
@@ -61,3 +63,5 @@ def older(folder: Path, tracking_uri: str | None) -> None:
     n_known = sum(imported.known for imported in results)
     n_problems = sum(len(imported.problems) for imported in results)
     print(f"{len(results)} files: {n_runs} runs imported, {n_known} files known already, {n_problems} problems")
+    if made := [run_id for imported in results for run_id in imported.run_ids]:
+        print(cli.where_to_look(Store(tracking_uri).link(made[-1])))

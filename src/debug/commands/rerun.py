@@ -42,6 +42,7 @@ def main(options: argparse.Namespace) -> None:
     changes |= given(options, Plan)
     startup.prepare([options.model or "the logged run's"])
     from debug.rerun import rerun
+    from debug.tracking import Store
 
     for repeated in rerun(
         options.run_id,
@@ -53,6 +54,7 @@ def main(options: argparse.Namespace) -> None:
         **changes,
     ):
         print(f"\n{repeated}")
+    print(cli.where_to_look(Store(options.tracking_uri).link(repeated.run_id)))
 
 
 def _value(text: str) -> Json:

@@ -31,7 +31,9 @@ def main(options: argparse.Namespace) -> None:
         startup.prepare(search.models, draws=False)
     from debug.robust_seeds import find_robust_seeds
     from debug.runner import ExperimentRunner
+    from debug.tracking import Store
 
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     for found in find_robust_seeds(search, runner):
         print(found)
+    print(cli.where_to_look(Store(options.tracking_uri).link(found.run_id)))

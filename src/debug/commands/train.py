@@ -77,7 +77,8 @@ def train(options: argparse.Namespace) -> None:
     from debug.tracking import Store
 
     torch.set_num_threads(options.threads)
-    with Store(options.tracking_uri).start("training", f"tiny · training · {folder.name}", kind="training") as run:
+    store = Store(options.tracking_uri)
+    with store.start("training", f"tiny · training · {folder.name}", kind="training") as run:
         run.log_params(
             {"model": "tiny", "generator": "variable_binding", "threads": options.threads, **asdict(settings)}
         )
@@ -96,6 +97,7 @@ def train(options: argparse.Namespace) -> None:
         table = training.markdown_table(accuracies)
         (run.folder / "accuracy.md").write_text(table + "\n", "utf-8")
     print(f"{table}\n\nrun {run.run_id}; to bundle these weights: debug train --release {last}")
+    print(cli.where_to_look(store.link(run.run_id)))
 
 
 def measured(folder: Path, threads: int) -> str:
