@@ -871,6 +871,7 @@ def test_every_option_of_a_plan_is_an_argument_of_the_rerun(store, monkeypatch, 
         "layer_window": ("2", 2),
         "heads": ("0 3+5", [0, "3+5"]),
         "random_draws": ("7", 7),
+        "save_attention": ("3", 3),
         "answer_lead": (" ", " "),
     }
     chosen = dict(words)
