@@ -189,7 +189,7 @@ def pages(page: Page, store: Store, table: RunTable, times: int) -> None:
     for _ in range(times):
         page.goto(link)
         page.get_by_test_id("stVegaLiteChart").locator("path").first.wait_for(state="attached")
-        page.get_by_role("combobox", name="Pair").click()
+        page.get_by_role("combobox", name="Pair", exact=True).click()
         option = page.get_by_role("option", name="0", exact=True)
         canvas = page.get_by_test_id("stVegaLiteChart").locator("canvas")
         took.append(timed(lambda option=option, canvas=canvas: (option.click(), canvas.wait_for())))
@@ -199,7 +199,7 @@ def pages(page: Page, store: Store, table: RunTable, times: int) -> None:
     for name in ("1,000 pairs", "1,000 pairs of 64 layers"):
         page.goto(f"/causal_map?run={run_named(table, name)}&pair=0")
         page.get_by_test_id("stVegaLiteChart").first.wait_for()
-        page.get_by_role("combobox", name="Pair").click()
+        page.get_by_role("combobox", name="Pair", exact=True).click()
         option = page.get_by_role("option", name="mean over", exact=False).first
         page.keyboard.press("Home")
         picture = page.get_by_test_id("stVegaLiteChart").filter(has_text="mean over 1000 pairs").first

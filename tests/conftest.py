@@ -86,3 +86,20 @@ def uri(tmp_path: Path, _empty_store: Path) -> str:
     """A store of the test's own."""
     shutil.copy(_empty_store, tmp_path / "mlflow.db")
     return f"sqlite:///{tmp_path}/mlflow.db"
+
+
+CHROMIUM = shutil.which("chromium")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS += " --disable-component-update --disable-sync"
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A real browser, one a process: two of playwright's cannot run in it."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium)")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield browser
+        browser.close()

@@ -26,7 +26,6 @@ from debug.site.training import EXAMPLE
 from debug.tracking import Store
 
 NASTY = synthetic.NASTY.replace("\x00", "")  # which no database keeps
-CHROMIUM = shutil.which("chromium")
 VIEWS = ["graph", "programs", "trajectory", "answers", "statistics", "comparison", "logits", "heads", "subspaces"]
 
 
@@ -228,17 +227,6 @@ def test_an_answer_is_one_of_five_kinds() -> None:
 def test_a_runs_id_is_safe_in_a_file_name() -> None:
     assert key("0" * 32) == "0" * 32
     assert re.fullmatch("[0-9a-f]{32}", key("../../etc"))
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (dependency group dev)")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium)")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--headless", "--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -352,6 +352,16 @@ def test_the_ablation_logs_a_training_and_a_causal_run_of_each_and_says_which_mo
     assert found["kind"].value_counts().sort("kind").rows() == [("causal_tracing", 2), ("training", 2)]
 
 
+def test_a_run_that_ended_before_its_first_state_is_logged_once(tmp_path: Path, held_out: dict) -> None:
+    settings = replace(SMALL, steps=3, save_every=100)
+    ended = training.train(settings, tmp_path, held_out)
+    next(ended)
+    ended.close()  # killed: no state was saved
+    steps = [step for step, _ in training.train(settings, tmp_path, held_out)]
+    assert steps.count(0) == 1
+    assert [step for step, _ in training.history(tmp_path)] == steps
+
+
 def test_the_script_killed_at_random_moments_reaches_the_losses_of_an_uninterrupted_run(
     tmp_path: Path, held_out: dict, uri: str
 ) -> None:

@@ -173,14 +173,14 @@ def test_a_click_on_a_cell_opens_the_program_and_the_link_shows_the_same_elsewhe
         other.goto(page.url)
         expect(other.get_by_test_id("stCode").filter(has_text="h = ⟦x⟧")).to_be_visible()
         chart = heatmap(other, "residual_stream · pair 2")
-        for text in ("final norm", "·=·", "⏎", "ref_depth_2_rhs", "logit difference"):
+        for text in ("final norm", "·=·", "⏎", "hop 2 · value", "logit difference"):
             expect(chart).to_contain_text(text)
 
 
 def test_a_choice_goes_into_the_url_and_the_back_button_takes_it_back(page, runs):
     page.goto(f"/causal_map?run={runs['causal']}&pair=1")
     expect(heatmap(page, "residual_stream · pair 1")).to_be_visible()
-    page.get_by_role("combobox", name="Pair").click()
+    page.get_by_role("combobox", name="Pair", exact=True).click()
     page.get_by_role("option", name="3", exact=True).click()
     expect(heatmap(page, "residual_stream · pair 3")).to_be_visible()
     page.wait_for_url("**pair=3*")

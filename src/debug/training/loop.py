@@ -162,7 +162,8 @@ def train(
     stopped = (folder / "state.safetensors").exists()
     state = load_state(folder, model, optimizer) if stopped else State(stage=settings.first_stage)
     (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
-    kept = [(step, metrics) for step, metrics in history(folder) if step <= state.step]
+    logged = history(folder) if stopped else ()  # without a state all is done again, its first evaluation too
+    kept = [(step, metrics) for step, metrics in logged if step <= state.step]
     (folder / "metrics.jsonl").write_text(
         "".join(json.dumps({"step": step, **metrics}) + "\n" for step, metrics in kept)
     )
