@@ -210,11 +210,11 @@ def test_hovering_a_cell_tells_its_token_layer_and_values(page, runs):
 
 def test_heads_of_a_target_and_a_click_on_one(page, runs):
     page.goto(f"/causal_map?run={runs['heads']}&pair=1&at=final")
-    heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 4;']").nth(2).click()
+    heatmap(page, "attention_heads · last token").locator("path[aria-label*='layer: 4;']").nth(2).click()
     expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
     page.wait_for_url("**head=2*")
-    expect(outlines(heatmap(page, "attention_heads · final"))).to_have_count(1)
-    heatmap(page, "attention_heads · final").locator("path[aria-label*='layer: 1;']").nth(3).click()
+    expect(outlines(heatmap(page, "attention_heads · last token"))).to_have_count(1)
+    heatmap(page, "attention_heads · last token").locator("path[aria-label*='layer: 1;']").nth(3).click()
     page.wait_for_url("**layer=1&head=3*")
     page.wait_for_function("""() => {  // the outline lies on the cell that was clicked, but for its own thickness
         const box = path => path?.getBoundingClientRect();
@@ -413,7 +413,7 @@ def test_a_dashboard_on_all_addresses_starts_no_process(browser, store, runs, se
     ):
         page.goto(f"/rerun?run={runs['real']}&pair=1")
         expect(
-            page.get_by_text("Re-runs cannot be started from here: the dashboard listens on 0.0.0.0")
+            page.get_by_text("Runs cannot be started from here: the dashboard listens on 0.0.0.0")
         ).to_be_visible()
         expect(page.get_by_role("button", name="Run it")).to_be_disabled()
 
