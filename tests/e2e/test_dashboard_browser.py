@@ -412,9 +412,7 @@ def test_a_dashboard_on_all_addresses_starts_no_process(browser, store, runs, se
         window(browser, address) as page,
     ):
         page.goto(f"/rerun?run={runs['real']}&pair=1")
-        expect(
-            page.get_by_text("Runs cannot be started from here: the dashboard listens on 0.0.0.0")
-        ).to_be_visible()
+        expect(page.get_by_text("Runs cannot be started from here: the dashboard listens on 0.0.0.0")).to_be_visible()
         expect(page.get_by_role("button", name="Run it")).to_be_disabled()
 
 
