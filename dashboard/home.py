@@ -17,7 +17,7 @@ from debug.tracking import LoggedRun, TrackingError
 
 CARDS = 6
 PEAK = "peak_patch_success_rate"
-WIDTH = 400  # pixels of a card: three fit on a page of 1280, two on one of 1024
+WIDTH = 352  # pixels of a card: two fit on a page of 800, three on one of 1280
 MOST_RUNNING, MOST_FAILED = 8, 5
 NOT_DONE = ("RUNNING", "SCHEDULED")
 

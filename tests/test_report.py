@@ -33,6 +33,8 @@ def study(tmp_path_factory):
         "ref_depth_12_lhs": "hop 12 · variable",
         "ref_depth_1_newline": "hop 1 · line end",
         "query_var": "query · variable",
+        "line_2_rhs": "line 2 · value",
+        "line_2_end": "line_2_end",
         "final": "last token",
         "final/head_3": "last token · head 3",
         "ref_depth_2_line->ref_depth_1_line": "hop 2 · line → hop 1 · line",

@@ -55,8 +55,9 @@ def in_words(target: str) -> str:
     head = f" · {head.replace('_', ' ')}" if head else ""
     if target == "final":
         return f"last token{head}"
-    if (line := re.fullmatch(r"(?:ref_depth_(\d+)|query)_([a-z]+)", target)) and line[2] in _IN_WORDS:
-        return f"{f'hop {line[1]}' if line[1] else 'query'} · {_IN_WORDS[line[2]]}{head}"
+    if (line := re.fullmatch(r"(?:ref_depth_(\d+)|line_(\d+)|query)_([a-z]+)", target)) and line[3] in _IN_WORDS:
+        where = f"hop {line[1]}" if line[1] else f"line {line[2]}" if line[2] else "query"
+        return f"{where} · {_IN_WORDS[line[3]]}{head}"
     return target + head
 
 

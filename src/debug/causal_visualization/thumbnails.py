@@ -9,7 +9,7 @@ from debug.causal_map import MeanCausalMap, column_of
 from debug.causal_visualization.rows import curve_rows, shown_first
 from debug.causal_visualization.style import CATEGORIES, Picture, Rows, colour_of, label_of, layer_axis, tooltip_of
 
-WIDTH, HEIGHT = 300, 96  # pixels, without axes
+WIDTH, HEIGHT = 240, 96  # pixels, without axes
 
 
 def map_thumbnail(mean: MeanCausalMap) -> alt.Chart:
