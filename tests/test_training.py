@@ -356,7 +356,7 @@ def test_a_run_that_ended_before_its_first_state_is_logged_once(tmp_path: Path, 
     settings = replace(SMALL, steps=3, save_every=100)
     ended = training.train(settings, tmp_path, held_out)
     next(ended)
-    ended.close()  # killed: no state was saved
+    del ended  # killed: no state was saved
     steps = [step for step, _ in training.train(settings, tmp_path, held_out)]
     assert steps.count(0) == 1
     assert [step for step, _ in training.history(tmp_path)] == steps
