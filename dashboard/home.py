@@ -11,9 +11,9 @@ from view import all_runs, chart_only, literally, number, part, prose, put_now, 
 
 from debug.causal_visualization.thumbnails import accuracy_thumbnail, map_thumbnail
 from debug.errors import DebugError
-from debug.report import found, rates_in_words
-from debug.statistics import Interval
-from debug.tracking import LoggedRun, TrackingError
+from debug.provenance import without_passwords
+from debug.report import found, rate_in_words, rates_in_words
+from debug.tracking import LoggedRun
 
 CARDS = 6
 PEAK = "peak_patch_success_rate"
@@ -28,9 +28,8 @@ def page() -> None:
     if runs is None:
         return
     runs = runs.filter(pl.col("archived").is_null()).sort("made", descending=True, nulls_last=True, maintain_order=True)
-    known = pl.col("run_id").is_in(runs["run_id"].implode())
     top = runs.filter(pl.col("parent_run_id").is_null() | ~pl.col("parent_run_id").is_in(runs["run_id"].implode()))
-    running = top.filter(known & pl.col("status").is_in(NOT_DONE))
+    running = top.filter(pl.col("status").is_in(NOT_DONE))
     if len(running):
         st.session_state["live"] = True
         st.subheader("Running")
@@ -51,7 +50,8 @@ def page() -> None:
         st.subheader("Failed")
         for row in failed.head(MOST_FAILED).iter_rows(named=True):
             heading(row)
-            literally((row["error"] or "no reason was logged").strip().splitlines()[-1][:300])
+            said = (row["error"] or "").strip().splitlines() or ["no reason was logged"]
+            literally(without_passwords(said[-1][:300]))
         if len(failed) > MOST_FAILED:
             st.caption(f"{len(failed) - MOST_FAILED:,} more are listed on the Runs page.")
 
@@ -92,9 +92,8 @@ def card(row: dict, cells: pl.DataFrame) -> None:
         if is_large(run):
             peak, ends = f"metrics.{PEAK}", ("ci_low", "ci_high")
             low, high = (causal.row(0, named=True)[f"{peak}_{end}"] for end in ends)
-            n = causal[f"{peak}_n"][0]
             if (rate := causal[peak][0]) is not None:
-                prose(f"peak patch success rate {Interval(rate, low, high, int(n or 0), is_rate=True)}")
+                prose(f"peak patch success rate {rate_in_words(rate, low, high, causal[f'{peak}_n'][0])}")
             st.caption(f"{len(run.maps):,} pairs: the map is drawn when you open it.")
             return
         mean = mean_of(run)[0]
@@ -151,7 +150,7 @@ def wanted_of(cell: LoggedRun, study: LoggedRun) -> int | None:
 def samples_so_far(cell: LoggedRun) -> int:
     try:
         return sum(1 for _ in cell.sample_records())
-    except (TrackingError, DebugError):  # none yet
+    except DebugError:  # none yet
         return 0
 
 

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
-from debug.causal_map import findings, in_words, mean_over_pairs, route
-from debug.report import chapters, rates_in_words, report
+from debug.causal_map import findings, in_words, mean_over_pairs, route, save_maps
+from debug.report import chapters, rate_in_words, rates_in_words, report
 from debug.tracking import Store
 from present import present
 from synthetic import NASTY, log_accuracy, log_causal, make_estimate, make_knockout, make_map
@@ -142,3 +142,19 @@ def test_the_highest_and_lowest_accuracy_have_their_own_n():
     assert rates_in_words(frame) == [
         "m: accuracy 90.0% [80.0, 95.0] (n=60) at 1 hop, 5 lines, down to 10.0% no CI (n=7) at 3 hops, 5 lines"
     ]
+
+
+def test_two_cells_of_one_name_each_have_their_map_and_a_password_is_not_shown(store):
+    with store.start("causal", "twice", kind="causal_tracing") as study:
+        study.set_tags({"debug.command": "debug trace --tracking-uri http://me:s3cret@host/"})
+        for _ in range(2):
+            with study.cell("the same", {"model": "tiny", "intervention_type": "residual_stream"}) as cell:
+                save_maps(cell.folder / "causal_maps" / "00000.safetensors", [make_map(pair) for pair in range(3)])
+    run = store.load_run(study.run_id)
+    assert sum(name.startswith("Causal map") for name in chapters(run)) == 2
+    assert "s3cret" not in report(run)
+
+
+def test_an_n_that_was_not_recorded_is_not_0():
+    assert rate_in_words(0.5, None, None, None) == "50.0% no CI (n not recorded)"
+    assert rate_in_words(1.0, 0.44, 1.0, 3) == "100.0% [44.0, 100.0] (n=3)"

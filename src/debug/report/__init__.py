@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from debug import lazy
 
 if TYPE_CHECKING:
-    from debug.report.contents import Chapter, chapters, found, rates_in_words
+    from debug.report.contents import Chapter, chapters, found, rate_in_words, rates_in_words
     from debug.report.html import body, report
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -22,6 +22,7 @@ from debug.causal_visualization.interactive import Chart
 from debug.causal_visualization.programs import program_graph
 from debug.hypotheses import scores_of
 from debug.programs import Program, ProgramError
+from debug.provenance import without_passwords
 from debug.statistics import Interval
 from debug.tracking import LoggedRun, own_n
 
@@ -79,8 +80,10 @@ def chapters(study: LoggedRun, mean_of: Mean = _mean) -> dict[str, Callable[[], 
         "Accuracy": lambda: _accuracy(of),
     }
     shown = of.causal[:MOST_CELLS]
+    names = [cell.name for cell in shown]
     for cell in shown:
-        name = "Causal map" if len(shown) == 1 else f"Causal map: {cell.name or cell.run_id[:8]}"
+        own = cell.name if cell.name and names.count(cell.name) == 1 else f"{cell.name} {cell.run_id[:8]}".strip()
+        name = "Causal map" if len(shown) == 1 else f"Causal map: {own}"
         made[name] = lambda cell=cell: _map(of, cell)
     return made | {
         "Rival hypotheses": lambda: _hypotheses(of),
@@ -128,7 +131,7 @@ def rates_in_words(rates: pl.DataFrame) -> list[str]:
     said = []
     for model, part in rates.group_by("model", maintain_order=True):
         lowest, *_, highest = [*part.sort("accuracy").iter_rows(named=True)] * 2
-        if lowest["accuracy"] == highest["accuracy"]:
+        if part.select("accuracy", "ci_low", "ci_high", "n").n_unique() == 1:
             said.append(f"{model[0]}: accuracy {_interval(lowest)} in {_each(len(part))}")
         else:
             ends = [f"{_interval(row)} {_where(row)}" for row in (highest, lowest)]
@@ -144,8 +147,14 @@ def _headline(of: _Study) -> list[str]:
     return said + rates_in_words(_rates(of))
 
 
+def rate_in_words(rate: float, low: float | None, high: float | None, n: float | None) -> str:
+    """A rate with its 95% CI and n; that n was not recorded is said, and is not 0."""
+    text = str(Interval(rate, low, high, int(n or 1), is_rate=True))
+    return text if n else f"{text.rpartition(' (n=')[0]} (n not recorded)"
+
+
 def _interval(row: dict) -> str:
-    return str(Interval(row["accuracy"], row["ci_low"], row["ci_high"], row["n"] or 0, is_rate=True))
+    return rate_in_words(row["accuracy"], row["ci_low"], row["ci_high"], row["n"])
 
 
 def _each(cells: int) -> str:
@@ -206,10 +215,10 @@ def _rates(of: _Study) -> pl.DataFrame:
 def _accuracy(of: _Study) -> Chapter | None:
     frame = _rates(of)
     if frame.is_empty():
-        known = {cell.name: cell.metrics for cell in of.causal if "accuracy" in cell.metrics}
+        known = [(cell.name, cell.metrics) for cell in of.causal if "accuracy" in cell.metrics]
         said = [
             f"{name}: " + " · ".join(f"{title} {_logged(m, key)}" for key, title in _BOTH.items() if key in m)
-            for name, m in known.items()
+            for name, m in known
         ]
         return Chapter(said) if said else None
     table = frame.with_columns(pl.col("accuracy", "ci_low", "ci_high").round(4))
@@ -222,7 +231,7 @@ _BOTH = {"accuracy": "accuracy on the originals", "accuracy_counterfactual": "on
 def _logged(metrics: dict[str, float], name: str) -> str:
     """A rate with the interval and n that were logged with it."""
     low, high = (metrics.get(f"{name}_ci_{end}") for end in ("low", "high"))
-    return str(Interval(metrics[name], low, high, own_n(name, metrics) or 0, is_rate=True))
+    return rate_in_words(metrics[name], low, high, own_n(name, metrics))
 
 
 def _map(of: _Study, cell: LoggedRun) -> Chapter:
@@ -307,7 +316,7 @@ def _caveats(of: _Study) -> Chapter:
         said.append("Numbers are as they were published; nothing was recomputed.")
     if of.run.tags.get("debug.git_dirty") == "true":
         said.append("The code had changes that no commit has.")
-    return Chapter(said or ["None that the run knows of."])
+    return Chapter([without_passwords(line) for line in said] or ["None that the run knows of."])
 
 
 MADE_BY = {
@@ -322,6 +331,6 @@ def _command(of: _Study) -> Chapter:
     tags = of.cells[0].tags | of.run.tags
     table = [("run", of.run.run_id), *((title, tags[tag]) for tag, title in MADE_BY.items() if tag in tags)]
     return Chapter(
-        code=tags.get("debug.command", f"debug rerun {of.run.run_id}"),
+        code=without_passwords(tags.get("debug.command", f"debug rerun {of.run.run_id}")),
         table=pl.DataFrame(table, {"what": pl.Utf8, "value": pl.Utf8}, orient="row"),
     )
