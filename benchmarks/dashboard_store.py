@@ -3,8 +3,9 @@
 python benchmarks/dashboard_store.py sqlite:////tmp/large/mlflow.db
 python benchmarks/dashboard_store.py sqlite:////tmp/small/mlflow.db --runs 500
 
-First the demo runs on the bundled model, small. Its runs are then logged again and again through MLflow's own client,
-with other models, hops, lengths, seeds and times, and numbers moved a little; their artifacts are not copied. The four:
+First the demo runs on the bundled model, small. Its runs are then written again and again into MLflow's own tables (its
+client takes an hour for them), with other models, seeds and times, and numbers moved a little; their artifacts are not
+copied. The four:
 a map of 64 layers x 200 tokens, one of 1,000 pairs, one of 1,000 pairs of 64 layers with 40 tokens, 100,000 samples.
 """
 
@@ -13,11 +14,16 @@ from __future__ import annotations
 import argparse
 import random
 import time
+import uuid
+from collections import defaultdict
+from functools import cache
 from itertools import count
+from operator import itemgetter
 
 import numpy as np
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
 from mlflow.tracking import MlflowClient
+from sqlalchemy import Engine, create_engine, insert
 from tqdm import tqdm
 
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
@@ -53,36 +59,84 @@ def main() -> None:
     logged = [[(run, list(run.curves().iter_rows(named=True))) for run in study] for study in runs]
     with tqdm(total=options.runs, unit="run") as bar:
         for number in count():
+            rows = Rows()
             for study in logged:
-                bar.update(again(store.client, study, number, number % 37 == 36))
-                if bar.n >= options.runs:
-                    return
+                again(store.client, study, number, number % 37 == 36, rows)
+                if bar.n + len(rows[SqlRun]) >= options.runs:
+                    break
+            rows.insert(store.uri)
+            bar.update(len(rows[SqlRun]))
+            if bar.n >= options.runs:
+                return
 
 
-def again(client: MlflowClient, study: list[tuple[LoggedRun, list[dict]]], number: int, fails: bool) -> int:
-    """Log a study and its cells as if they had been run another time; how many runs that were."""
+class Rows(defaultdict[type, list[dict[str, object]]]):
+    """Rows of MLflow's tables."""
+
+    def __init__(self) -> None:
+        super().__init__(list)
+
+    def insert(self, uri: str) -> None:
+        with engine(uri).begin() as connection:
+            for table, rows in self.items():
+                connection.execute(insert(table), rows)
+
+
+@cache
+def engine(uri: str) -> Engine:
+    return create_engine(uri)
+
+
+def again(
+    client: MlflowClient, study: list[tuple[LoggedRun, list[dict]]], number: int, fails: bool, rows: Rows
+) -> None:
+    """A study and its cells as if they had been run another time."""
     rng = random.Random(number)
-    experiment = f"experiment {number % 20}"
-    found, demo = client.get_experiment_by_name(experiment), client.get_experiment_by_name("demo")
-    assert demo is not None
-    place = found.experiment_id if found else client.create_experiment(experiment, demo.artifact_location)
+    place, folder = experiment_of(client, f"experiment {number % 20}")
     start = int(time.time() * 1000) - YEAR + number * 3_000_000
     model, seed = MODELS[number % len(MODELS)], str(number)
     parent = None
     for index, (run, curves) in enumerate(study):
-        at = start + index * 60_000
+        at, run_id = start + index * 60_000, uuid.uuid4().hex
+        name = run.name.replace("tiny", model)
         tags = {name: value for name, value in run.tags.items() if not name.startswith("mlflow.")}
-        tags |= {"mlflow.parentRunId": parent} if parent else {}
-        made = client.create_run(place, at, tags, run.name.replace("tiny", model))
-        parent = parent or made.info.run_id
+        tags |= {"benchmark": "copy", "mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
+        parent = parent or run_id
         params = run.params | ({"model": model, "seed": seed} if "model" in run.params else {})
+        of = {"run_uuid": run_id}
+        rows[SqlRun].append(
+            of
+            | {
+                "name": name,
+                "source_type": "LOCAL",
+                "user_id": "benchmark",
+                "status": "FAILED" if fails else "FINISHED",
+                "start_time": at,
+                "end_time": at + 50_000,
+                "lifecycle_stage": "active",
+                "artifact_uri": f"{folder}/{run_id}/artifacts",
+                "experiment_id": place,
+            }
+        )
+        rows[SqlParam] += [of | {"key": key, "value": value} for key, value in params.items()]
+        rows[SqlTag] += [of | {"key": key, "value": value} for key, value in tags.items()]
         metrics = [
-            Metric(row["metric"], min(1.0, row["value"] * rng.uniform(0.7, 1)), at, row["step"]) for row in curves
+            of
+            | {"key": row["metric"], "value": min(1.0, row["value"] * rng.uniform(0.7, 1)), "step": row["step"]}
+            | {"timestamp": at, "is_nan": False}
+            for row in curves
         ]
-        entries = [Param(*param) for param in params.items()]
-        client.log_batch(made.info.run_id, metrics, entries, [RunTag("benchmark", "copy")])
-        client.set_terminated(made.info.run_id, "FAILED" if fails else "FINISHED", at + 50_000)
-    return len(study)
+        rows[SqlMetric] += metrics
+        rows[SqlLatestMetric] += {row["key"]: row for row in sorted(metrics, key=itemgetter("step"))}.values()
+
+
+@cache
+def experiment_of(client: MlflowClient, name: str) -> tuple[int, str]:
+    """Its number and the folder of its artifacts."""
+    found, demo = client.get_experiment_by_name(name), client.get_experiment_by_name("demo")
+    assert demo is not None
+    number = found.experiment_id if found else client.create_experiment(name, demo.artifact_location)
+    return int(number), demo.artifact_location
 
 
 def large_runs(store: Store) -> None:

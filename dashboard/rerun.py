@@ -12,7 +12,7 @@ from typing import get_type_hints
 import polars as pl
 import streamlit as st
 from jobs import jobs
-from running import bundled_models, ended, failure, follow, layer_numbers, start_button, stop_button
+from running import bundled_models, buttons, ended, failure, follow, layer_numbers
 from store import load
 from view import (
     READING,
@@ -62,7 +62,6 @@ def page() -> None:
         st.session_state.pop("following", None)
     with progress:
         follow()
-        stop_button()
 
 
 def ask(run: LoggedRun) -> None:
@@ -97,8 +96,9 @@ def ask(run: LoggedRun) -> None:
         arguments = command(run, numbers_asked, model, component, positions, named, layers) + more
     except DebugError as error:
         problem("These settings are not valid.", error)
+        buttons("rerun", run.run_id, len(numbers_asked), None, run.store.uri)
         return
-    start_button("rerun", run.run_id, len(numbers_asked), arguments, run.store.uri)
+    buttons("rerun", run.run_id, len(numbers_asked), arguments, run.store.uri)
     with st.expander("Command line for this re-run"):
         store = f"--tracking-uri={without_passwords(run.store.uri)}"
         literally(shlex.join(["debug", "rerun", run.run_id, store, *arguments[1:]]))

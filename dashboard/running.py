@@ -20,17 +20,28 @@ TRIED = "try it"
 """MLflow experiment of the runs that the page Try it makes."""
 
 
-def start_button(command: str, of: str, pairs: int, arguments: list[str], uri: str) -> None:
-    """A button that starts a command on the server's machine, where this reader may do so."""
+def buttons(command: str, of: str, pairs: int, arguments: list[str] | None, uri: str) -> None:
+    """One that starts a command on the server's machine, where this reader may do so, and one that stops what runs.
+
+    Both are always there, above everything that comes and goes: a button that moves under the pointer misses clicks.
+
+    Args:
+        arguments: None: the settings are not valid.
+    """
     job = jobs().last
     busy, off = job is not None and job.running, why_off()
     if off is None:
         WORKER.warm()
     else:
         st.warning(f"Runs cannot be started from here: {off}. Use the command line below.")
-    help_text = "One run at a time" if busy else None
-    clicked = st.button("Run it", type="primary", disabled=busy or off is not None, help=help_text)
-    if clicked and off is None:  # a browser may send the click of a button that is disabled
+    with st.container(horizontal=True):
+        may_not = busy or off is not None or arguments is None
+        clicked = st.button("Run it", type="primary", disabled=may_not, help="One run at a time", key="run it")
+        stoppable = job if job is not None and job.running and not job.stopped and off is None else None
+        stop = None if stoppable is None else stoppable.stop
+        st.button("Stop the run", on_click=stop, disabled=stop is None, key="stop the run")
+    if clicked and not may_not:  # a browser may send the click of a button that is disabled
+        assert arguments is not None
         try:
             jobs().start(command, of, pairs, arguments, uri)
         except (RuntimeError, OSError) as error:
@@ -77,14 +88,6 @@ def follow() -> None:
             done = 0
     what = "starting Python and the model" if new is None else f"{done} of {job.pairs} pairs"
     st.progress(min(1.0, (done + 0.05) / job.pairs), f"Running: {what}, {seconds:.0f} s")
-
-
-def stop_button() -> None:
-    """Not in the fragment: one that runs anew each second would lose clicks on a machine that is slow to run it."""
-    job = jobs().last
-    if job is not None and job.running:
-        off = why_off() is not None
-        st.button("Stop", on_click=None if off else job.stop, disabled=job.stopped or off)
 
 
 def new_run(job: Job) -> dict | None:

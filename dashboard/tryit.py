@@ -10,7 +10,7 @@ import shlex
 
 import streamlit as st
 from jobs import jobs
-from running import TRIED, bundled_models, ended, failure, follow, layer_numbers, start_button, stop_button
+from running import TRIED, bundled_models, buttons, ended, failure, follow, layer_numbers
 from store import load, options
 from view import choice, draw, literally, one_in_url, part, problem, prose, text
 
@@ -45,10 +45,11 @@ def page() -> None:
             arguments, pairs = asked(kind)
         except DebugError as error:
             problem("These settings are not valid.", error)
+            buttons("trace", "", 0, None, uri)
             return
     file = jobs().file_of(given, "program.py" if kind == "program" else "pair.jsonl")
     arguments += ["--program" if kind == "program" else "--pairs", str(file)]
-    start_button("trace", "", pairs, arguments, uri)
+    buttons("trace", "", pairs, arguments, uri)
     with st.expander("Command line for this run"):
         name = "program.py" if kind == "program" else "pair.jsonl"
         literally(given)
@@ -63,7 +64,6 @@ def page() -> None:
         st.session_state.pop("following", None)
     with progress:
         follow()
-        stop_button()
 
 
 def a_program() -> str:

@@ -267,7 +267,7 @@ def chosen_runs(runs: pl.DataFrame) -> list[str]:
 
 def one_run(runs: pl.DataFrame, suits: pl.Expr, what: str, name: str = "run", label: str = "Run") -> str | None:
     """A select box of the runs that suit a page: first the one in the URL, then the selected ones, then the newest."""
-    there = runs.filter(suits, pl.col("archived").is_null() | (pl.col("run_id") == one_in_url(name)))
+    there = runs.filter(suits, pl.col("archived").is_null() | pl.col("run_id").is_in(in_url(name)[:1]))
     there = there.sort(pl.col("status") == "FAILED", maintain_order=True)  # a page opens on none that failed
     ids = set(there["run_id"])
     asked = one_in_url(name)

@@ -107,6 +107,9 @@ def test_a_process_that_is_forked_begins_at_once_and_can_be_stopped(uri: str, tm
     worker._code = "of before"
     worker.warm()
     assert worker._process is not before, "another one imports the code that is there now"
+    at_once = worker.start("trace", words, tmp_path / "early", {"MLFLOW_TRACKING_URI": uri})
+    at_once.interrupt()
+    assert ended(at_once) == 130, "also before the command can hear it"
     killed = worker.start("trace", words, tmp_path / "third", {"MLFLOW_TRACKING_URI": uri})
     killed.kill()
     assert ended(killed) == 1

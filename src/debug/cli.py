@@ -105,6 +105,7 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         signal.signal(signal.SIGHUP, lambda *_: _hang_up(on_terminal))
     signal.signal(signal.SIGALRM, _stop_unless_heard)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked where a worker has just forked this one
         main(arguments)
     except KeyboardInterrupt:
         writing = sys.modules.get("debug.tracking.writing")  # not imported: then no run was begun

@@ -419,7 +419,7 @@ def test_a_dashboard_on_all_addresses_starts_no_process(browser, store, runs, se
 def test_a_pair_is_asked_again_here(page, store, runs):
     page.goto(f"/rerun?run={runs['real']}&pair=1&component=mlp&layers=0-2")
     page.get_by_role("button", name="Run it").click()
-    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+    expect(page.get_by_role("button", name="Stop the run")).to_be_enabled()
     expect(page.get_by_role("heading", name="New map and logged map")).to_be_visible(timeout=120_000)
     expect(page.get_by_test_id("stVegaLiteChart")).to_contain_text("logged")
     expect(page.get_by_text("A and B have different components (mlp and residual_stream)")).to_be_visible()
@@ -430,12 +430,18 @@ def test_a_pair_is_asked_again_here(page, store, runs):
 
 
 def test_a_rerun_can_be_stopped(page, runs):
-    """Every head at every token of twenty pairs takes minutes: no machine ends it before the click."""
+    """The button stays where it is while all around it comes and goes: once it moved and the click missed it."""
     page.goto(f"/rerun?run={runs['long']}&many=20&component=attention_heads&positions=all&layers=0-5")
+    button = page.get_by_role("button", name="Stop the run")
+    expect(button).to_be_disabled()
+    before = button.bounding_box()
     page.get_by_role("button", name="Run it").click()
-    page.get_by_role("button", name="Stop").click()
+    expect(button).to_be_enabled()
+    assert button.bounding_box() == before
+    button.click()
     expect(page.get_by_text("Stopped. The finished pairs are in the store")).to_be_visible()
     expect(page.get_by_role("button", name="Run it")).to_be_enabled()
+    assert button.bounding_box() == before
 
 
 def test_the_dark_theme_follows_the_reader(browser, address, runs):

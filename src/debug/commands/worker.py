@@ -133,6 +133,7 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for what is forked
     for name in PRELOADED:
         import_module(name)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # until cli.run in the fork can hear it
     for line in sys.stdin:
         job = json.loads(line)
         pid = os.fork()
