@@ -18,7 +18,6 @@ import uuid
 from collections import defaultdict
 from functools import cache
 from itertools import count
-from operator import itemgetter
 
 import numpy as np
 from mlflow.store.tracking.dbmodels.models import SqlLatestMetric, SqlMetric, SqlParam, SqlRun, SqlTag
@@ -70,7 +69,10 @@ def main() -> None:
                 return
 
 
-class Rows(defaultdict[type, list[dict[str, object]]]):
+Row = dict[str, object]
+
+
+class Rows(defaultdict[type, list[Row]]):
     """Rows of MLflow's tables."""
 
     def __init__(self) -> None:
@@ -103,7 +105,7 @@ def again(
         tags |= {"benchmark": "copy", "mlflow.runName": name} | ({"mlflow.parentRunId": parent} if parent else {})
         parent = parent or run_id
         params = run.params | ({"model": model, "seed": seed} if "model" in run.params else {})
-        of = {"run_uuid": run_id}
+        of: Row = {"run_uuid": run_id}
         rows[SqlRun].append(
             of
             | {
@@ -120,14 +122,14 @@ def again(
         )
         rows[SqlParam] += [of | {"key": key, "value": value} for key, value in params.items()]
         rows[SqlTag] += [of | {"key": key, "value": value} for key, value in tags.items()]
-        metrics = [
+        metrics: list[Row] = [
             of
             | {"key": row["metric"], "value": min(1.0, row["value"] * rng.uniform(0.7, 1)), "step": row["step"]}
             | {"timestamp": at, "is_nan": False}
             for row in curves
         ]
         rows[SqlMetric] += metrics
-        rows[SqlLatestMetric] += {row["key"]: row for row in sorted(metrics, key=itemgetter("step"))}.values()
+        rows[SqlLatestMetric] += {row["key"]: row for row in metrics}.values()  # the curves are sorted by step
 
 
 @cache

@@ -20,6 +20,7 @@ from view import (
     choice,
     chosen_runs,
     draw,
+    exports_of,
     in_url,
     number,
     one_in_url,
@@ -31,6 +32,7 @@ from view import (
     scroll_to,
     yes,
 )
+from window import ROOM, window
 
 from debug.causal_map import ESTIMATED, CausalMap, MeanCausalMap, MeanOverPairs, mean_over_pairs, title_of
 from debug.causal_map.sources import FIRST_TOKEN, GREEDY, WHOLE
@@ -55,6 +57,7 @@ from debug.tracking import LoggedRun
 
 MEAN, NONE, TOP, WORST = "mean", "none", "top_token", "worst first"
 MOST_BESIDE = 24  # tokens of a map that leaves room for text on its right
+BESIDE, AXIS = 540, 90  # pixels: of what stands beside a map; of its axis and legend
 MOST_ACROSS = 75  # tokens of a map that fits on a page of 1280 pixels
 IMPORTED = (pl.col("kind") == "imported") & (pl.col("role") == "cell") & pl.col("metrics.accuracy").is_null()
 CAUSAL = pl.col("params.intervention_type").is_not_null() | IMPORTED  # of which not all say what was patched
@@ -63,6 +66,7 @@ TITLES = {name: each.title for name, each in COMPONENTS.items()} | {KNOCKOUT: "a
 
 def page() -> None:
     st.title("Causal map")
+    width, _ = window()
     runs = all_runs()
     if runs is None:
         return
@@ -77,7 +81,12 @@ def page() -> None:
     rows = {other["run_id"]: other for other in others.filter(pl.col("run_id").is_in(wanted)).iter_rows(named=True)}
     with right:
         second = choice("with", "Compare with", [NONE, *rows], lambda i: "(none)" if i == NONE else run_label(rows[i]))
-    part(show, run_id, None if second == NONE else second, row, runs)
+    part(show, run_id, None if second == NONE else second, row, runs, ROOM[width])
+
+
+def cell_width(room: int, columns: int, least: int, most: int) -> int:
+    """Pixels of a square of a map that uses the room there is."""
+    return min(most, max(least, (room - AXIS) // max(1, columns)))
 
 
 def components(row: dict, runs: pl.DataFrame) -> dict[str, str]:
@@ -105,7 +114,7 @@ def component(of: dict[str, str], shown: str, estimated: bool) -> None:
     )
 
 
-def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None:
+def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame, room: int) -> None:
     run = load(run_id)
     said_of(run.status, run.tags.get("debug.error"))
     maps = run.maps
@@ -128,12 +137,13 @@ def show(run_id: str, second: str | None, row: dict, runs: pl.DataFrame) -> None
             lambda name: "top token" if name == TOP else title_of(name, shown),
             width=260,
         )
+    exports_of(run, metric, "mean" if pair == MEAN else f"pair {pair}", *(["beside", second[:8]] if second else []))
     if second is not None:
         part(beside, run, shown, second, metric)
     elif isinstance(shown, MeanCausalMap) and behind is not None:
-        the_mean(run, shown, behind, metric)
+        the_mean(run, shown, behind, metric, room)
     elif isinstance(shown, CausalMap):
-        a_pair(run, shown, metric)
+        a_pair(run, shown, metric, room)
     if notes := definitions(shown, run.params.get("scored_by", FIRST_TOKEN)):
         st.caption(notes)
 
@@ -206,7 +216,7 @@ def ordered(metrics: tuple[str, ...]) -> list[str]:
 # --- the mean ----------------------------------------------------------------------------------------------------
 
 
-def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str) -> None:
+def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric: str, room: int) -> None:
     names = {(visible(c.place.target), c.place.head_label): c.target for c in mean.curves}
     layer, target, table = number("layer"), one_in_url("target"), mean_table(mean)
 
@@ -215,7 +225,9 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         st.session_state["scroll"] = True
         put_now(layer=cell.get("layer"), target=found, token=None)
 
-    chart = mean_heatmap(mean, metric)
+    curves = len(mean.layers) > 1
+    alone = not curves or room == ROOM[800]
+    chart = mean_heatmap(mean, metric, cell_width(room if alone else room - BESIDE, len(names), 44, 90))
     if target is not None and target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
         chart = outlined(chart, label=label_of_curve(mean[target]), layer=layer)
     how = f"{ESTIMATED}-" if mean.estimated else ""
@@ -223,7 +235,7 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
         if mean.against_random and len(mean.layers) == 1:
             draw(knockout_chart(mean), "knockout", table)
         draw(clickable(chart, "target", "head", "layer"), f"{how}mean", table, open_cell)
-        if len(mean.layers) > 1:
+        if curves:
             draw(curves_by_layer(mean, metric), f"{how}curves", table)
     part(rivals, run)
     if layer is None or target is None:
@@ -254,11 +266,11 @@ def rivals(run: LoggedRun) -> None:
 # --- a pair ----------------------------------------------------------------------------------------------------------
 
 
-def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
+def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str, room: int) -> None:
     layer, token, head = number("layer"), number("token"), one_in_url("head")
     column: tuple[int, ...] | None = None
     row = causal_map.layers.index(layer) if layer in causal_map.layers else None
-    width, drawn = 0, causal_map
+    below, drawn = False, causal_map
     if causal_map.top.ndim == 3:
         if not causal_map.targets:
             st.info("This map has attention heads but no target at which to show them.")
@@ -271,9 +283,11 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
             chart = outlined(chart, head=head, layer=layer) if row is not None else chart
     elif causal_map.positions:
         drawn = without_what_is_the_same(causal_map, token)
-        picture = top_tokens(drawn) if metric == TOP else causal_heatmap(drawn, metric)
-        chart, key, fields = quick(picture, drawn.top.size), "map", ("position", "layer")
         width = len(drawn.positions)
+        below = width > MOST_BESIDE or room == ROOM[800]
+        square = cell_width(room if below else room - BESIDE, width, 14, 44)
+        picture = top_tokens(drawn, square) if metric == TOP else causal_heatmap(drawn, metric, square)
+        chart, key, fields = quick(picture, drawn.top.size), "map", ("position", "layer")
         if token in causal_map.positions:
             column = (causal_map.positions.index(token),)
             chart = chart if row is None else outlined(chart, position=token, layer=layer)
@@ -298,7 +312,6 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str) -> None:
     with beside:
         key = f"{ESTIMATED}-{key}" if causal_map.estimated else key
         draw(clickable(chart, *fields), key, cells(causal_map) if causal_map.positions else None, open_cell)
-        below = width > MOST_BESIDE  # else beside the map, where there is room
         with st.container(width="stretch" if below else 500, key="details"):
             behind_cell(run, causal_map, where)
     scroll_to("details")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
+from view import file_name_of
 
 from debug.causal_map import ESTIMATED
 from debug.causal_visualization.comparison import MOST_DASHES, natural, ordered
@@ -202,15 +202,14 @@ def sizes(frame: pl.DataFrame) -> str | None:
 
 
 def file_name(what: str, measure: str, frame: pl.DataFrame) -> str:
-    """Of an export: metric, models, hops, lines and date; what a file system may not like is a hyphen."""
+    """Of an export: metric, models, hops, lines and date."""
 
     def few(name: str) -> str:
         values = ordered(frame[name])
         return "-".join(values) if len(values) <= 3 else f"{values[0]}-to-{values[-1]}"
 
     models = few("model") if frame["model"].n_unique() <= 3 else f"{frame['model'].n_unique()} models"
-    words = [what, measure, models, f"hops {few('hops')}", f"lines {few('seq_len')}", str(date.today())]
-    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-.")[:60] for word in words)
+    return file_name_of([what, measure, models, f"hops {few('hops')}", f"lines {few('seq_len')}", str(date.today())])
 
 
 # --- what all models have in common ----------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ from view import (
     several,
     yes,
 )
-from window import window
+from window import ROOM, window
 
 from debug.causal_map import ESTIMATED, LEGACY, METRICS
 from debug.causal_visualization.comparison import models_by, ordered, rates, slopes
@@ -63,7 +63,6 @@ T = TypeVar("T")
 OVER = {"hops": "seq_len", "seq_len": "hops"}  # the axis of the table of models -> what its values are means over
 AUTO, NONE = "auto", "none"
 MOST = 2000  # cells of one comparison
-ROOM = {800: 730, 1200: 1130, 1750: 1680}  # pixels of a chart in a window of that width
 
 
 def page() -> None:

@@ -19,6 +19,7 @@ from view import (
     all_runs,
     choice,
     draw,
+    exports_of,
     literally,
     one_in_url,
     one_run,
@@ -188,6 +189,7 @@ def result(runs: pl.DataFrame, run_id: str) -> None:
     if new is None:
         return
     repeated = load(new)
+    exports_of(repeated)
     if repeated.tags.get("debug.rerun_of") != run_id:
         problem("The new run of this link is not a re-run of the run above.", new)
         return

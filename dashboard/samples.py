@@ -10,6 +10,7 @@ from view import (
     choice,
     downloads,
     draw,
+    exports_of,
     literally,
     number,
     one_in_url,
@@ -50,6 +51,7 @@ def page() -> None:
 
 def show(run_id: str) -> None:
     run = load(run_id)
+    exports_of(run)
     said_of(run.status, run.tags.get("debug.error"))
     if "samples.jsonl" not in run.artifacts():
         st.info("This run has no samples: it ended before the first one, or they were removed from the store.")

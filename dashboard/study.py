@@ -5,7 +5,7 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 from store import load, mean_of
-from view import all_runs, draw, literally, one_run, part, prose, said_of
+from view import all_runs, draw, exports_of, literally, one_run, part, prose, said_of
 
 from debug.causal_map import MeanCausalMap
 from debug.report import Chapter, chapters, report
@@ -25,6 +25,7 @@ def page() -> None:
 
 def show(run_id: str) -> None:
     run = load(run_id)
+    exports_of(run)
     with st.container(horizontal=True, vertical_alignment="center"):
         query = [("runs", run.run_id)]
         st.download_button(
@@ -56,7 +57,7 @@ def chapter(run: LoggedRun, heading: str, make) -> None:
         prose(line)
     with st.container(horizontal=True, vertical_alignment="top"):
         for place, chart in enumerate(made.charts):
-            draw(chart, f"{run.run_id[:8]} {heading} {place}")
+            draw(chart, f"{heading} {place}")
     if made.table is not None:
         st.dataframe(made.table, hide_index=True, width="content", placeholder="")
     if made.code:

@@ -7,7 +7,7 @@ import re
 import polars as pl
 import streamlit as st
 from store import load, mean_of, weights_of
-from view import all_runs, choice, draw, literally, one_run, part, said_of
+from view import all_runs, choice, draw, exports_of, literally, one_run, part, said_of
 
 from debug.causal_map import ESTIMATED, title_of
 from debug.causal_visualization.comparison import over_steps
@@ -30,6 +30,7 @@ def page() -> None:
         literally("debug train")
         return
     run = load(run_id)
+    exports_of(run)
     said_of(run.status, run.tags.get("debug.error"))
     part(accuracies, run)
     part(checkpoints, run, runs)

@@ -12,7 +12,7 @@ import streamlit as st
 from jobs import jobs
 from running import TRIED, bundled_models, buttons, ended, failure, follow, layer_numbers
 from store import load, options
-from view import choice, draw, literally, one_in_url, part, problem, prose, text
+from view import choice, draw, exports_of, literally, one_in_url, part, problem, prose, text
 
 from debug.causal_map import title_of
 from debug.causal_visualization import visible
@@ -115,6 +115,7 @@ def result() -> None:
     if new is None:
         return
     run = load(new)
+    exports_of(run)
     st.subheader("What the patches do")
     if not len(run.maps):
         st.info("The run has no causal map: its pairs were skipped.")
@@ -137,7 +138,7 @@ def result() -> None:
         prose(f"{name}: {program.text.strip().replace(chr(10), ' ⏎ ')} → {program.answer}")
     tops = [visible(causal_map.vocabulary.get(token, str(token))) for token in causal_map.top_tokens]
     prose("top token of the clean forward pass: {}, of the counterfactual one: {}".format(*tops))
-    draw(picture(causal_map, metric), f"tried {new[:8]} {shown}")
+    draw(picture(causal_map, metric), f"tried {shown}")
 
 
 page()

@@ -7,8 +7,10 @@ selected runs and the place on a map.
 from __future__ import annotations
 
 import io
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,7 @@ READING = (TrackingError, CausalMapError, ProgramError)
 
 def begin(page: str) -> None:
     """At the beginning of a page's run."""
-    st.session_state.update({"to write": {}, "widgets": set()})
+    st.session_state.update({"to write": {}, "widgets": set(), "exports": []})
     if st.session_state.get("page") != page:
         st.session_state.update(page=page, taken={})  # to the widgets of this page all of its URL is new
 
@@ -352,6 +354,18 @@ def chart_only(chart: Chart) -> None:
     st.altair_chart(chart.properties(autosize="pad"), width="content")
 
 
+def exports_of(run: LoggedRun, *words: str) -> None:
+    """Name the files that are downloaded from this page after a run: model, hops, lines, these words, date, run."""
+    hops, lines = run.params.get("hops"), run.params.get("seq_len")
+    of = [run.params.get("model", ""), hops and f"hops {hops}", lines and f"lines {lines}", *words]
+    st.session_state["exports"] = [*filter(None, of), str(date.today()), run.run_id[:8]]
+
+
+def file_name_of(words: Sequence[str]) -> str:
+    """What a file system may not like is a hyphen."""
+    return "_".join(re.sub(r"[^A-Za-z0-9.]+", "-", word).strip("-.")[:60] for word in words)
+
+
 def downloads(key: str, data: pl.DataFrame | None, chart: Chart | None = None) -> None:
     """The table behind a chart as CSV and Parquet, the chart as PNG and SVG; each is made on demand."""
     made: dict[str, Callable[[], bytes]] = {}
@@ -361,7 +375,8 @@ def downloads(key: str, data: pl.DataFrame | None, chart: Chart | None = None) -
         made |= {kind: lambda kind=kind, chart=chart: _picture(chart, kind) for kind in ("png", "svg")}
     with st.popover("Download", type="tertiary"):
         for kind, make in made.items():
-            st.download_button(kind.upper(), make, f"{key}.{kind}", key=f"download {key} {kind}", on_click="ignore")
+            name = file_name_of([key, *of]) if (of := st.session_state["exports"]) else key
+            st.download_button(kind.upper(), make, f"{name}.{kind}", key=f"download {key} {kind}", on_click="ignore")
 
 
 def _flat(data: pl.DataFrame) -> pl.DataFrame:

@@ -9,6 +9,8 @@ from streamlit.components.v2 import component
 from streamlit.components.v2.types import ComponentRenderer
 
 USUAL = 1200, 900
+ROOM = {800: 730, 1200: 1130, 1750: 1680}
+"""Width of a window -> pixels of a chart in it."""
 # Sizes in steps, so that a window that is being resized redraws the page a few times at most.
 _JS = """export default function({data, setStateValue}) {
   let known = data

@@ -285,6 +285,8 @@ def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
             page.get_by_role("button", name=name, exact=True).click()
         content = download.value.path().read_bytes()
         assert content.startswith(start)
+        asked = r"map_tiny_hops-3_lines-5_normalized-logit-diff_pair-0_\d{4}-\d\d-\d\d_" + runs["causal"][:8]
+        assert re.fullmatch(rf"{asked}\.{name.lower()}", download.value.suggested_filename)
         if name == "CSV":
             rows = list(csv.DictReader(content.decode().splitlines()))
             assert len(rows) == 7 * 23

@@ -11,6 +11,7 @@ from debug.causal_visualization.rows import cells, curve_rows, grid_rows, head_l
 from debug.causal_visualization.style import (
     GREY,
     INK,
+    LEAST_FOR_TEXT,
     LINES,
     NAME,
     TARGET,
@@ -18,6 +19,7 @@ from debug.causal_visualization.style import (
     Picture,
     Rows,
     axis_of,
+    cell_height,
     heading,
     layer_axis,
     shown_target,
@@ -28,7 +30,7 @@ from debug.causal_visualization.style import (
 from debug.errors import InputError
 
 
-def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Picture:
+def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None, cell_width: int | None = None) -> Picture:
     """One pair: layers x token positions.
 
     The tokens are below the map, shaded by line of the prompt; those of targets are yellow and named. Signed metrics
@@ -36,13 +38,17 @@ def causal_heatmap(causal_map: CausalMap, metric: Metric | None = None) -> Pictu
     values lie beyond. A missing value is a cross. Positions before the first difference of the two prompts are zero by
     construction.
 
+    Args:
+        cell_width: of a square, in pixels (default: 14 to 24, so that a program of 17 lines fits on 1280 pixels).
+
     Raises:
         InputError: the map has heads: :func:`head_heatmap` draws those.
     """
     if causal_map.top.ndim == 3:
         raise InputError("the map has heads (layers x heads x positions); draw a target of it with head_heatmap")
     metric, frame = column_of(metric or shown_first(causal_map), causal_map), cells(causal_map)
-    return _over_tokens(causal_map, frame, metric, Rows.of(causal_map), title_with(causal_map, frame, metric))
+    title = title_with(causal_map, frame, metric)
+    return _over_tokens(causal_map, frame, metric, Rows.of(causal_map), title, cell_width)
 
 
 def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "rank") -> Picture:
@@ -82,7 +88,12 @@ def lens_heatmap(causal_map: CausalMap, answer: str = "original", value: str = "
 
 
 def _over_tokens(
-    causal_map: CausalMap, frame: pl.DataFrame, metric: str, rows: Rows, title: alt.TitleParams
+    causal_map: CausalMap,
+    frame: pl.DataFrame,
+    metric: str,
+    rows: Rows,
+    title: alt.TitleParams,
+    cell_width: int | None = None,
 ) -> Picture:
     """A heatmap of layers x token positions, with the prompt below it."""
     x = alt.X(
@@ -90,9 +101,7 @@ def _over_tokens(
         scale=alt.Scale(domain=causal_map.positions),
         axis=axis_of(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
-    cell_width = min(
-        24, max(14, 1100 // len(causal_map.positions))
-    )  # programs of 17 lines fit on a page of 1280 pixels
+    cell_width = cell_width or min(24, max(14, 1100 // len(causal_map.positions)))
     layers = [*grid_rows(frame, metric, x, rows), *token_strip(causal_map, cell_width)]
     return sized(alt.layer(*layers).properties(title=title), rows, cell_width)
 
@@ -119,9 +128,13 @@ def head_heatmap(causal_map: CausalMap, target: str, metric: Metric | None = Non
     return sized(chart.properties(title=title), Rows.of(causal_map), min(44, max(18, 700 // len(labels))))
 
 
-def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
+def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None, cell_width: int = 44) -> Picture:
     """The mean over pairs: layers x targets in the order of the text, each with its n; for maps with heads one panel of
-    layers x heads per target."""
+    layers x heads per target. Values are written into the squares where a row is high enough for text.
+
+    Args:
+        cell_width: of a square without heads, in pixels.
+    """
     metric = metric or shown_first(mean)
     frame, rows = curve_rows(mean, metric), Rows.of(mean)
     metric = column_of(metric, mean)
@@ -148,8 +161,9 @@ def mean_heatmap(mean: MeanCausalMap, metric: Metric | None = None) -> Picture:
             color=alt.when(dark).then(alt.value("white")).otherwise(alt.value(INK)),
         )
     )
-    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if metric_of(metric).scale != "logit" else []))
-    return sized(chart.properties(title=title_with(mean, frame, metric)), rows, cell_width=44)
+    written = metric_of(metric).scale != "logit" and cell_height(rows) >= LEAST_FOR_TEXT
+    chart = alt.layer(*grid_rows(frame, metric, x, rows), *([numbers] if written else []))
+    return sized(chart.properties(title=title_with(mean, frame, metric)), rows, cell_width)
 
 
 def token_strip(causal_map: CausalMap, cell_width: int) -> list[alt.Chart]:

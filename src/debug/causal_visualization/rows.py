@@ -78,7 +78,9 @@ def _many(
     frame: pl.DataFrame, metric: str, colour: Callable[[str], alt.Color], x: alt.X, rows: Rows
 ) -> list[alt.Chart]:
     """The same for very many rectangles. Tooltips show the row itself, prepared here: a browser would evaluate the
-    texts and conditions of every rectangle before it draws the first. ``colour`` returns the colour of a field."""
+    texts and conditions of every rectangle before it draws the first, and unpack every metric that is not drawn.
+    ``colour`` returns the colour of a field."""
+    frame = frame.select(name for name, kind in frame.schema.items() if name == metric or not kind.is_float())
     titles = {each["field"]: each.get("title", each["field"]) for each in tooltip_dicts(frame)}
     names = titles | {"position": "position", "layer": "layer"}  # fields that a click returns
     names.setdefault(metric, metric)

@@ -186,8 +186,11 @@ def _panel(
     return chart.properties(width=alt.Step(width), height=alt.Step(height), title=heading(named_series(name)))
 
 
-def top_tokens(causal_map: CausalMap) -> Chart:
+def top_tokens(causal_map: CausalMap, cell_width: int | None = None) -> Chart:
     """The top token of every patched forward pass: layers x token positions, coloured by which answer it is.
+
+    Args:
+        cell_width: of a square, in pixels (default: 14 to 24).
 
     Raises:
         InputError: the map has heads.
@@ -201,7 +204,7 @@ def top_tokens(causal_map: CausalMap) -> Chart:
         "not recorded",
     )
     frame = cells(causal_map).with_columns(whose=pl.Series(whose.ravel(), dtype=pl.Utf8))
-    rows, width = Rows.of(causal_map), min(24, max(14, 1000 // len(causal_map.positions)))
+    rows, width = Rows.of(causal_map), cell_width or min(24, max(14, 1000 // len(causal_map.positions)))
     base = alt.Chart(frame).encode(
         x=alt.X(
             "position:O",

@@ -143,8 +143,16 @@ def axis_of(**settings: Argument) -> alt.Axis:
 
 
 def sized(chart: Picture, rows: Rows, cell_width: int) -> Picture:
-    cell_height = min(22, max(9, 420 // rows.count))
-    return chart.properties(width=alt.Step(cell_width), height=alt.Step(cell_height))
+    return chart.properties(width=alt.Step(cell_width), height=alt.Step(cell_height(rows)))
+
+
+def cell_height(rows: Rows) -> int:
+    """In pixels."""
+    return min(22, max(9, 420 // rows.count))
+
+
+LEAST_FOR_TEXT = 12
+"""Pixels of a row that text of size 10 fits into."""
 
 
 def title_with(
