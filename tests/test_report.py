@@ -72,7 +72,7 @@ def test_a_study_says_what_it_found_how_far_to_trust_it_and_how_to_repeat_it(stu
     assert "The first of 6 pairs" in said["Example"]
     assert "accuracy on the originals 100.0% [61.0, 100] (n=6)".replace("100]", "100.0]") in said["Accuracy"]
     assert len(made["Causal map"].charts) == 2
-    assert said["Self-checks"].startswith("3 of 3 checks")
+    assert said["Self-checks"].startswith("4 of 4 checks")
     assert "only 6 pairs" in said["Caveats"]
     assert present(made["Repeat it"].table)["value"][0] == study.run_id
     names = {row["role"] for row in made["Example"].charts[0].to_dict()["datasets"].popitem()[1]}
@@ -83,10 +83,11 @@ def test_a_check_that_failed_is_said(store):
     run_id = log_causal(store, [make_map(pair) for pair in range(4)])
     store.client.log_metric(run_id, "check_tolerance", 1e-5)
     store.client.log_metric(run_id, "check_identity_max_abs", 1e-6)
+    store.client.log_metric(run_id, "check_full_patch_without", 1.5e-5)
     store.client.log_metric(run_id, "check_localized_max_abs", float("nan"))
     chapter = present(chapters(store.load_run(run_id))["Self-checks"]())
-    assert chapter.text[0].startswith("1 of 2 checks")
-    assert present(chapter.table)["passed"].to_list() == ["yes", "NO"]
+    assert chapter.text[0].startswith("1 of 3 checks")
+    assert present(chapter.table)["passed"].to_list() == ["yes", "NO", "NO"], "a patch that does nothing would pass"
 
 
 @pytest.mark.parametrize("make", [make_map, make_estimate, make_knockout, lambda pair: make_map(pair, heads=4)])
