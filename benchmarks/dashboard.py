@@ -1,4 +1,4 @@
-"""How long a reader waits for the dashboard on a large store, side by side with mlflow.search_runs on the same store.
+"""How long a reader waits for the dashboard on a large store, side by side with MLflow's own UI and client on it.
 
 python benchmarks/dashboard_store.py sqlite:////tmp/large/mlflow.db    # once: 10,000 runs, some minutes
 python benchmarks/dashboard.py sqlite:////tmp/large/mlflow.db
@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -45,6 +46,7 @@ def main() -> None:
     print(f"{len(table.frame):,} runs\n")
     without_browser(store, table, seconds)
     in_browser(store, table, options.times)
+    in_mlflow(store, table, options.times)
 
 
 def row(what: str, seconds: float, limit: str = "") -> None:
@@ -131,6 +133,44 @@ def in_browser(store: Store, table: RunTable, times: int) -> None:
         server.wait()
 
 
+def in_mlflow(store: Store, table: RunTable, times: int) -> None:
+    """MLflow's own pages on the same store, until they show what they are opened for."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ui = [str(Path(sys.executable).with_name("mlflow")), "ui", "--backend-store-uri", store.uri]
+    server = subprocess.Popen([*ui, f"--port={port}", "--workers=1"], stdout=subprocess.DEVNULL, start_new_session=True)
+    address = f"http://127.0.0.1:{port}"
+    cell = table.frame.row(by_predicate=(pl.col("name") == "64 x 200") & (pl.col("role") == "cell"), named=True)
+    large = store.client.get_experiment_by_name("experiment 0")
+    assert large is not None
+    try:
+        while not answers(f"{address}/health"):
+            time.sleep(0.1)
+        with sync_playwright() as driver:
+            flags = ["--headless", "--no-sandbox", "--disable-gpu"]
+            browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+            for name, path, there in (
+                ("all experiments", "#/experiments", "text=experiment 0"),
+                ("500 runs of an experiment", f"#/experiments/{large.experiment_id}/runs", "text=/matching run/"),
+                ("one run", f"#/experiments/{cell['experiment_id']}/runs/{cell['run_id']}", "text=pairs_used"),
+            ):
+                took = []
+                for _ in range(1 + times):  # a new window each: its address differs behind the # alone
+                    page = browser.new_page(viewport={"width": 1280, "height": 1400})
+                    page.set_default_timeout(120_000)
+                    started = time.perf_counter()
+                    page.goto(f"{address}/{path}")
+                    page.wait_for_selector(there)
+                    took.append(time.perf_counter() - started)
+                    page.close()
+                row(f"MLflow UI, {name}: opened", statistics.median(took[1:]), f"the first {took[0]:.3f} s")
+            browser.close()
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
 def answers(url: str) -> bool:
     try:
         return urllib.request.urlopen(url, timeout=1).status == 200
@@ -161,9 +201,24 @@ def pages(page: Page, store: Store, table: RunTable, times: int) -> None:
     def until_rows_change(act: Callable[[], object]) -> Callable[[], None]:
         return changed(page, "^[0-9,]+ rows?$", rows, act)
 
-    row(
-        "Runs: first opening", timed(lambda: (page.goto("/runs"), page.locator("canvas").first.wait_for())), "limit 3 s"
-    )
+    def opened(path: str, there: str, again: int = times) -> list[float]:
+        """Seconds until a page shows what it is opened for: the first time, and from then on."""
+        return [timed(lambda: (page.goto(path), page.locator(there).first.wait_for())) for _ in range(1 + again)]
+
+    study = table.frame.filter(pl.col("name") == "1,000 pairs", pl.col("role") == "study")["run_id"][0]
+    chart = "[data-testid=stVegaLiteChart] svg, [data-testid=stVegaLiteChart] canvas"
+    for name, path, there, limit in (
+        ("Studies", "/", "[data-testid=stImage], [data-testid=stVegaLiteChart]", "limit 1.5 s"),
+        ("Runs", "/runs", "canvas", "limit 1.5 s"),
+        ("Study", f"/study?run={study}", chart, ""),
+        ("Compare", "/compare", chart, ""),
+        ("Causal map", f"/causal_map?run={run_named(table, '1,000 pairs')}&pair=0", chart, ""),
+        ("Samples", f"/samples?run={run_named(table, '100,000 samples')}", "canvas", ""),
+    ):
+        first, *later = opened(path, there)
+        row(f"{name}: opened", statistics.median(later), f"{limit}; the first {first:.3f} s".removeprefix("; "))
+    page.goto("/runs")
+    page.locator("canvas").first.wait_for()
     box = page.get_by_role("textbox", name="Text")
     took = []
     for number in range(times):
