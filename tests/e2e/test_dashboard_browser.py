@@ -292,6 +292,18 @@ def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
             assert len(rows) == 7 * 23
 
 
+def test_a_click_on_a_head_shows_what_it_looks_at(page, store, runs):
+    kept = store.load_run(runs["real"]).attention[0]
+    page.goto(f"/causal_map?run={runs['real']}&pair=0")
+    page.get_by_text("Attention patterns of the clean forward pass").click()
+    overview = heatmap(page, "attention from last token to ")
+    last = kept.weights.shape[-1] - 1
+    paid = f"{kept.of([last])[2, 1, 2]:.1%}"  # to the token of the first difference, which the page shows first
+    overview.locator(f"path[aria-label*='layer: 2; head: 1;'][aria-label*='attention: {paid}']").click()
+    page.wait_for_url(re.compile(r".*attention_layer=2.*attention_head=1|.*attention_head=1.*attention_layer=2"))
+    expect(heatmap(page, "attention of layer 2, head 1 · from last token (yellow) to all tokens")).to_be_visible()
+
+
 def test_runs_are_compared(page, runs):
     page.goto(f"/compare?runs={runs['accuracy']}")
     expect(page.get_by_test_id("stVegaLiteChart").first).to_contain_text("accuracy")

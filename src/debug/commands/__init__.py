@@ -15,7 +15,7 @@ from debug import cli
 
 COMMANDS = {
     name: name for name in ("demo", "accuracy", "trace", "rerun", "seeds", "study", "dashboard", "mlflow", "export")
-} | {"import": "importing", "paper": "paper", "train": "train", "site": "site"}
+} | {"import": "importing", "paper": "paper", "train": "train", "site": "site", "store": "store"}
 """Command -> module, in the order of the help."""
 
 

@@ -47,16 +47,25 @@ class Artifacts:
         """Names of the run's files, sorted; folders are separated by ``/``."""
         if self._root is None:
             with self.store.reported(f"cannot list artifacts of run {self.run_id} in"):
-                return sorted(self._listed(None))
+                return sorted(name for name, _ in self._listed(None))
         files = (path for path in self._root.rglob("*") if path.is_file() and path.suffix != PART)
         return sorted(path.relative_to(self._root).as_posix() for path in files)
 
-    def _listed(self, folder: str | None) -> Iterator[str]:
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """Each of the run's files with its bytes."""
+        if self._root is None:
+            with self.store.reported(f"cannot list artifacts of run {self.run_id} in"):
+                yield from self._listed(None)
+            return
+        for name in self.artifacts():
+            yield name, (self._root / name).stat().st_size
+
+    def _listed(self, folder: str | None) -> Iterator[tuple[str, int]]:
         for entry in self.store.client.list_artifacts(self.run_id, folder):
             if entry.is_dir:
                 yield from self._listed(entry.path)
             else:
-                yield entry.path
+                yield entry.path, entry.file_size or 0
 
     def artifact(self, name: str) -> Path:
         """The path of an artifact on this machine: its place in the store, or a downloaded copy.

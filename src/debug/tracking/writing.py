@@ -391,10 +391,11 @@ def running(
             writer.remove_folder()
 
 
-def terminate(store: Connection, run: Run, status: str, tags: Mapping[str, str]) -> None:
-    """End a run, with tags that say how. Raises TrackingError where the store refuses."""
+def terminate(store: Connection, run: Run, status: str, tags: Mapping[str, str], at: int | None = None) -> None:
+    """End a run, with tags that say how, now or at a time (Unix, milliseconds). Raises TrackingError where the store
+    refuses."""
     with store.reported(f"cannot end run {run.info.run_id} as {status} in"), uninterrupted():
         try:
             store.client.log_batch(run.info.run_id, tags=[RunTag(*tag) for tag in tags.items()])
         finally:
-            store.client.set_terminated(run.info.run_id, status)
+            store.client.set_terminated(run.info.run_id, status, at)
