@@ -52,6 +52,12 @@ def read(tag: str | None) -> dict[str, object] | None:
     return said if right else None
 
 
+def heard(tag: str | None) -> float | None:
+    """When a process last said so (Unix, seconds); None where it did not."""
+    said = read(tag)
+    return None if said is None else float(said["at"])  # type: ignore[arg-type]  (as read)
+
+
 def is_mine(tag: str | None) -> bool:
     said = read(tag)
     return said is not None and said | _who(os.getpid()) == said
@@ -62,7 +68,7 @@ def alive(tag: str | None) -> str | None:
     said = read(tag)
     if said is None:
         return None
-    pid, age = int(said["pid"]), time.time() - float(said["at"])  # type: ignore[call-overload]  (as read)
+    pid, age = int(said["pid"]), time.time() - (heard(tag) or 0)  # type: ignore[call-overload]  (as read)
     here = _who(pid)
     if said.get("host") == here["host"] and said.get("machine") == here["machine"]:
         there = said | here == said and here["started"] is not None

@@ -53,9 +53,9 @@ def end(run: LoggedRun) -> None:
         now = run.store.client.get_run(run.run_id)
     if now.info.status in ENDED or (LoggedRun(run.store, now, run.experiment).owner is not None):
         raise TrackingError(f"run {run.run_id} ({run.name}) is not lost any more: it has ended, or goes on")
-    said = heartbeat.read(now.data.tags.get(heartbeat.TAG))
-    heard = None if said is None else max(int(1000 * float(said["at"])), now.info.start_time)  # type: ignore[arg-type]
-    terminate(run.store, now, "KILLED", {"debug.error": LOST}, heard)
+    heard = heartbeat.heard(now.data.tags.get(heartbeat.TAG))
+    at = None if heard is None else max(int(1000 * heard), now.info.start_time)
+    terminate(run.store, now, "KILLED", {"debug.error": LOST}, at)
 
 
 def count(store: Store) -> int:

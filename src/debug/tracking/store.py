@@ -116,12 +116,11 @@ class Store(Connection):
         self.client.log_batch(run_id, tags=[RunTag(*tag) for tag in {heartbeat.TAG: heartbeat.sign(), **tags}.items()])
         if "debug.error" in earlier.tags:
             self.client.delete_tag(run_id, "debug.error")
-        last = heartbeat.read(earlier.tags.get(heartbeat.TAG))
+        heard = heartbeat.heard(earlier.tags.get(heartbeat.TAG))
         for cell in earlier.all_children():
             if cell.info.run_id in keep if keep is not None else cell.info.status == "FINISHED":
                 continue
             if cell.info.status not in ENDED:  # it ended, with its process, when that was last heard of
-                heard = float(last["at"]) if last else None  # type: ignore[arg-type]  (read() has seen to it)
                 end = max(int(1000 * heard), cell.info.start_time) if heard is not None else None
                 self.client.set_terminated(cell.info.run_id, "KILLED", end)
             self.client.set_tag(cell.info.run_id, SUPERSEDED, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
