@@ -293,13 +293,15 @@ def test_what_is_behind_a_chart_can_be_downloaded(page, runs):
 
 
 def test_a_click_on_a_head_shows_what_it_looks_at(page, store, runs):
-    kept = store.load_run(runs["real"]).attention[0]
+    run = store.load_run(runs["real"])
+    kept, first = run.attention[0], run.maps[0].first_difference  # to its token, which the page shows first
     page.goto(f"/causal_map?run={runs['real']}&pair=0")
     page.get_by_text("Attention patterns of the clean forward pass").click()
     overview = heatmap(page, "attention from last token to ")
     last = kept.weights.shape[-1] - 1
-    paid = f"{kept.of([last])[2, 1, 2]:.1%}"  # to the token of the first difference, which the page shows first
-    overview.locator(f"path[aria-label*='layer: 2; head: 1;'][aria-label*='attention: {paid}']").click()
+    square = overview.locator("path[aria-label*='layer: 2;'][aria-label*='head: 1;']").first
+    assert f"attention: {kept.of([last])[2, 1, first]:.0%}" in (square.get_attribute("aria-label") or "")
+    square.click()
     page.wait_for_url(re.compile(r".*attention_layer=2.*attention_head=1|.*attention_head=1.*attention_layer=2"))
     expect(heatmap(page, "attention of layer 2, head 1 · from last token (yellow) to all tokens")).to_be_visible()
 
