@@ -297,6 +297,7 @@ def test_a_click_on_a_head_shows_what_it_looks_at(page, store, runs):
     kept, first = run.attention[0], run.maps[0].first_difference  # to its token, which the page shows first
     page.goto(f"/causal_map?run={runs['real']}&pair=0")
     page.get_by_text("Attention patterns of the clean forward pass").click()
+    page.wait_for_url("**attention=yes**")  # the page is drawn
     overview = heatmap(page, "attention from last token to ")
     last = kept.weights.shape[-1] - 1
     square = overview.locator("path[aria-label*='layer: 2;'][aria-label*='head: 1;']").first
