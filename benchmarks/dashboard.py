@@ -249,7 +249,9 @@ def pages(page: Page, store: Store, table: RunTable, times: int) -> None:
         canvas = page.get_by_test_id("stVegaLiteChart").locator("canvas")
         took.append(timed(lambda option=option, canvas=canvas: (option.click(), canvas.wait_for())))
     row(
-        "Causal map of 64 x 200: from click to pixels", statistics.median(took), f"limit 0.7 s; the first {took[0]:.3f} s"
+        "Causal map of 64 x 200: from click to pixels",
+        statistics.median(took),
+        f"limit 0.7 s; the first {took[0]:.3f} s",
     )
     for name in ("1,000 pairs", "1,000 pairs of 64 layers"):
         page.goto(f"/causal_map?run={run_named(table, name)}&pair=0")
