@@ -53,7 +53,8 @@ def end(run: LoggedRun) -> None:
         now = run.store.client.get_run(run.run_id)
     if now.info.status in ENDED or (LoggedRun(run.store, now, run.experiment).owner is not None):
         raise TrackingError(f"run {run.run_id} ({run.name}) is not lost any more: it has ended, or goes on")
-    heard = heartbeat.heard(now.data.tags.get(heartbeat.TAG))
+    study = run.parent if run.role == "cell" and run.parent_run_id else run  # a cell gives no sign of its own
+    heard = heartbeat.heard(study.tags.get(heartbeat.TAG))
     at = None if heard is None else max(int(1000 * heard), now.info.start_time)
     terminate(run.store, now, "KILLED", {"debug.error": LOST}, at)
 
@@ -86,7 +87,8 @@ def _samples(run: LoggedRun) -> Iterator[str]:
             yield "samples.jsonl is not there"
         return
     asked = Counter((each["seed"], each["program"]) for each in run.sample_records() if each["seed"] is not None)
-    if twice := sum(n - 1 for n in asked.values()):
+    given = run.kind == "imported" or run.params.get("generator") == "given"  # of which two may be alike
+    if not given and (twice := sum(n - 1 for n in asked.values())):
         yield f"samples.jsonl has {twice} {'samples' if twice > 1 else 'sample'} more than once"
 
 
