@@ -228,14 +228,14 @@ NUMBERS: Sequence[Mutant] = (
     ),
     Mutant(
         "accuracy on the counterfactuals is that on the originals",
-        "causal_experiment_runner/writer.py",
+        "causal_experiment_runner/gathering.py",
         "wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 1)",
         "wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 0)",
         "tests/test_causal_experiment_runner.py::test_accuracies_are_those_of_the_pairs_asked_for_original_and_counterfactual",
     ),
     Mutant(
         "accuracy counts replacement pairs",
-        "causal_experiment_runner/writer.py",
+        "causal_experiment_runner/gathering.py",
         'and len(self.correct) < self.params["num_seqs"]',
         "",
         "tests/test_causal_experiment_runner.py::test_accuracies_are_those_of_the_pairs_asked_for_original_and_counterfactual",

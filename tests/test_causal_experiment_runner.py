@@ -193,7 +193,7 @@ def test_accuracies_are_those_of_the_pairs_asked_for_original_and_counterfactual
     writer = CellWriter(mock.Mock(), cell, {"num_seqs": 4, "generator": "given"})
     for correct in [(True, False), (True, False), (True, True), (False, False), (False, True), (False, True)]:
         writer.add(PairResult(0, None, "shallow", correct))
-    writer.close()
+    writer.close(finished=True)
     assert cell.accuracy is not None
     assert cell.accuracy_counterfactual is not None
     assert (cell.accuracy.estimate, cell.accuracy.n) == (3 / 4, 4)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,7 +84,13 @@ class Scripted:
         return {"debug.model_path": self.path}
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32, chat: bool = False
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 32,
+        chat: bool = False,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         for index, prompt in enumerate(prompts):
             answer = self.answer(prompt)

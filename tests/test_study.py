@@ -61,11 +61,11 @@ def test_a_study_that_was_stopped_goes_on_with_the_cells_that_are_missing(tmp_pa
     name, configs = read_study(write(tmp_path, STUDY))
     asked, answer = [], models.LoadedModel._generate
 
-    def stopping(self, prompts, max_new_tokens, batch_size):
+    def stopping(self, prompts, max_new_tokens, batch_size, done):
         asked.append(len(prompts))
         if len(asked) == 6:
             raise KeyboardInterrupt
-        return answer(self, prompts, max_new_tokens, batch_size)
+        return answer(self, prompts, max_new_tokens, batch_size, done)
 
     monkeypatch.setattr(models.LoadedModel, "_generate", stopping)
     with pytest.raises(KeyboardInterrupt):

@@ -32,7 +32,17 @@ from debug import provenance, tracking
 from debug.causal_map import save_maps
 from debug.kinds import Argument, Json
 from debug.programs import Program, ProgramPair
-from debug.tracking import LoggedRun, RunTable, Store, TrackingError, artifacts, find_runs, load_run, store_uri
+from debug.tracking import (
+    LoggedRun,
+    RunTable,
+    Store,
+    TrackingError,
+    artifacts,
+    find_runs,
+    heartbeat,
+    load_run,
+    store_uri,
+)
 from present import present
 from synthetic import make_map
 
@@ -421,7 +431,7 @@ def test_a_cell_that_is_added_later_says_what_made_it_and_not_what_made_the_stud
         raise KeyboardInterrupt
     others = {"debug.source_digest": "0" * 64, "debug.command": "other", "debug.git_commit": "1" * 40}
     sqlite.set_tags(study.run_id, others | {tracking.MIXED: "then", "debug.exported_from": "elsewhere"})
-    with sqlite.resume(study.run_id) as again, again.cell("later", {"model": "tiny"}) as cell:
+    with sqlite.join(study.run_id) as again, again.cell("later", {"model": "tiny"}) as cell:
         pass
     tags, made = sqlite.load_run(cell.run_id).tags, provenance.of_process()
     for name in others:
@@ -1040,8 +1050,8 @@ def test_a_study_that_lasts_says_how_busy_the_machine_is(uri, monkeypatch, wante
         monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", wanted)
     store, until = Store(uri), time.monotonic() + 60
     with store.start("long", "long", kind="accuracy") as study:
-        first = store.load_run(study.run_id).tags["debug.heartbeat"]
-        while store.load_run(study.run_id).tags["debug.heartbeat"] == first and time.monotonic() < until:
+        first = store.load_run(study.run_id).tags[heartbeat.own_tag()]
+        while store.load_run(study.run_id).tags[heartbeat.own_tag()] == first and time.monotonic() < until:
             time.sleep(0.1)
         time.sleep(0.5)  # and the beat after it
     metrics = store.load_run(study.run_id).metrics

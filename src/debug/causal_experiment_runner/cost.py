@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from itertools import product
 
 from debug.causal_experiment_runner.config import CausalConfig
+from debug.causal_experiment_runner.gathering import kind_of_reason
 from debug.causal_experiment_runner.runner import asked_of, kind_of_plan
 from debug.causal_experiment_runner.stored_activations import StoredActivations
-from debug.causal_experiment_runner.writer import kind_of_reason
 from debug.causal_tracing import as_written
 from debug.causal_tracing.pairs import PreparedPair
 from debug.causal_tracing.planning import Planned, planned

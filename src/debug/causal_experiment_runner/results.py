@@ -44,6 +44,8 @@ class CellResult(Shown):
     agreement: list[Agreement] = field(default_factory=list)
     """Of attributions, per pair: agreement with exact patching on the interventions that have an effect."""
     interventions: int = 0
+    interventions_kept: int = 0
+    """Those that were made before the cell was taken up; the seconds are those of the others."""
     seconds: float = 0.0
     seeds_passed_over: int | None = None
     """Seeds without the wanted hops, or whose program is a few-shot example; None where the programs were given."""

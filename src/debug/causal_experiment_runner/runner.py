@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain, islice, product
+from pathlib import Path
 from typing import NamedTuple
 
-from debug import models
+from debug import models, provenance
 from debug.causal_experiment_runner.config import CausalConfig
+from debug.causal_experiment_runner.gathering import Kept, as_logged
 from debug.causal_experiment_runner.results import CausalExperimentResult, CellResult, NoPairLeft
 from debug.causal_experiment_runner.stored_activations import StoredActivations
-from debug.causal_experiment_runner.writer import CellWriter, summary
+from debug.causal_experiment_runner.writer import SHARD, CellWriter, summary
 from debug.causal_map import ESTIMATED
 from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
 from debug.counterfactual import PairLike, as_pair, read_pairs, read_program
@@ -27,6 +29,7 @@ from debug.models import LoadedModel
 from debug.plan import Plan
 from debug.programs import AnyPair, ProgramError
 from debug.progress import Progress
+from debug.studies import Resuming, Study, digest_of
 from debug.tracking import RunWriter, Store
 
 logger = logging.getLogger(__name__)
@@ -48,13 +51,22 @@ class CausalExperimentRunner:
         self.store = Store(tracking_uri)
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
 
-    def run(self, config: CausalConfig) -> CausalExperimentResult:
+    def run(
+        self, config: CausalConfig, *, resume: bool = False, mix: bool = False, take_over: bool = False
+    ) -> CausalExperimentResult:
         """Generate pairs and patch them, for each model, hops and length.
 
         A cell of which no pair is left to patch is a FAILED run with its reasons; the others go on.
 
+        Args:
+            resume: go on with the latest study of this very configuration that did not end well, if there is one:
+                finished cells and pairs stay, cells that another process is carrying out are left to it.
+            mix, take_over: when, and how, it may be gone on with all the same: :class:`debug.studies.Resuming`.
+
         Raises:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
+            StudyDiffers: without ``mix``; before anything is written.
+            StudyIncomplete: cells of some models have failed.
             SelfCheckError: the engine's self-checks failed; the run is then FAILED and holds what they measured.
         """
         asked = asked_of(config)
@@ -62,28 +74,53 @@ class CausalExperimentRunner:
             models.locate(model_id)  # a misspelt one is to be known before the first has run for hours
         for of_cell in asked:
             next(of_cell().pairs, None)  # and a kind of counterfactual that no program of a cell has
-        names = models.names_of(config.models)
-        title = f"{', '.join(names.values())} · {kind_of_plan(config.plan())}"
-        with self.store.start(config.name or config.kind, title, kind=config.kind) as study:
-            study.log_json("config.json", _record(config) | asdict(config.plan()))
-            cells: list[CellResult] = []
-            for model_id, of_cell in product(config.models, asked):
-                model = models.load(model_id, dtype=self.dtype, device=self.device)
-                if model.id != names[model_id]:
-                    model = replace(model, id=names[model_id])
-                pairs, params, max_tries, plan = of_cell()
-                cells.append(self._cell(study, model, plan, pairs, params["num_seqs"], max_tries, params))
-                if cells[-1].error and len(config.models) * len(asked) > 1:  # of one, it is the run's error
-                    logger.error("%s", cells[-1].error)
-                found = [summary(cell) for cell in cells]
-                study.log_json("summary.json", {"cells": found})
-                study.describe([f"{cell.name}: {found}" for cell in cells[:20] for found in cell.findings()[:3]])
-                study.flush()
+        study = self._study(config, asked)
+        with Resuming(resume, mix, take_over).open(self.store, study, {}) as carried:
+            run = carried.run
+            run.log_json("config.json", _record(config) | asdict(config.plan()))
+
+            def patch(cell: PlannedCell, run_id: str) -> CellResult:
+                made = self._cell(run, cell.model_id, asked[cell.number](), study.name_of(cell), run_id)
+                if made.error and len(study.cells) > 1:  # of one, it is the run's error
+                    logger.error("%s", made.error)
+                return made
+
+            made = carried.carry_out(patch)
+            finished = {} if made.keys() >= {cell.place for cell in study.cells} else carried.finished()
+            cells = [made.get(cell.place) or as_logged(finished[cell.place]) for cell in study.cells]
+            found = [summary(cell) for cell in cells]
+            run.log_json("summary.json", {"cells": found})
+            run.describe([f"{cell.name}: {found}" for cell in cells[:20] for found in cell.findings()[:3]])
             if all(cell.error for cell in cells):
-                several = f"none of {len(cells)} cells had a pair left to patch; study {study.run_id} has the reasons"
+                several = f"none of {len(cells)} cells had a pair left to patch; study {run.run_id} has the reasons"
                 raise NoPairLeft(cells[0].error if len(cells) == 1 else several)
-            study.log_means(cell["metrics"] for cell in found)
-            return CausalExperimentResult(study.run_id, cells, self.store.uri)
+            run.log_means(cell["metrics"] for cell in found)
+            return CausalExperimentResult(run.run_id, cells, self.store.uri)
+
+    def _study(self, config: CausalConfig, asked: Sequence[Callable[[], Asked]]) -> Study[PlannedCell]:
+        names = models.names_of(config.models)
+        shapes = [_shape(of_cell().params, config.plan()) for of_cell in asked]
+
+        def made_by(model_id: str) -> Mapping[str, str | None]:
+            model = self._loaded(model_id)
+            return provenance.what_made_it(_how(model), provenance.of_process() | model.provenance())
+
+        digests = [provenance.file_digest(Path(file)) for file in (config.pairs, config.program) if file is not None]
+        how = [self.dtype, self.device, self.batch_tokens]
+        return Study(
+            config.name or config.kind,
+            f"{', '.join(names.values())} · {kind_of_plan(config.plan())}",
+            config.kind,
+            digest_of([config.to_record(), digests, how]),
+            [PlannedCell(model_id, number) for model_id, number in product(config.models, range(len(asked)))],
+            lambda cell: f"{names[cell.model_id]} · {shapes[cell.number]}",
+            made_by,
+        )
+
+    def _loaded(self, model_id: str | LoadedModel) -> LoadedModel:
+        if isinstance(model_id, LoadedModel):
+            return model_id
+        return models.load(model_id, dtype=self.dtype, device=self.device)
 
     def run_intervention_experiment(
         self,
@@ -138,9 +175,7 @@ class CausalExperimentRunner:
         """
         if not programs:
             raise InputError("programs is empty; expected at least one pair")
-        model = model_id
-        if not isinstance(model, LoadedModel):
-            model = models.load(model, dtype=self.dtype, device=self.device)
+        model = self._loaded(model_id)
         model.require_patchable()
         title = f"{model.id} · {kind_of_plan(plan)}"
         given = {"num_seqs": len(programs), "generator": "given"}
@@ -148,7 +183,9 @@ class CausalExperimentRunner:
             study.log_json("config.json", asdict(plan) | {"name": name or plan.kind, "models": [model.id]})
             known = _common_params(programs) | given | (params or {})
             wanted = len(programs) if wanted is None else wanted
-            cell = self._cell(study, model, plan, iter(programs), wanted, len(programs), known, reference)
+            asked = Asked(iter(programs), known | {"num_seqs": wanted}, len(programs), plan)
+            of_cell = f"{model.id} · {_shape(plan.params(model) | known, plan)}"
+            cell = self._cell(study, model, asked, of_cell, reference=reference)
             study.log_json("summary.json", {"cells": [summary(cell)]})
             study.describe(cell.findings())
             if cell.error:
@@ -158,22 +195,22 @@ class CausalExperimentRunner:
     def _results(
         self,
         model: LoadedModel,
-        pairs: Iterator[PairLike],
-        plan: Plan,
-        wanted: int,
-        max_tries: int,
+        asked: Asked,
         batch_tokens: int,
         reference: Reference | None,
+        known: Mapping[int, PairResult],
     ) -> Iterator[PairResult]:
-        """Patch pairs until ``wanted`` are used, ``max_tries`` were tried, or there are no more."""
+        """Patch pairs until as many as wanted are used, ``max_tries`` were tried, or there are no more."""
         used = tried = 0
+        plan, wanted, max_tries = asked.plan, asked.params["num_seqs"], asked.max_tries
         stored = StoredActivations(self.store.load_run(plan.source_run), model) if plan.source_run else None
         with Progress(wanted, f"{model.id} {plan.intervention_type}", "pair") as bar:
             while used < wanted and tried < max_tries:
                 before = tried
-                asked = islice(pairs, min(wanted - used, max_tries - tried))
+                pairs = islice(asked.pairs, min(wanted - used, max_tries - tried))
                 first = replace(plan, save_attention=max(0, plan.save_attention - tried))
-                for result in trace_pairs(model, asked, first, batch_tokens, stored, reference):
+                from_before = _From(known, before)
+                for result in trace_pairs(model, pairs, first, batch_tokens, stored, reference, from_before):
                     tried += 1
                     used += result.causal_map is not None
                     bar.update(result.causal_map is not None)
@@ -186,60 +223,54 @@ class CausalExperimentRunner:
     def _cell(
         self,
         study: RunWriter,
-        model: LoadedModel,
-        plan: Plan,
-        pairs: Iterator[PairLike],
-        wanted: int,
-        max_tries: int,
-        params: dict[str, Json],
+        model_id: str | LoadedModel,
+        asked: Asked,
+        name: str,
+        claimed: str | None = None,
         reference: Sequence[str | dict[str, Json]] | None = None,
     ) -> CellResult:
-        """Stream the results of one cell into a child run."""
-        asked = plan.prompt_template
-        plan, pairs = as_written(model, plan, pairs)
-        params = plan.params(model) | params
-        hops, seq_len = params.get("hops"), params.get("seq_len")
-        shape = [
-            f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
-            f"{seq_len} {'line' if seq_len == 1 else 'lines'}" if seq_len else "",
-            f"{params['few_shot']}-shot" if params.get("few_shot") else "",
-            kind_of_plan(plan),
-        ]
-        cell = CellResult(model.id, " · ".join([model.id, *filter(None, shape)]))
-        if plan.answer_lead or plan.prompt_template != asked:
-            cell.prompt = (
-                f"{params['prompt_template']}, then {plan.answer_lead!r}"
-                if plan.answer_lead
-                else (f"{params['prompt_template']}: the vocabulary has the final space in the answer's token")
-            )
-        params |= {
-            "model": model.id,
-            "backend": "transformers",
-            "dtype": model.dtype,
-            "device": model.device,
-        }
+        """Stream the results of one cell into a child run; those that it has are not computed again."""
+        known_model = name.split(" · ", 1)[0]
+        cell = CellResult(known_model, name)
         try:
-            with study.cell(cell.name, params) as run:
+            with study.cell(name, {"model": known_model}, claimed=claimed) as run:
                 cell.run_id = run.run_id
+                model = self._loaded(model_id)
+                if model.id != known_model:
+                    model = replace(model, id=known_model)
+                plan, pairs = as_written(model, asked.plan, asked.pairs)
+                params = plan.params(model) | asked.params | {"model": model.id} | _how(model)
+                run.log_params(params)
+                if plan.answer_lead or plan.prompt_template != asked.plan.prompt_template:
+                    cell.prompt = (
+                        f"{params['prompt_template']}, then {plan.answer_lead!r}"
+                        if plan.answer_lead
+                        else f"{params['prompt_template']}: the vocabulary has the final space in the answer's token"
+                    )
                 made = model.provenance()
                 run.set_tags(made)
                 run.log_model(model.id, made)
                 batch_tokens = self.batch_tokens or default_batch_tokens(model)
                 # All that the numbers depend on, but for the pairs (samples.jsonl) and the environment (params, tags).
+                wanted = params["num_seqs"]
                 run.log_json("config.json", {"plan": asdict(plan), "wanted": wanted, "batch_tokens": batch_tokens})
-                writer = CellWriter(run, cell, params)
+                kept = Kept(run, SHARD)
+                writer = CellWriter(run, cell, params, len(kept))
                 started = time.monotonic()
                 others = None
                 if plan.needs_reference:
-                    others, pairs = _reference(model, pairs, plan, max_tries, batch_tokens, reference)
+                    others, pairs = _reference(model, pairs, plan, asked.max_tries, batch_tokens, reference)
                     run.log_json("reference.json", {"programs": others.texts})
                     run.log_metrics({"reference_size": len(others.programs)})
+                to_patch = Asked(pairs, params, asked.max_tries, plan)
+                finished = False
                 try:
-                    for result in self._results(model, pairs, plan, wanted, max_tries, batch_tokens, others):
+                    for result in self._results(model, to_patch, batch_tokens, others, kept):
                         writer.add(result)
                         cell.seconds = time.monotonic() - started
+                    finished = True
                 finally:  # what is done is kept, also when the run is interrupted or a self-check failed
-                    writer.close()
+                    writer.close(finished=finished)
                 if cell.checks is None:
                     counted = cell.skipped.most_common(3)
                     reasons = "; ".join(f"{n} x {reason}" if n > 1 else reason for reason, n in counted)
@@ -247,6 +278,53 @@ class CausalExperimentRunner:
         except NoPairLeft as error:
             cell.error = str(error)
         return cell
+
+
+class PlannedCell(NamedTuple):
+    """A model on the pairs of one number of hops and lines, or on those that are given."""
+
+    model_id: str
+    number: int
+
+    @property
+    def place(self) -> str:
+        return digest_of([*self])
+
+
+class _From(Mapping[int, PairResult]):
+    """Results that are known, counted from the first of those that are tried now."""
+
+    def __init__(self, known: Mapping[int, PairResult], first: int) -> None:
+        self._known, self._first = known, first
+
+    def __contains__(self, index: object) -> bool:
+        return isinstance(index, int) and index >= 0 and self._first + index in self._known
+
+    def __getitem__(self, index: int) -> PairResult:
+        return replace(self._known[self._first + index], index=index)
+
+    def __iter__(self) -> Iterator[int]:
+        return (index - self._first for index in self._known if index >= self._first)
+
+    def __len__(self) -> int:
+        return max(0, len(self._known) - self._first)
+
+
+def _how(model: LoadedModel) -> dict[str, str]:
+    """Params that say how a model is run."""
+    return {"backend": "transformers", "dtype": model.dtype, "device": model.device}
+
+
+def _shape(params: Mapping[str, Json], plan: Plan) -> str:
+    """What tells a cell from others of its model, in words."""
+    hops, seq_len, few_shot = (params.get(name) for name in ("hops", "seq_len", "few_shot"))
+    parts = [
+        f"{hops} {'hop' if hops == 1 else 'hops'}" if hops else "",
+        f"{seq_len} {'line' if seq_len == 1 else 'lines'}" if seq_len else "",
+        f"{few_shot}-shot" if few_shot else "",
+        kind_of_plan(plan),
+    ]
+    return " · ".join(filter(None, parts))
 
 
 class Asked(NamedTuple):

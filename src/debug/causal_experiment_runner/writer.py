@@ -2,97 +2,85 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import replace
+from dataclasses import asdict
 
 import numpy as np
 
 from debug import causal_visualization as charts
+from debug.causal_experiment_runner.gathering import Gathered
 from debug.causal_experiment_runner.results import CellResult
-from debug.causal_map import CausalMap, MeanOverPairs, save_maps, save_tensors
+from debug.causal_map import CausalMap, save_maps, save_tensors
 from debug.causal_tracing import PairResult, agreement_metrics
-from debug.hypotheses import ScoresOverPairs
 from debug.kinds import Json
-from debug.programs import Answer, AnyPair
-from debug.statistics import bootstrap_mean, wilson
-from debug.tracking import RunWriter
+from debug.programs import Answer
+from debug.statistics import bootstrap_mean
+from debug.tracking import RunWriter, part_of, uninterrupted
 
-_OF_PAIR = ("kind", "predictions", "spans", "counterfactual_spans", "targets", "exact")  # in samples as in its record
 PICTURES = "debug.causal_visualization.logged:pictures"
 SHARD = 64  # pairs in one file of causal maps, or of activations
+_OF_PAIR = ("kind", "predictions", "spans", "counterfactual_spans", "targets", "exact")  # in samples as in its record
 
 
 class CellWriter:
-    """Adds results to a cell's run as they come: maps and activations in shards, metrics and pictures at the end."""
+    """Adds results to a cell's run as they come: each pair as a whole, maps and activations in shards once there are
+    enough, metrics and pictures at the end. ``kept``: how many of the results to come the run has from before."""
 
-    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Json]) -> None:
+    def __init__(self, run: RunWriter, cell: CellResult, params: dict[str, Json], kept: int = 0) -> None:
         self.run, self.cell, self.params = run, cell, params
-        self.mean = MeanOverPairs()
-        self.scores = ScoresOverPairs()
-        self.pairs: list[AnyPair] = []
-        self.first: CausalMap | None = None
-        self.correct: list[tuple[bool, bool]] = []
+        self.found = Gathered(cell, params)
+        self.kept = kept
         self.maps: list[CausalMap] = []
-        self.activations: dict[str, np.ndarray] = {}
-        self.attention: dict[str, np.ndarray] = {}
-        self.shards = self.tried = 0
-        self.reasons: dict[str, str] = {}
+        self.arrays: dict[str, dict[str, np.ndarray]] = {"activations": {}, "attention": {}}
 
     def add(self, result: PairResult) -> None:
-        # Drawing goes on until enough pairs are used: counting those that replace skipped ones would bias the rate.
-        if result.correct is not None and len(self.correct) < self.params["num_seqs"]:
-            self.correct.append(result.correct)
-        if result.pair is not None and result.pair.seed is not None and self.params["generator"] != "given":
-            self.tried += 1
-            self.cell.seeds_passed_over = result.pair.seed - self.params["seed"] + 1 - self.tried
-        self.run.append_jsonl("samples.jsonl", [_sample(result)])
-        if result.causal_map is None or result.pair is None:
-            reason = result.skipped or ""
-            self.cell.skipped[self.reasons.setdefault(kind_of_reason(reason), reason)] += 1
-            return
-        causal_map = replace(result.causal_map, pair=len(self.pairs))
-        self.first = self.first or causal_map
-        self.cell.interventions += result.interventions
-        self.cell.rank_agreement += [] if result.rank_agreement is None else [result.rank_agreement]
-        self.cell.agreement += [] if result.agreement is None else [result.agreement]
-        if result.checks is not None:
-            self.cell.checks = result.checks if self.cell.checks is None else self.cell.checks | result.checks
-        self.activations |= {f"{len(self.pairs)}/{name}": array for name, array in result.activations.items()}
-        if result.attention is not None:
-            own = {"weights": result.attention.weights, "queries": np.array(result.attention.queries, np.int64)}
-            self.attention |= {f"{len(self.pairs)}/{name}": array for name, array in own.items()}
-        self.pairs.append(result.pair)
-        self.maps.append(causal_map)
-        self.mean.add(causal_map)
-        self.scores.add(causal_map, result.pair)
-        if len(self.maps) == SHARD:
-            self._write_shard()
+        number, is_new = len(self.found.pairs), self.found.tried >= self.kept
+        with uninterrupted():
+            causal_map = self.found.add(result)
+            arrays = arrays_of(result, number)
+            if causal_map is not None:
+                self.maps.append(causal_map)
+                for folder, own in arrays.items():
+                    self.arrays[folder] |= own
+                if is_new:
+                    for folder, own in arrays.items():
+                        if own:
+                            save_tensors(self.run.folder / part_of(folder, number), own)
+                    save_maps(self.run.folder / part_of("causal_maps", number), [causal_map])
+                else:
+                    self.cell.interventions_kept += result.interventions
+            if is_new:  # last: a pair that has a sample is there as a whole
+                self.run.append_jsonl("samples.jsonl", [_sample(result)])
+            if len(self.maps) == SHARD:
+                self._write_shard()
 
     def _write_shard(self) -> None:
-        save_maps(self.run.folder / "causal_maps" / f"{self.shards:05d}.safetensors", self.maps)
-        for folder, arrays in (("activations", self.activations), ("attention", self.attention)):
-            if arrays:
-                save_tensors(self.run.folder / folder / f"{self.shards:05d}.safetensors", arrays)
-        self.run.log_programs(self.pairs)
+        """The maps and arrays of the last pairs in one file, in the place of one for each."""
+        first, folder = len(self.found.pairs) - len(self.maps), self.run.folder
+        shard = f"{first // SHARD:05d}.safetensors"
+        names = [
+            part_of(of, pair) for pair in range(first, len(self.found.pairs)) for of in ("causal_maps", *self.arrays)
+        ]
+        parts = [folder / name for name in names if (folder / name).exists()]
+        if parts or not (folder / "causal_maps" / shard).exists():
+            for of, arrays in self.arrays.items():
+                if arrays:
+                    save_tensors(folder / of / shard, arrays)
+            save_maps(folder / "causal_maps" / shard, self.maps)  # last: where it is, all is there
+            self.run.log_programs(self.found.pairs)
+        for part in parts:
+            part.unlink()
         self.run.flush()
-        self.maps, self.activations, self.attention = [], {}, {}
-        self.shards += 1
+        self.maps, self.arrays = [], {folder: {} for folder in self.arrays}
 
-    def close(self) -> None:
-        cell = self.cell
+    def close(self, *, finished: bool) -> None:
+        """Write what there is. Of a cell that is to be taken up again, the metrics of its mean are left out: MLflow
+        forgets none that the whole does not have."""
+        cell, pairs, first = self.cell, self.found.pairs, self.found.first
         if self.maps:
             self._write_shard()
-        cell.pairs_used = len(self.pairs)
-        if self.correct:
-            n = len(self.correct)
-            cell.accuracy, cell.accuracy_counterfactual = (
-                wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 1)
-            )
-        if self.first is not None and self.first.targets:
-            cell.mean = self.mean.result()
-            cell.scores = self.scores.result()
-        draw = charts.draw(PICTURES, self.run.folder, self.first, cell.mean, cell.scores) if self.first else list
-        metrics, curves = _metrics(cell)
+        self.found.close()
+        draw = charts.draw(PICTURES, self.run.folder, first, cell.mean, cell.scores) if first else list
+        metrics, curves = _metrics(cell) if finished else (_of_pairs(cell), {})
         self.run.log_metrics(metrics)
         for layer, values in curves.items():
             estimates = {name: value for name, value in values.items() if not name.endswith(("_ci_low", "_ci_high"))}
@@ -100,9 +88,11 @@ class CellWriter:
         self.run.log_json("summary.json", summary(cell))
         if cell.scores is not None:
             self.run.log_json("hypotheses.json", cell.scores.to_record())
-        if self.pairs:
+        if pairs:
+            self.run.log_programs(pairs)
+        if pairs and finished:
             known = {name: self.params.get(name) for name in ("generator", "seed", "hops", "seq_len")}
-            texts = [text for pair in self.pairs for text in (pair.original.text, pair.counterfactual.text)]
+            texts = [text for pair in pairs for text in (pair.original.text, pair.counterfactual.text)]
             self.run.log_dataset(f"{known['generator']} pairs", texts, known | {"artifact": "programs.json"})
         drawn = ", ".join(f"{stem}.png" for stem in draw())
         pictures = [f"pictures: tab Artifacts, {drawn}; dashboard, page Causal map"] if drawn else []
@@ -111,12 +101,23 @@ class CellWriter:
         )
 
 
-def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
-    """A cell's metrics of the tracking contract, and the stepped ones by layer."""
+def arrays_of(result: PairResult, number: int) -> dict[str, dict[str, np.ndarray]]:
+    """A pair's activations and attention patterns by folder, as the files of a run name them."""
+    of = {"activations": result.activations, "attention": {}}
+    if result.attention is not None:
+        queries = np.array(result.attention.queries, np.int64)
+        of["attention"] = {"weights": result.attention.weights, "queries": queries}
+    return {folder: {f"{number}/{name}": array for name, array in own.items()} for folder, own in of.items()}
+
+
+def _of_pairs(cell: CellResult) -> dict[str, float | None]:
+    """A cell's metrics but for those of its mean and of hypotheses."""
     metrics: dict[str, float | None] = {
         "pairs_used": cell.pairs_used,
         "pairs_skipped": cell.skipped.total(),
-        "interventions_per_second": cell.interventions / cell.seconds if cell.seconds else None,
+        "interventions_per_second": (cell.interventions - cell.interventions_kept) / cell.seconds or None
+        if cell.seconds
+        else None,
     }
     if cell.accuracy is not None and cell.accuracy_counterfactual is not None:
         metrics |= cell.accuracy.metrics("accuracy") | {"accuracy_n": cell.accuracy.n}
@@ -128,10 +129,15 @@ def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[
         metrics |= bootstrap_mean(cell.rank_agreement).metrics("rank_agreement")
     for name, value in agreement_metrics(cell.agreement).items():
         metrics |= value.metrics(name)
+    return metrics
+
+
+def _metrics(cell: CellResult) -> tuple[dict[str, float | None], dict[int, dict[str, float | None]]]:
+    """A cell's metrics of the tracking contract, and the stepped ones by layer."""
     of_mean, curves = cell.mean.to_metrics() if cell.mean else ({}, {})
     told = cell.scores if cell.scores and cell.scores.beyond_success else None  # else success says all of it
     scored, by_layer = told.to_metrics() if told else ({}, {})
-    return metrics | of_mean | scored, {
+    return _of_pairs(cell) | of_mean | scored, {
         layer: curves.get(layer, {}) | by_layer.get(layer, {}) for layer in curves | by_layer
     }
 
@@ -156,8 +162,9 @@ def summary(cell: CellResult) -> dict[str, Json]:
 
 
 def _sample(result: PairResult) -> dict[str, Json]:
-    """The pair as a sample: the original program and what the model says to it, the counterfactual beside it."""
-    pair, correct, answers = result.pair, result.correct, result.answers
+    """The pair as a sample: the original program and what the model says to it, the counterfactual beside it, and what
+    the engine measured."""
+    pair, correct, answers, agreement = result.pair, result.correct, result.answers, result.agreement
     return {
         "seed": pair and pair.seed,
         "seq_len": pair and pair.original.seq_len,
@@ -174,6 +181,10 @@ def _sample(result: PairResult) -> dict[str, Json]:
         "expected_counterfactual": pair and pair.expected_counterfactual,
         "raw_output_counterfactual": answers and answers[1],
         "correct_counterfactual": correct and correct[1],
+        "interventions": result.interventions,
+        "checks": result.checks and asdict(result.checks),
+        "rank_agreement": result.rank_agreement,
+        "agreement": agreement and {name: array.tolist() for name, array in agreement._asdict().items()},
     } | ({} if pair is None else {name: value for name, value in pair.to_record().items() if name in _OF_PAIR})
 
 
@@ -183,9 +194,3 @@ def _parsed(top_token: str, expected: Answer) -> Answer | None:
     if type(expected) is not int:
         return expected if text == str(expected) else text or None
     return int(text) if text.isdecimal() and len(text) >= len(str(expected)) else None
-
-
-def kind_of_reason(reason: str) -> str:
-    """The first clause without the texts and numbers of a pair, so that reasons can be counted."""
-    masked = re.sub(r"'[^']*'|\[[^\]]*\]|\d+", "…", reason.split("\n")[0].split("; ")[0])
-    return re.sub(r"(… ?)+(and … other words)?", "…", masked)[:200]

@@ -34,7 +34,8 @@ def parser() -> argparse.ArgumentParser:
     cli.backend_options(made)
     add_flags(made, ExperimentConfig, defaults=OWN)
     made.add_argument("--study", help="a YAML or JSON file of experiments; the options of one are then not read")
-    study.going_on(made, "with --study: ")
+    made.add_argument("--no-cache", action="store_true", help="free each model after its cells")
+    study.going_on(made)
     return made
 
 
@@ -44,4 +45,4 @@ def main(options: argparse.Namespace) -> None:
         return
     chosen = given(options, ExperimentConfig)
     chosen.setdefault("prompt_template", TASKS.get(chosen["program_generator"], ("MINIMAL",))[0])
-    study.carry_out(chosen["name"], [ExperimentConfig(**chosen)], options, resume=False)
+    study.carry_out(chosen["name"], [ExperimentConfig(**chosen)], options)

@@ -22,29 +22,35 @@ def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
     made.add_argument("study", metavar="FILE", help="a YAML or JSON file of experiments")
     cli.backend_options(made)
+    made.add_argument("--no-cache", action="store_true", help="free each model after its cells")
     going_on(made)
     return made
 
 
-def going_on(made: argparse.ArgumentParser, when: str = "") -> None:
-    """Options of what is done with a study of the same name that is in the store."""
-    made.add_argument("--no-cache", action="store_true", help="free each model after its cells")
-    made.add_argument("--fresh", action="store_true", help=f"{when}start anew where it was not finished")
+def going_on(made: argparse.ArgumentParser) -> None:
+    """Options of what is done with a study that asks the same, is in the store, and was not finished."""
     made.add_argument(
-        "--mix", action="store_true", help=f"{when}go on though code, versions or weights are others than before"
+        "--fresh",
+        action="store_true",
+        help="start anew; without it the same command goes on with what was not finished, beside others that are at it",
     )
-    made.add_argument("--take-over", action="store_true", help=f"{when}go on though another process seems to be at it")
+    made.add_argument(
+        "--mix", action="store_true", help="go on though code, versions or weights are others than before"
+    )
+    made.add_argument(
+        "--take-over", action="store_true", help="go on, and stop others that are at it at their next cell"
+    )
 
 
 def main(options: argparse.Namespace) -> None:
     from debug.core.study_file import read_study
 
     name, configs = read_study(options.study)
-    carry_out(name, configs, options, resume=not options.fresh)
+    carry_out(name, configs, options)
 
 
-def carry_out(name: str, configs: Sequence[ExperimentConfig], options: argparse.Namespace, *, resume: bool) -> None:
-    """Run experiments as one study, and say what was found and where to look."""
+def carry_out(name: str, configs: Sequence[ExperimentConfig], options: argparse.Namespace) -> None:
+    """Run experiments as one study, or go on with it, and say what was found and where to look."""
     if options.backend != "vllm":
         startup.prepare([model for config in configs for model in config.models])
     from debug import ExperimentRunner
@@ -52,7 +58,7 @@ def carry_out(name: str, configs: Sequence[ExperimentConfig], options: argparse.
 
     runner = ExperimentRunner(options.tracking_uri, options.batch_size, **cli.how(options))
     result = runner.run_study(
-        name, configs, no_cache=options.no_cache, resume=resume, mix=options.mix, take_over=options.take_over
+        name, configs, no_cache=options.no_cache, resume=not options.fresh, mix=options.mix, take_over=options.take_over
     )
     print(f"\n{result}")
     store = Store(result.tracking_uri)

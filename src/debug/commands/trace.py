@@ -18,7 +18,7 @@ import argparse
 
 from debug import cli
 from debug.causal_experiment_runner.config import CausalConfig
-from debug.commands import startup
+from debug.commands import startup, study
 from debug.options import add_flags, given
 
 
@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--batch-tokens", type=int, metavar="N", help="tokens of one forward pass (default: from the model's size)"
     )
+    study.going_on(made)
     made.add_argument(
         "--dry-run",
         action="store_true",
@@ -54,7 +55,7 @@ def main(options: argparse.Namespace) -> None:
     runner = CausalExperimentRunner(
         options.tracking_uri, dtype=options.dtype, device=options.device, batch_tokens=options.batch_tokens
     )
-    result = runner.run(config)
+    result = runner.run(config, resume=not options.fresh, mix=options.mix, take_over=options.take_over)
     for cell in result.cells:
         print(f"\n{cell}")
     if config.shared:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -81,7 +81,13 @@ class Heuristic:
         return {}
 
     def generate(
-        self, programs: Sequence[str], *, max_new_tokens: int, batch_size: int = 32, chat: bool = False
+        self,
+        programs: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 32,
+        chat: bool = False,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         """Answers as :meth:`debug.models.AnswersPrompts.generate` gives them; empty where the rule finds none."""
         from debug.models.replies import Completion
@@ -96,7 +102,7 @@ class Heuristic:
             yield index, Completion(answer or "")
 
     def score(
-        self, programs: Sequence[str], answers: Sequence[str], *, batch_size: int = 32
+        self, programs: Sequence[str], answers: Sequence[str], *, batch_size: int = 32, done: Collection[int] = ()
     ) -> Iterator[tuple[int, Scores]]:
         from debug.models.replies import Scores
 

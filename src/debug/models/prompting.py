@@ -6,7 +6,7 @@ import json
 import logging
 import platform
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import accumulate
 
@@ -43,13 +43,19 @@ class AnswersPrompts:
         raise NotImplementedError
 
     def generate(
-        self, prompts: Sequence[str], *, max_new_tokens: int, batch_size: int = 32, chat: bool = False
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        batch_size: int = 32,
+        chat: bool = False,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Completion]]:
         """Greedy completions: yields (index into ``prompts``, what follows that prompt) as they are finished.
 
         A prompt that cannot be run (a character without a token, more tokens than the model reads, no chat template),
         or behind which logits are not finite, is yielded with its error. vLLM takes all prompts at once, whatever the
-        batch size.
+        batch size. A batch of prompts whose indices are all in ``done`` is not run; the others are as without it.
 
         Raises:
             InputError: the batch size is not positive.
@@ -63,7 +69,7 @@ class AnswersPrompts:
             except DebugError as error:
                 yield index, Completion(error=str(error))
         ends = self.end_tokens
-        for index, tokens in self._generate(encoded, max_new_tokens, batch_size) if encoded else ():
+        for index, tokens in self._generate(encoded, max_new_tokens, batch_size, done) if encoded else ():
             if tokens is None:
                 yield index, Completion(error=self.not_finite)
                 continue
@@ -72,7 +78,7 @@ class AnswersPrompts:
             yield index, Completion(text, end < len(tokens))
 
     def score(
-        self, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32
+        self, prompts: Sequence[str], answers: Sequence[str], *, batch_size: int = 32, done: Collection[int] = ()
     ) -> Iterator[tuple[int, Scores]]:
         """How probable each of the possible answers is right behind each prompt; nothing is generated.
 
@@ -94,7 +100,7 @@ class AnswersPrompts:
         several = [(index, ids) for index, (ids, forms) in possible.items() if len(forms) > 1]
         starts = {index: [form.lead[:1] or form.tokens for form in possible[index][1]] for index, _ in several}
         flat = {index: [token for of_form in of for token in of_form] for index, of in starts.items()}
-        seen = dict(self._score(several, flat, batch_size)) if several else {}
+        seen = dict(self._score(several, flat, batch_size, ())) if several else {}
         encoded, tokens = [], {}
         for index, (ids, forms) in possible.items():
             form, start = forms[0], 0
@@ -111,7 +117,7 @@ class AnswersPrompts:
                 continue
             encoded.append((index, [*ids, *form.lead]))
             tokens[index] = form.tokens
-        for index, of_answers in self._score(encoded, tokens, batch_size) if encoded else ():
+        for index, of_answers in self._score(encoded, tokens, batch_size, done) if encoded else ():
             yield index, self._among_themselves(of_answers)
 
     def _among_themselves(self, of_answers: Float[Tensor, " answer"]) -> Scores:
@@ -121,13 +127,17 @@ class AnswersPrompts:
         return Scores(tuple((of_answers - total).tolist()), float(total.exp()))
 
     def _generate(
-        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
+        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int, done: Collection[int] = ()
     ) -> Iterator[tuple[int, list[int] | None]]:
         """New tokens behind each prompt; None where one of them was chosen from logits that are not finite."""
         raise NotImplementedError
 
     def _score(
-        self, prompts: list[tuple[int, list[int]]], tokens: dict[int, list[int]], batch_size: int
+        self,
+        prompts: list[tuple[int, list[int]]],
+        tokens: dict[int, list[int]],
+        batch_size: int,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Float[Tensor, " answer"]]]:
         """Log probabilities, among the whole vocabulary, of the tokens behind each prompt."""
         raise NotImplementedError
@@ -225,7 +235,7 @@ class AnswersPrompts:
             by_room.setdefault(room, []).append((index, ids))
         found: dict[int, list[int] | None] = {}
         for room, alike in by_room.items():
-            found |= self._generate(alike, room, 32) if room > 0 else {}
+            found |= self._generate(alike, room, 32, ()) if room > 0 else {}
         return [found.get(index) or [] for index in range(len(prompts))]
 
     def answer_forms(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[places.Form]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -190,11 +190,11 @@ class LoadedModel(AnswersPrompts):
         return {"full_attention": full} | ({} if sliding is None else {"sliding_attention": sliding})
 
     def _generate(
-        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
+        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int, done: Collection[int] = ()
     ) -> Iterator[tuple[int, list[int] | None]]:
         ends = self.end_tokens
         watch = _FiniteLogits()
-        for chosen, ids, output in self._continue(prompts, max_new_tokens, batch_size, watch=watch):
+        for chosen, ids, output in self._continue(prompts, max_new_tokens, batch_size, done, watch):
             for index, tokens, finite in zip(
                 chosen, output.sequences[:, ids.shape[1] :].tolist(), watch.finite_steps(), strict=True
             ):
@@ -203,9 +203,13 @@ class LoadedModel(AnswersPrompts):
                 yield index, tokens if finite >= min(own, len(tokens)) else None
 
     def _score(
-        self, prompts: list[tuple[int, list[int]]], tokens: dict[int, list[int]], batch_size: int
+        self,
+        prompts: list[tuple[int, list[int]]],
+        tokens: dict[int, list[int]],
+        batch_size: int,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Float[Tensor, " answer"]]]:
-        for chosen, _, output in self._continue(prompts, 1, batch_size, output_logits=True):
+        for chosen, _, output in self._continue(prompts, 1, batch_size, done, output_logits=True):
             for index, logits in zip(chosen, output.logits[0].float().cpu(), strict=True):
                 yield index, logits.log_softmax(-1)[torch.tensor(tokens[index])]
 
@@ -215,6 +219,7 @@ class LoadedModel(AnswersPrompts):
         prompts: list[tuple[int, list[int]]],
         max_new_tokens: int,
         batch_size: int,
+        done: Collection[int],
         watch: _FiniteLogits | None = None,
         **options: Argument,
     ) -> Iterator[tuple[list[int], Int[Tensor, "row token"], Any]]:  # whose fields options ask for
@@ -246,6 +251,8 @@ class LoadedModel(AnswersPrompts):
                     self.hf(input_ids=prefix, past_key_values=prefixed, use_cache=True, logits_to_keep=1)
             for start in range(0, len(group), batch_size):
                 batch = group[start : start + batch_size]
+                if all(index in done for index, _ in batch):
+                    continue
                 width = max(len(ids) for _, ids in batch) - len(shared)
                 padding = [width - len(ids) + len(shared) for _, ids in batch]
                 pad = self.tokenizer.pad_token_id or 0

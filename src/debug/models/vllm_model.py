@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,16 +63,22 @@ class VllmModel(AnswersPrompts):
             yield index, output.outputs[0]
 
     def _generate(
-        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int
+        self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int, done: Collection[int] = ()
     ) -> Iterator[tuple[int, list[int] | None]]:
         # One log probability for each token, its own: of logits that are not finite it is nan.
         options = {"max_tokens": max_new_tokens, "stop_token_ids": sorted(self.ends), "logprobs": 0}
+        prompts = [prompt for prompt in prompts if prompt[0] not in done]
         for index, output in self._run(prompts, [options] * len(prompts)):
             yield index, list(output.token_ids) if math.isfinite(output.cumulative_logprob) else None
 
     def _score(
-        self, prompts: list[tuple[int, list[int]]], tokens: dict[int, list[int]], batch_size: int
+        self,
+        prompts: list[tuple[int, list[int]]],
+        tokens: dict[int, list[int]],
+        batch_size: int,
+        done: Collection[int] = (),
     ) -> Iterator[tuple[int, Float[Tensor, " answer"]]]:
+        prompts = [prompt for prompt in prompts if prompt[0] not in done]
         for index, output in self._run(
             prompts, [{"max_tokens": 1, "logprob_token_ids": tokens[i]} for i, _ in prompts]
         ):

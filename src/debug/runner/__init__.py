@@ -20,6 +20,6 @@ if TYPE_CHECKING:
     from debug.runner.programs import Drawn, NotGenerated, TooFewPrograms, draw_programs
     from debug.runner.results import MOST_PRINTED, CellKey, ExperimentResult
     from debug.runner.runner import ExperimentRunner, NothingScored
-    from debug.runner.study import KIND, StudyDiffers
+    from debug.runner.study import KIND
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,23 +27,35 @@ _NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output
 
 
 def records_of(
-    model: Model, drawn: Drawn, config: ExperimentConfig, seq_len: int, batch_size: int
+    model: Model,
+    drawn: Drawn,
+    config: ExperimentConfig,
+    seq_len: int,
+    batch_size: int,
+    known: Sequence[dict[str, Json]] = (),
 ) -> Iterator[dict[str, Json]]:
-    """The record of each sample, as batches finish; fields as the tracking contract has them.
+    """The record of each sample that is not known yet, as batches finish; fields as the tracking contract has them.
 
-    ``correct`` is null where there is an error that kept the sample from being asked or read.
+    ``correct`` is null where there is an error that kept the sample from being asked or read. Batches are those that
+    all samples make, so that what is known changes no number; one that is known as a whole is not run.
     """
+    seeds = {record["seed"] for record in known}
     for failure in drawn.failed:
+        if failure.seed in seeds:
+            continue
         yield {"seed": failure.seed, "seq_len": seq_len} | _NO_SAMPLE | {"error": failure.error}
     programs = drawn.programs
     prompts = given(model, drawn.template, [program.program for program in programs])
+    done = {index for index, program in enumerate(programs) if program.seed in seeds}
     answers: Iterator[tuple[int, dict[str, Json]]]
     if config.scoring == "logits":
-        answers = _ranked(model, prompts, programs, batch_size)
+        answers = _ranked(model, prompts, programs, batch_size, done)
     else:
-        answers = _written(model, prompts, config, batch_size)
-    for index, answer in answers:
+        answers = _written(model, prompts, config, batch_size, done)
+    for index, answer in answers if len(done) < len(programs) else ():
         program = programs[index]
+        if index in done:
+            continue
         parsed, unread = answer["parsed"], answer.pop("unread")
         correct = type(parsed) is type(program.answer) and parsed == program.answer  # True is not 1
         yield {
@@ -85,11 +97,12 @@ def _sent(model: Model, prompt: str, config: ExperimentConfig) -> str:
 
 
 def _written(
-    model: Model, prompts: list[str], config: ExperimentConfig, batch_size: int
+    model: Model, prompts: list[str], config: ExperimentConfig, batch_size: int, done: Collection[int]
 ) -> Iterator[tuple[int, dict[str, Json]]]:
     """Answers parsed from what the model writes."""
     assert config.max_new_tokens is not None
-    completions = model.generate(prompts, max_new_tokens=config.max_new_tokens, batch_size=batch_size, chat=config.chat)
+    how = {"max_new_tokens": config.max_new_tokens, "batch_size": batch_size, "chat": config.chat}
+    completions = model.generate(prompts, **how, done=done)
     for index, completion in completions:
         if completion.error is not None:
             yield index, {"raw_output": None, "parsed": None, "error": completion.error, "unread": True}
@@ -118,14 +131,14 @@ def _possible(programs: Sequence[GeneratedProgram]) -> list[Json]:
 
 
 def _ranked(
-    model: Model, prompts: list[str], programs: list[GeneratedProgram], batch_size: int
+    model: Model, prompts: list[str], programs: list[GeneratedProgram], batch_size: int, done: Collection[int]
 ) -> Iterator[tuple[int, dict[str, Json]]]:
     """The most probable of the possible answers.
 
     ``answer_rank`` counts, from 1, the possible answers that are no less probable than the right one.
     """
     possible = _possible(programs)
-    for index, scores in model.score(prompts, [str(answer) for answer in possible], batch_size=batch_size):
+    for index, scores in model.score(prompts, [str(answer) for answer in possible], batch_size=batch_size, done=done):
         if scores.error is not None:
             yield index, {"raw_output": None, "parsed": None, "error": scores.error, "unread": True}
             continue

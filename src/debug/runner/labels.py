@@ -23,11 +23,6 @@ def told_apart(cells: Sequence[tracking.LoggedRun], param: str = "label") -> lis
     ]
 
 
-def shortened(value: str | None) -> str:
-    """The beginning of a digest or commit."""
-    return "not known" if value is None else value[:12] if len(value) >= 40 else value
-
-
 def title_of(configs: Sequence[ExperimentConfig], model_names: Mapping[str, str]) -> str:
     parts = (
         [model_names[model_id] for config in configs for model_id in config.models],

@@ -25,7 +25,8 @@ from debug.runner.labels import params_of
 from debug.runner.programs import Drawn, draw_programs
 from debug.runner.results import ExperimentResult, findings, hops_text
 from debug.runner.scoring import count_records, score_records
-from debug.runner.study import PlannedCell, Resuming, Study, how_run
+from debug.runner.study import PlannedCell, Study, how_run
+from debug.studies import Resuming
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from debug.runner.asking import Model
 
 logger = logging.getLogger(__name__)
+_Made = tuple[dict[str, Json], list[dict[str, Json]]]
+"""Of a cell its row of the summary, and its samples."""
 
 
 class NothingScored(InputError):
@@ -139,14 +142,15 @@ class ExperimentRunner:
 
         Args:
             name: the MLflow experiment; those of the configs are not used.
-            resume: go on with the latest study of these very configs that did not end well, if there is one. A function
-                of one's own is known by its name alone.
-            mix, take_over: when it may be gone on with all the same: :class:`debug.runner.study.Resuming`.
+            resume: go on with the latest study of these very configs that did not end well, if there is one: also with
+                one that another process is carrying out, whose cells are left to it. A function of one's own is known
+                by its name alone.
+            mix, take_over: when, and how, it may be gone on with all the same: :class:`debug.studies.Resuming`.
             no_cache, programs, tags: as :meth:`run`; the programs are the first config's.
 
         Raises:
             StudyDiffers: without ``mix``; before anything is written.
-            debug.tracking.StillRunning: without ``take_over``; before anything is written.
+            StudyIncomplete: cells of some models have failed.
             InputError: as :meth:`run`.
         """
         for model_id in dict.fromkeys(model_id for config in configs for model_id in config.models):
@@ -157,24 +161,32 @@ class ExperimentRunner:
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
             for (hops, seq_len), given in (programs or {}).items()
         }
-        rows: list[dict[str, Json]] = []
-        samples: list[dict[str, Json]] = []
         resuming = Resuming(resume, mix, take_over)
         with (
-            resuming.open(store, study, tags or {}, self.load, no_cache) as (run, finished, mixed),
+            resuming.open(store, study.to_carry_out(self.load, no_cache), tags or {}) as carried,
             Progress(sum(configs[cell.config].num_seqs for cell in study.cells), study.name, "sample") as bar,
         ):
+            run = carried.run
             study.describe(run)
-            for number, cell in enumerate(study.cells):
-                row, records = self._cell(run, study, cell, finished.get(cell.place), drawn, bar)
-                rows.append(row)
-                of_cell = {name: row[name] for name in ("model", "label", "generator")} | {"cell_hops": cell.hops}
-                samples += [of_cell | record for record in records]
-                run.log_json("summary.json", {"experiment": name, "cells": rows, "comparisons": [], "mixed": mixed})
-                run.flush()
-                if no_cache and all(later.model_id != cell.model_id for later in study.cells[number + 1 :]):
+            finished = carried.finished()
+            bar.update(sum(configs[cell.config].num_seqs for cell in study.cells if cell.place in finished))
+
+            def ask(cell: PlannedCell, run_id: str) -> _Made:
+                made = self._cell(run, study, cell, run_id, drawn, bar)
+                if no_cache and cell == [each for each in study.cells if each.model_id == cell.model_id][-1]:
                     models.unload(cell.model_id)
-            summary = {"experiment": name, "cells": rows, "mixed": mixed}
+                return made
+
+            made = carried.carry_out(ask)
+            finished = {} if made.keys() >= {cell.place for cell in study.cells} else carried.finished()
+            rows: list[dict[str, Json]] = []
+            samples: list[dict[str, Json]] = []
+            for cell in study.cells:
+                row, records = made[cell.place] if cell.place in made else _as_logged(finished[cell.place])
+                rows.append(row | {"model": study.names[cell.model_id], "label": study.label(cell)})
+                of_cell = {name: rows[-1][name] for name in ("model", "label", "generator")} | {"cell_hops": cell.hops}
+                samples += [of_cell | record for record in records]
+            summary = {"experiment": name, "cells": rows, "mixed": carried.mixed}
             _conclude(run, summary, samples)
         cell_run_ids = {
             (cell.model_id, cell.hops, cell.seq_len): row["run_id"] for cell, row in zip(study.cells, rows, strict=True)
@@ -184,64 +196,50 @@ class ExperimentRunner:
 
     def _cell(
         self,
-        run: tracking.RunWriter,
+        study_run: tracking.RunWriter,
         study: Study,
-        cell: PlannedCell,
-        finished: tracking.LoggedRun | None,
+        planned: PlannedCell,
+        run_id: str,
         drawn: dict[tuple[int, int | None, int], Drawn],
         bar: Progress,
-    ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
-        """A cell's row of the summary and its samples: as they were logged, or run now."""
-        model_name, label = study.names[cell.model_id], study.labels[cell.config, cell.model_id]
-        if finished is not None:
-            records = list(finished.samples.iter_rows(named=True))
-            bar.update(len(records))
-            return finished.summary | {"model": model_name, "label": label}, records
-        model, config = self.load(cell.model_id), study.configs[cell.config]
-        if model.id != model_name:
-            model = replace(model, id=model_name)
-        key = (cell.config, cell.hops, cell.seq_len)
-        if key not in drawn:
-            drawn[key] = draw_programs(config, cell.hops, cell.seq_len)
-        return self._run_cell(run, model, config, cell, drawn[key], label, bar)
-
-    def _run_cell(
-        self,
-        study: tracking.RunWriter,
-        model: Model,
-        config: ExperimentConfig,
-        planned: PlannedCell,
-        drawn: Drawn,
-        label: str,
-        bar: Progress,
-    ) -> tuple[dict[str, Json], list[dict[str, Json]]]:
-        """One cell as a run: its row of the summary, and its samples."""
-        config, drawn = suited_to(model, config, drawn)
+    ) -> _Made:
+        """One cell as a run: its row of the summary, and its samples. Those that it has are not asked again."""
+        config, label, name = study.configs[planned.config], study.label(planned), study.name_of(planned)
         hops, seq_len = planned.hops, planned.seq_len
-        name = f"{label} · {hops_text(hops)} {'hop' if hops == 1 else 'hops'} · {seq_len} lines"
         bar.set_description(name)
-        reason = self.backend_reason if model.backend == self.backend else "a rule in the place of a model"
-        of_cell = {"model": model.id, "label": label, "seq_len": seq_len}
-        params = of_cell | how_run(model) | {"hops": hops_text(hops), "seed": config.first_seed(hops, seq_len)}
-        own_tags = model.provenance() | {tracking.PLACE: planned.place, "debug.backend_reason": reason}
-        with study.cell(name, params_of([config]) | params, own_tags) as cell:
+        of_cell = {"model": study.names[planned.model_id], "label": label, "seq_len": seq_len}
+        with study_run.cell(name, of_cell | {"hops": hops_text(hops)}, claimed=run_id) as cell:
+            model = self.load(planned.model_id)
+            if model.id != of_cell["model"]:
+                model = replace(model, id=of_cell["model"])
+            key = (planned.config, hops, seq_len)
+            if key not in drawn:
+                drawn[key] = draw_programs(config, hops, seq_len)
+            config, programs = suited_to(model, config, drawn[key])
+            reason = self.backend_reason if model.backend == self.backend else "a rule in the place of a model"
+            own_tags = model.provenance() | {"debug.backend_reason": reason}
+            seed = config.first_seed(hops, seq_len)
+            cell.log_params(params_of([config]) | of_cell | how_run(model) | {"hops": hops_text(hops), "seed": seed})
+            cell.set_tags(own_tags)
             cell.log_model(model.id, own_tags)
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
             cell.log_json("config.json", config.to_record() | own | self._how)
-            source = {"generator": config.generator[0], "seed": params["seed"], "hops": hops, "seq_len": seq_len}
-            texts = [program.program for program in drawn.programs]
+            source = {"generator": config.generator[0], "seed": seed, "hops": hops, "seq_len": seq_len}
+            texts = [program.program for program in programs.programs]
             cell.log_dataset(f"{config.generator[0]} programs", texts, source | {"artifact": "samples.jsonl"})
-            records = []
+            records = cell.kept_jsonl("samples.jsonl")
+            bar.update(len(records))
+            kept = len(records)
             started = time.perf_counter()
-            for record in records_of(model, drawn, config, seq_len, self.batch_size):
+            for record in records_of(model, programs, config, seq_len, self.batch_size, records):
                 cell.append_jsonl("samples.jsonl", [record])
                 records.append(record)
                 bar.update()
-            metrics = score_records(records, time.perf_counter() - started)
+            metrics = score_records(records, time.perf_counter() - started, kept)
             cell.log_metrics(metrics)
             row = of_cell | {"hops": hops, "generator": config.generator[0], "prompt_template": config.prompt[0]}
             row |= {"backend": model.backend, "backend_reason": reason, "run_id": cell.run_id} | metrics
-            row |= count_records(records) | {"seeds_passed_over": drawn.seeds_passed_over}
+            row |= count_records(records) | {"seeds_passed_over": programs.seeds_passed_over}
             cell.log_json("summary.json", row)
             cell.describe(findings(row))
         _warn(name, row, len(records))
@@ -271,6 +269,10 @@ class ExperimentRunner:
         from debug.runner import logged
 
         return logged.analyze_errors(tracking.Store(self.tracking_uri), name)
+
+
+def _as_logged(cell: tracking.LoggedRun) -> _Made:
+    return cell.summary, list(cell.samples.iter_rows(named=True))
 
 
 def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[dict[str, Json]]) -> None:

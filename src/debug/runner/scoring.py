@@ -8,9 +8,9 @@ from debug.kinds import Json
 from debug.statistics import Interval, bootstrap_mean, wilson
 
 
-def score_records(records: list[dict[str, Json]], seconds: float) -> dict[str, float | None]:
+def score_records(records: list[dict[str, Json]], seconds: float, kept: int = 0) -> dict[str, float | None]:
     """A cell's metrics. A sample without an answer counts among n: it was asked, and not answered correctly; one with
-    ``correct`` null does not."""
+    ``correct`` null does not. ``kept``: how many had been asked before these seconds."""
     read = [record for record in records if record["correct"] is not None]
     metrics: dict[str, float | None] = {"accuracy": None, "accuracy_ci_low": None, "accuracy_ci_high": None}
     if read:
@@ -24,7 +24,7 @@ def score_records(records: list[dict[str, Json]], seconds: float) -> dict[str, f
         "num_samples": len(read),
         "num_errors": len(records) - len(read),
         "num_no_answer": sum(record["parsed"] is None for record in read),
-        "samples_per_second": len(records) / seconds,
+        "samples_per_second": (len(records) - kept) / seconds if len(records) > kept else None,
     }
 
 

@@ -24,6 +24,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 if TYPE_CHECKING:
+    from debug.tracking.artifacts import Arrays, Maps, Patterns, part_of
     from debug.tracking.connection import Connection
     from debug.tracking.contract import (
         ARCHIVED,
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
         TrackingError,
         own_tag,
     )
+    from debug.tracking.mutex import one_at_a_time
     from debug.tracking.places import store_uri
     from debug.tracking.reading import LoggedRun
     from debug.tracking.store import Store, find_runs, load_programs, load_run
     from debug.tracking.table import RunTable, own_n
-    from debug.tracking.writing import RunWriter
+    from debug.tracking.writing import RunWriter, uninterrupted
 
 __getattr__, __dir__, __all__ = lazy.names_of(__name__, __file__)

@@ -26,6 +26,13 @@ from debug.tracking.connection import Connection
 from debug.tracking.contract import PART, TrackingError
 from debug.tracking.places import inside
 
+_PART_OF = re.compile(r"/pair-(\d+)\.safetensors$")
+
+
+def part_of(folder: str, pair: int) -> str:
+    """The file of one pair's arrays, until its shard is full."""
+    return f"{folder}/pair-{pair:06d}.safetensors"
+
 
 class Artifacts:
     """The files of a run.
@@ -34,14 +41,15 @@ class Artifacts:
     long as this object.
     """
 
-    def __init__(self, store: Connection, run: Run) -> None:
-        self.store, self._run = store, run
+    def __init__(self, store: Connection, run: Run, folder: Path | None = None) -> None:
+        """``folder``: where the files are, of a run that this process is writing."""
+        self.store, self._run, self._folder = store, run, folder
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
 
     @cached_property
     def _root(self) -> Path | None:
-        return self.store.root_of(self._run)
+        return self._folder or self.store.root_of(self._run)
 
     def artifacts(self) -> list[str]:
         """Names of the run's files, sorted; folders are separated by ``/``."""
@@ -94,7 +102,9 @@ class Artifacts:
         return Path(folder.name)
 
     def shards(self, folder: str) -> list[str]:
-        return [name for name in self.artifacts() if re.fullmatch(rf"{folder}/[^/]+\.safetensors", name)]
+        """Files of arrays; last those of single pairs (:func:`part_of`), of a shard that is not full yet."""
+        found = [name for name in self.artifacts() if re.fullmatch(rf"{folder}/[^/]+\.safetensors", name)]
+        return sorted(found, key=lambda name: (_PART_OF.search(name) is not None, name))
 
     def broken(self, name: str, problem: str) -> TrackingError:
         return TrackingError(f"run {self.run_id} ({self.name}), {name}: {problem}")
@@ -129,6 +139,9 @@ class Maps(Sequence[CausalMap]):
         """Of every map, its shard and its index there. Arrays are named ``<index>/<array>``: the header is enough."""
         places = []
         for shard in self._of.shards("causal_maps"):
+            part = _PART_OF.search(shard)
+            if part is not None and int(part[1]) != len(places):
+                continue  # it is in its shard already
             with self._of.safetensors(shard) as file:
                 names = file.keys()
             places += [(shard, index) for index in range(len({name.partition("/")[0] for name in names}))]
@@ -173,6 +186,8 @@ class Arrays(Mapping[str, np.ndarray]):
                 length = int.from_bytes(file.read(8), "little")
                 header = json.loads(file.read(length))
             for name in header.keys() - {"__metadata__"}:
+                if name in places and _PART_OF.search(shard):
+                    continue
                 if name in places:
                     raise self._of.broken(shard, f"{name!r} is in {places[name][0]} already")
                 if header[name]["dtype"] not in _NUMPY:

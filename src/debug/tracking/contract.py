@@ -17,7 +17,6 @@ from mlflow.entities import Run
 
 from debug import provenance
 from debug.errors import DebugError, InputError
-from debug.tracking import heartbeat
 
 _T = TypeVar("_T")
 SCHEMA = 1
@@ -70,9 +69,9 @@ def tags_of_process() -> dict[str, str]:
 
 NOT_INHERITED = {
     *("debug.role", "debug.error", "debug.exported_from", "debug.export_digest"),
-    *(heartbeat.TAG, SUPERSEDED, MIXED, *provenance.OF_PROCESS),
+    *(SUPERSEDED, MIXED, *provenance.OF_PROCESS),
 }
-"""Tags of a study that say nothing of the cells that another process adds."""
+"""Tags of a study that say nothing of the cells that another process adds; and signs of life."""
 
 
 def kept_tag(name: str) -> bool:

@@ -1,7 +1,8 @@
 """A sign of life: which process carries out a run, and when it last said so. Knows no store.
 
-It keeps two processes from carrying out one study; a process that is suspended for long, or cut off from the store, may
-lose its study to another. A process of this machine is asked for directly, one of another is believed for LASTS.
+It keeps two processes from carrying out one cell; a process that is suspended for long, or cut off from the store, may
+lose its cell to another. A process of this machine is asked for directly, one of another is believed for LASTS; whether
+that one is gone is told by watching it, since clocks of two machines differ.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import os
 import socket
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import psutil
@@ -19,6 +21,20 @@ from debug.checks import from_json
 TAG = "debug.heartbeat"
 EVERY = 30.0  # seconds
 LASTS = 4 * EVERY
+
+
+def own_tag() -> str:
+    """The tag of this process's sign on a study, which several may carry out; that on a cell is TAG."""
+    return f"{TAG}.{socket.gethostname()}.{os.getpid()}"
+
+
+def is_tag(name: str) -> bool:
+    return name == TAG or name.startswith(f"{TAG}.")
+
+
+def signs(tags: Mapping[str, str]) -> list[str]:
+    """The signs among a run's tags, the latest first."""
+    return sorted((value for name, value in tags.items() if is_tag(name)), key=lambda sign: -(heard(sign) or 0.0))
 
 
 def sign() -> str:
@@ -70,8 +86,11 @@ def alive(tag: str | None) -> str | None:
         return None
     pid, age = int(said["pid"]), time.time() - (heard(tag) or 0)  # type: ignore[call-overload]  (as read)
     here = _who(pid)
-    if said.get("host") == here["host"] and said.get("machine") == here["machine"]:
-        there = said | here == said and here["started"] is not None
-    else:
-        there = age < LASTS
+    there = said | here == said and here["started"] is not None if is_here(tag) else abs(age) < LASTS
     return f"process {pid} on {said.get('host')}, last heard of {max(0, age):.0f} s ago" if there else None
+
+
+def is_here(tag: str | None) -> bool:
+    """Whether a sign is that of a process of this machine."""
+    said, here = read(tag) or {}, _who(os.getpid())
+    return all(said.get(name) == here[name] for name in ("host", "machine"))

@@ -33,12 +33,14 @@ def lost(store: Store) -> list[LoggedRun]:
     names = store.experiments()
     running = {run.info.run_id: LoggedRun(store, run, names[run.info.experiment_id]) for run in _running(store)}
     studies = {
-        run_id for run_id, run in running.items() if run.role == "study" and heartbeat.TAG in run.tags and not run.owner
+        run_id for run_id, run in running.items() if run.role == "study" and heartbeat.signs(run.tags) and not run.owner
     }
     cells = {
         run_id
         for run_id, run in running.items()
-        if run.role == "cell" and (run.parent_run_id in studies or run.parent_run_id not in running)
+        if run.role == "cell"
+        and not run.owner
+        and (heartbeat.signs(run.tags) or run.parent_run_id in studies or run.parent_run_id not in running)
     }
     return [run for run_id, run in running.items() if run_id in studies | cells]
 
@@ -53,8 +55,8 @@ def end(run: LoggedRun) -> None:
         now = run.store.client.get_run(run.run_id)
     if now.info.status in ENDED or (LoggedRun(run.store, now, run.experiment).owner is not None):
         raise TrackingError(f"run {run.run_id} ({run.name}) is not lost any more: it has ended, or goes on")
-    study = run.parent if run.role == "cell" and run.parent_run_id else run  # a cell gives no sign of its own
-    heard = heartbeat.heard(study.tags.get(heartbeat.TAG))
+    signs = heartbeat.signs(run.tags) or (heartbeat.signs(run.parent.tags) if run.parent_run_id else [])
+    heard = heartbeat.heard(signs[0]) if signs else None
     at = None if heard is None else max(int(1000 * heard), now.info.start_time)
     terminate(run.store, now, "KILLED", {"debug.error": LOST}, at)
 

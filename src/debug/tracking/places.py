@@ -44,6 +44,13 @@ def mlruns() -> Path:
     return (project() or Path.cwd()) / "mlruns"
 
 
+def spool(uri: str) -> Path:
+    """The folder in which runs of a store that keeps its artifacts elsewhere are written until it has them: that of
+    ``DEBUG_SPOOL``, else ``mlruns/spool``."""
+    folder = os.environ.get("DEBUG_SPOOL") or mlruns() / "spool"
+    return Path(folder) / provenance.text_digest([without_passwords(uri)])[:12]
+
+
 def project() -> Path | None:
     """The nearest folder at or above the working directory that holds this project's pyproject; None outside of it."""
     working = Path.cwd()

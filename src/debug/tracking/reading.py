@@ -35,8 +35,8 @@ from debug.tracking.contract import (
     seconds_of,
     time_of,
 )
+from debug.tracking.heart import Heart
 from debug.tracking.samples import DTYPES, NOT_RECORDED, NULLABLE, SAMPLE, SAMPLE_OF_PAIR, sample_with_empty
-from debug.tracking.writing import Heart
 
 if TYPE_CHECKING:
     import altair as alt
@@ -116,11 +116,14 @@ class LoggedRun(Artifacts):
 
     @property
     def owner(self) -> str | None:
-        """Which process carries the run out, in words, where there is a sign of life; None where it may be taken up."""
-        tag = self.tags.get(heartbeat.TAG)
-        if self.status in ENDED or (heartbeat.is_mine(tag) and self.run_id not in Heart.running):
+        """Which process carries the run out, in words, where there is a sign of life (a study may have several); None
+        where it may be taken up."""
+        if self.status in ENDED:
             return None
-        return heartbeat.alive(tag)
+        signs = heartbeat.signs(self.tags)
+        gone = self.role == "study" and self.run_id not in Heart.running  # this process has left it
+        alive = [heartbeat.alive(sign) for sign in signs if not (gone and heartbeat.is_mine(sign))]
+        return "; ".join(filter(None, alive)) or None
 
     def curves(self, prefix: str = "") -> pl.DataFrame:
         """Every logged value of the metrics whose names begin with ``prefix``: metric, step, value, sorted."""

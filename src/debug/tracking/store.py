@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from itertools import islice
 from pathlib import Path
 
 import polars as pl
-from mlflow.entities import Run, RunTag
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from debug.errors import InputError
@@ -24,8 +23,6 @@ from debug.tracking.contract import (
     NOT_INHERITED,
     PARENT,
     SCHEMA,
-    SUPERSEDED,
-    StillRunning,
     TrackingError,
     seconds_of,
     tags_of_process,
@@ -70,60 +67,48 @@ class Store(Connection):
         own = {"debug.kind": kind, "debug.schema": str(SCHEMA), **tags_of_process()}
         return running(self, experiment, name, {**(tags or {}), **own}, "study", None)
 
-    def resume(
-        self,
-        run_id: str,
-        *,
-        keep: Collection[str] | None = None,
-        tags: Mapping[str, str] | None = None,
-        take_over: bool = False,
+    def join(
+        self, run_id: str, *, tags: Mapping[str, str] | None = None, take_over: bool = False
     ) -> AbstractContextManager[RunWriter]:
-        """Go on with a parent run that has ended, or whose process has died: it is RUNNING, and ends as any other.
-
-        Its cells but the finished ones are superseded: ended where they were not, and listed nowhere any more. New
-        cells say which code and command line made them: this process's.
+        """Go on with a parent run that did not end well, or that other processes are carrying out: it is RUNNING, and
+        ended by the process that leaves it last. Its cells stay as they are: :meth:`RunWriter.claim` gives those that
+        nobody carries out. New cells say which code and command line made them: this process's.
 
         Args:
-            keep: ids of the cells that are not superseded; None: those that are FINISHED.
             tags: of the run and of its new cells.
-            take_over: also where there is a sign of life of another process that carries it out.
+            take_over: the other processes are to stop at their next cell.
 
         Raises:
-            StillRunning: there is such a sign; at once, like the others.
             TrackingError: no such run, or the store cannot be written.
         """
         earlier = self.load_run(run_id)
-        owner = earlier.owner
-        if owner is not None and not take_over:
-            raise StillRunning(f"run {run_id} ({earlier.name}) is being carried out: {owner}")
         own = {name: value for name, value in earlier.tags.items() if not name.startswith("mlflow.")}
-        own = {name: value for name, value in own.items() if name not in NOT_INHERITED} | tags_of_process()
-        tags = dict(tags or {})
-        return running(
-            self,
-            earlier.experiment,
-            earlier.name,
-            own | tags,
-            "study",
-            None,
-            lambda: self._take_up(earlier, keep, tags),
-        )
+        own = {name: value for name, value in own.items() if name not in NOT_INHERITED and not heartbeat.is_tag(name)}
+        return self._join(earlier, own | tags_of_process(), dict(tags or {}), take_over)
 
-    def _take_up(self, earlier: LoggedRun, keep: Collection[str] | None, tags: Mapping[str, str]) -> Run:
-        """The run RUNNING again, with this process's sign of life, without its error, its unfinished cells ended."""
-        run_id = earlier.run_id
-        self.client.update_run(run_id, status="RUNNING")
-        self.client.log_batch(run_id, tags=[RunTag(*tag) for tag in {heartbeat.TAG: heartbeat.sign(), **tags}.items()])
-        if "debug.error" in earlier.tags:
-            self.client.delete_tag(run_id, "debug.error")
-        heard = heartbeat.heard(earlier.tags.get(heartbeat.TAG))
-        for cell in earlier.all_children():
-            if cell.info.run_id in keep if keep is not None else cell.info.status == "FINISHED":
-                continue
-            if cell.info.status not in ENDED:  # it ended, with its process, when that was last heard of
-                end = max(int(1000 * heard), cell.info.start_time) if heard is not None else None
-                self.client.set_terminated(cell.info.run_id, "KILLED", end)
-            self.client.set_tag(cell.info.run_id, SUPERSEDED, f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC")
+    @contextmanager
+    def _join(
+        self, earlier: LoggedRun, own: Mapping[str, str], tags: Mapping[str, str], take_over: bool
+    ) -> Iterator[RunWriter]:
+        def take_up() -> Run:
+            return self._take_up(earlier.run_id, tags, take_over)
+
+        with running(self, earlier.experiment, earlier.name, {**own, **tags}, "study", None, take_up) as writer:
+            writer.share()
+            yield writer
+
+    def _take_up(self, run_id: str, tags: Mapping[str, str], take_over: bool) -> Run:
+        """The run RUNNING, with this process's sign of life, without its error and the signs of processes that are
+        gone."""
+        run = self.client.get_run(run_id)
+        if run.info.status in ENDED:
+            self.client.update_run(run_id, status="RUNNING")
+        self.set_tags(run_id, {heartbeat.own_tag(): heartbeat.sign(), **tags})
+        for name, sign in run.data.tags.items():
+            other = heartbeat.is_tag(name) and name != heartbeat.own_tag()
+            gone = heartbeat.is_here(sign) and heartbeat.alive(sign) is None  # of another machine clocks may differ
+            if (other and (take_over or gone)) or name == "debug.error":
+                self.client.delete_tag(run_id, name)
         return self.client.get_run(run_id)
 
     def relocate(self) -> int:

@@ -7,14 +7,12 @@ import math
 import re
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from numbers import Real
 from pathlib import Path
-from typing import ClassVar
 
 from mlflow.entities import (
     Dataset,
@@ -28,34 +26,39 @@ from mlflow.entities import (
     Run,
     RunTag,
 )
-from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from debug import provenance
+from debug.checks import from_json
 from debug.errors import InputError
+from debug.kinds import Json
 from debug.programs import AnyPair
 from debug.provenance import without_passwords
 from debug.tracking import heartbeat
+from debug.tracking.artifacts import Artifacts
 from debug.tracking.connection import Connection
 from debug.tracking.contract import (
     BATCH_METRICS,
     BATCH_OTHERS,
+    ENDED,
     MAX_DIGEST,
     MAX_PARAM,
     MAX_TAG,
     NOTE,
     PARENT,
     PART,
+    PLACE,
     SCHEMA,
-    StillRunning,
+    SUPERSEDED,
     TrackingError,
     checked_tags,
     chunks,
     to_json,
 )
+from debug.tracking.heart import Heart
 from debug.tracking.moving import relocate
-from debug.tracking.places import inside
+from debug.tracking.mutex import one_at_a_time
+from debug.tracking.places import inside, spool
 
 logger = logging.getLogger(__name__)
 
@@ -90,73 +93,12 @@ def _model_name(name: str) -> str:
     return re.sub(r"[/:.%\"']", "-", name)
 
 
-class Heart:
-    """Says, while this process carries out a study, that it is there; and how busy the machine is: MLflow's system
-    metrics, of a study that lasts longer than the first beat. ``MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING=false`` keeps them
-    out."""
-
-    running: ClassVar[set[str]] = set()  # what this process carries out
-    begun: ClassVar[bool] = False  # whether it ever did
-
-    def __init__(self, store: Connection, run_id: str) -> None:
-        self._store, self._run_id, self._stopped = store, run_id, threading.Event()
-        self._system: SystemMetricsMonitor | None = None
-        self.running.add(run_id)
-        Heart.begun = True
-        threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
-
-    def _beat(self) -> None:
-        while not self._stopped.wait(heartbeat.EVERY):
-            try:
-                self.check()
-                self._store.client.set_tag(self._run_id, heartbeat.TAG, heartbeat.sign())
-                self._log_system()
-            except StillRunning as taken:
-                logger.error("%s", taken)
-                return
-            except Exception as error:  # a store that is busy or away for a while: the next beat tries again
-                logger.debug("no sign of life of run %s: %s", self._run_id, error)
-
-    def _log_system(self) -> None:
-        wanted = MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
-        if wanted.is_set() and not wanted.get():
-            return
-        if self._system is None:
-            logging.getLogger(SystemMetricsMonitor.__module__).setLevel(logging.WARNING)  # it says that there is no GPU
-            self._system = SystemMetricsMonitor(self._run_id, tracking_uri=self._store.uri)
-        self._system.collect_metrics()
-        measured, now = self._system.aggregate_metrics(), int(1000 * time.time())
-        for monitor in self._system.monitors:
-            monitor.clear_metrics()
-        points = [Metric(f"system/{name}", float(value), now, now // 1000) for name, value in measured.items()]
-        self._store.client.log_batch(self._run_id, metrics=points)
-
-    def check(self) -> None:
-        """Raises StillRunning where another process has taken the study over."""
-        with self._store.reported(f"cannot read run {self._run_id} from"):
-            tag = self._store.client.get_run(self._run_id).data.tags.get(heartbeat.TAG)
-        if not heartbeat.is_mine(tag):
-            raise StillRunning(f"run {self._run_id} was taken over by {heartbeat.alive(tag) or 'another process'}")
-
-    def is_lost(self) -> bool:
-        """Whether the study, and its status, are another process's affair now."""
-        with suppress(TrackingError):
-            try:
-                self.check()
-            except StillRunning:
-                return True
-        return False
-
-    def stop(self) -> None:
-        self._stopped.set()
-        self.running.discard(self._run_id)
-
-
 class RunWriter:
     """A run while it happens. Made by :meth:`Store.start` and :meth:`cell`.
 
     ``folder`` holds the run's artifacts: put files there. Where the store keeps artifacts in a folder of this machine
-    it is that folder, and nothing is copied; elsewhere it is a temporary one that :meth:`flush` uploads.
+    it is that folder, and nothing is copied; elsewhere it is one in the spool, which :meth:`flush` uploads, and which
+    stays for as long as it holds something that the store does not have.
     """
 
     def __init__(
@@ -165,32 +107,90 @@ class RunWriter:
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags, self._heart = store, experiment, tags, heart
+        self._run, self._experiment_id = run, run.info.experiment_id
+        self._watched: dict[tuple[str, str], float] = {}  # a cell and its sign -> since when it has not changed
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
         root = store.root_of(run)
         self._temporary = root is None
         with store.reported(f"cannot keep artifacts of run {self.run_id} of"):
-            self.folder = root or Path(tempfile.mkdtemp(prefix=f"run-{self.run_id[:8]}-"))
+            self.folder = root or spool(store.uri) / self.run_id
             self.folder.mkdir(parents=True, exist_ok=True)
 
     def cell(
-        self, name: str, params: Mapping[str, object], tags: Mapping[str, str] | None = None
+        self,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str] | None = None,
+        *,
+        claimed: str | None = None,
     ) -> AbstractContextManager[RunWriter]:
         """Start a nested run (debug.role = cell) of the same kind, in the same experiment; see :meth:`Store.start`.
+
+        ``claimed`` is the id of its run, as :meth:`claim` gave it.
 
         Raises:
             StillRunning: another process has taken the study over.
         """
-        return self._cell(name, params, tags or {})
+        return self._cell(name, params, tags or {}, claimed)
+
+    def claim(self, place: str, name: str) -> str | None:
+        """The id of the run of a cell that this process is to carry out now: a new one, or the one that was not
+        finished, taken up with what it has; None where it is finished, or another process carries it out."""
+        with one_at_a_time(self._store, self._experiment_id, self.run_id):
+            there = {("tags", PARENT): self.run_id, ("tags", PLACE): place}
+            found = self._store.search({self._experiment_id: self._experiment}, there, everything=True)
+            runs = [run for run in found if SUPERSEDED not in run.data.tags]
+            if any(run.info.status == "FINISHED" for run in runs) or not all(map(self._is_left, runs)):
+                return None
+            with self._reported("a cell"), uninterrupted():
+                if not runs:
+                    own = {"debug.role": "cell", PARENT: self.run_id, PLACE: place, heartbeat.TAG: heartbeat.sign()}
+                    tags = {**checked_tags(self._tags), **own}
+                    run = self._store.client.create_run(self._experiment_id, tags=tags, run_name=name)
+                    return run.info.run_id
+                [run_id, *earlier] = [run.info.run_id for run in reversed(runs)]
+                for other in earlier:
+                    self._store.client.set_tag(other, SUPERSEDED, "there is another of this place")
+                self._store.client.set_tag(run_id, heartbeat.TAG, heartbeat.sign())
+                self._store.client.update_run(run_id, status="RUNNING")
+                if "debug.error" in runs[-1].data.tags:
+                    self._store.client.delete_tag(run_id, "debug.error")
+                return run_id
+
+    def _is_left(self, cell: Run) -> bool:
+        """Whether no process carries a cell out. A sign from another machine is watched until it has not changed for
+        long enough, whatever the clocks say."""
+        sign = cell.data.tags.get(heartbeat.TAG)
+        if cell.info.status in ENDED or sign is None:
+            return True
+        if heartbeat.is_here(sign):
+            return heartbeat.alive(sign) is None or (
+                heartbeat.is_mine(sign) and self._heart is not None and cell.info.run_id not in self._heart.cells
+            )
+        seen = self._watched.setdefault((cell.info.run_id, sign), time.monotonic())
+        return time.monotonic() - seen > (heartbeat.LASTS if heartbeat.alive(sign) else 1.5 * heartbeat.EVERY)
+
+    def share(self) -> None:
+        """Let other processes carry this study out, too: :meth:`claim` says which cells are this one's."""
+        assert self._heart is not None
+        self._heart.shared = True
 
     def adopt(self, run_id: str) -> None:
         """Nest a study that was started apart under this run, as the MLflow UI shows it; it stays a study."""
         self._store.set_tags(run_id, {PARENT: self.run_id})
 
     @contextmanager
-    def _cell(self, name: str, params: Mapping[str, object], tags: Mapping[str, str]) -> Iterator[RunWriter]:
+    def _cell(
+        self, name: str, params: Mapping[str, object], tags: Mapping[str, str], claimed: str | None
+    ) -> Iterator[RunWriter]:
         if self._heart is not None:
             self._heart.check()
-        with running(self._store, self._experiment, name, {**self._tags, **tags}, "cell", self.run_id) as writer:
+        take_up = None if claimed is None else lambda: self._store.client.get_run(claimed)
+        of = {**self._tags, **tags}
+        with running(self._store, self._experiment, name, of, "cell", self.run_id, take_up, self._heart) as writer:
+            if claimed is not None:
+                writer.set_tags(tags)
+                writer._fetch()
             writer.log_params(params)
             yield writer
 
@@ -263,6 +263,33 @@ class RunWriter:
         with self._reported(name), path.open("a", encoding="utf-8") as file:
             file.write(lines)
 
+    def kept_jsonl(self, name: str) -> list[dict[str, Json]]:
+        """The records of a file that the run has from before it was taken up; a last line that was cut off is removed.
+
+        Raises:
+            TrackingError: it has others that are no records.
+        """
+        path = self.path_of(name)
+        if not path.exists():
+            return []
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with self._reported(name), path.open("r+b") as file:
+                file.truncate(len(whole))
+        records = []
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                records.append(from_json(line))
+            except ValueError as error:
+                raise TrackingError(f"run {self.run_id}, {name}: line {number} is no JSON: {error}") from error
+        return records
+
+    @property
+    def files(self) -> Artifacts:
+        """The files of its folder, as those of a run that is read."""
+        return Artifacts(self._store, self._run, self.folder)
+
     def log_programs(self, pairs: Iterable[AnyPair]) -> None:
         """Write programs.json, which :attr:`LoggedRun.pairs` reads."""
         self.log_json("programs.json", {"schema": SCHEMA, "pairs": [pair.to_record() for pair in pairs]})
@@ -313,6 +340,15 @@ class RunWriter:
                 self._store.client.log_artifact(self.run_id, str(path), folder)
             self._uploaded[path] = stamp
 
+    def _fetch(self) -> None:
+        """Of a run that is taken up, the files that the store has and the folder has not: another machine began it."""
+        if not self._temporary or any(self.folder.iterdir()):
+            return
+        with self._store.reported(f"cannot download what there is of run {self.run_id} from"):
+            if self._store.client.list_artifacts(self.run_id):
+                self._store.client.download_artifacts(self.run_id, "", str(self.folder))
+        self._uploaded = dict(self._pending())
+
     def _pending(self) -> list[tuple[Path, tuple[int, int]]]:
         """The files that the store does not have, or not as they are now, each with its time and size."""
         files = sorted(path for path in self.folder.rglob("*") if path.is_file()) if self._temporary else []
@@ -342,8 +378,12 @@ def running(
     role: str,
     parent: str | None,
     take_up: Callable[[], Run] | None = None,
+    of_study: Heart | None = None,
 ) -> Iterator[RunWriter]:
-    """A run that is begun here, or taken up, and ended however the context is left; see :meth:`Store.start`."""
+    """A run that is begun here, or taken up, and ended however the context is left; see :meth:`Store.start`.
+
+    A study that several processes carry out is ended by the one that leaves it last.
+    """
     own = {"debug.role": role} | ({PARENT: parent} if parent else {})
     run: Run | None = None
     writer: RunWriter | None = None
@@ -354,14 +394,15 @@ def running(
                 relocate(store)
             experiment_id = store.experiment_id(experiment, cells=role == "cell")
             with uninterrupted():
-                if role == "study":
-                    own[heartbeat.TAG] = heartbeat.sign()
+                own[heartbeat.own_tag() if role == "study" else heartbeat.TAG] = heartbeat.sign()
                 if take_up is None:
                     run = store.client.create_run(experiment_id, tags={**checked_tags(tags), **own}, run_name=name)
                 else:
                     run = take_up()
         if role == "study":
             heart = Heart(store, run.info.run_id)
+        elif of_study is not None:
+            of_study.cells.add(run.info.run_id)
         writer = RunWriter(store, run, experiment, tags, heart)
         try:
             yield writer
@@ -374,21 +415,44 @@ def running(
         writer.flush()
         if heart is not None:
             heart.check()
-        terminate(store, run, "FINISHED", {})
+        elif of_study is not None:
+            of_study.check_cell(run.info.run_id)
+        _end(store, run, heart, "FINISHED", {})
     except BaseException as error:
-        if run is not None and not (heart is not None and heart.is_lost()):
+        if run is not None and not _is_lost(heart, of_study, run.info.run_id):
             killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
             message = without_passwords(f"{type(error).__name__}: {error}")[:MAX_TAG]
             try:
-                terminate(store, run, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
+                _end(store, run, heart, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
             except TrackingError as problem:
                 logger.error("%s", problem)
         raise
     finally:
         if heart is not None:
             heart.stop()
+        elif of_study is not None and run is not None:
+            of_study.cells.discard(run.info.run_id)
         if writer is not None:
             writer.remove_folder()
+
+
+def _is_lost(heart: Heart | None, of_study: Heart | None, run_id: str) -> bool:
+    """Whether a study, or a cell of one, is another process's affair now."""
+    if heart is not None:
+        return heart.is_lost()
+    return of_study is not None and of_study.is_lost(run_id)
+
+
+def _end(store: Connection, run: Run, heart: Heart | None, status: str, tags: Mapping[str, str]) -> None:
+    """End a run; a study that others go on with is left to them, unless it is done."""
+    if heart is None or not heart.shared:
+        terminate(store, run, status, tags)
+        return
+    with one_at_a_time(store, run.info.experiment_id, run.info.run_id):
+        now = store.client.get_run(run.info.run_id)
+        if status == "FINISHED" or not (heart.others() or now.info.status in ENDED):
+            terminate(store, run, status, tags)
+        store.delete_tags(run.info.run_id, [heartbeat.own_tag()])
 
 
 def terminate(store: Connection, run: Run, status: str, tags: Mapping[str, str], at: int | None = None) -> None:
