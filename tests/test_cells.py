@@ -11,11 +11,11 @@ import vocabularies
 from debug import ExperimentRunner, models, quick_experiment, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, CellResult
 from debug.core import ExperimentConfig, shared_programs
-from debug.core.study_file import read_study
 from debug.generators import MAX_SEEDS, generate
 from debug.models import Completion
 from debug.programs import Program
 from debug.runner import draw_programs
+from debug.study_file import read_study
 from present import present
 
 

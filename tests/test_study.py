@@ -5,7 +5,7 @@ import json
 import pytest
 
 from debug import ExperimentRunner, models, tracking
-from debug.core.study_file import StudyError, read_study
+from debug.study_file import StudyError, read_study
 
 STUDY = """
 name: two_prompts
@@ -24,7 +24,7 @@ def write(tmp_path, text):
 
 
 def test_a_study_is_read_from_yaml_and_from_json(tmp_path):
-    name, configs = read_study(write(tmp_path, STUDY))
+    name, configs, _ = read_study(write(tmp_path, STUDY))
     assert name == "two_prompts"
     assert [(c.models, c.few_shot, c.hops, c.prompt[0]) for c in configs] == [
         (("tiny",), 0, (1, None), "VARIABLE_BINDING"),
@@ -32,7 +32,7 @@ def test_a_study_is_read_from_yaml_and_from_json(tmp_path):
         (("heuristic:any-number",), 0, (1, None), "VARIABLE_BINDING"),
     ]
     as_json = {"name": "s", "experiments": [{"models": ["tiny"], "program_generator": "boolean"}]}
-    _, [config] = read_study(write(tmp_path, json.dumps(as_json)))
+    _, [config], _ = read_study(write(tmp_path, json.dumps(as_json)))
     assert (config.prompt[0], config.parser[0], config.num_seqs) == ("BOOLEAN_LOGIC", "boolean", 100)
 
 
@@ -58,7 +58,7 @@ def test_a_file_that_is_no_study_is_refused_with_its_place(tmp_path, text, messa
 
 
 def test_a_study_that_was_stopped_goes_on_with_the_cells_that_are_missing(tmp_path, uri, monkeypatch):
-    name, configs = read_study(write(tmp_path, STUDY))
+    name, configs, _ = read_study(write(tmp_path, STUDY))
     asked, answer = [], models.LoadedModel._generate
 
     def stopping(self, prompts, max_new_tokens, batch_size, done):
@@ -100,7 +100,7 @@ def test_a_study_that_was_stopped_goes_on_with_the_cells_that_are_missing(tmp_pa
 
 def test_several_tasks_are_charted_each_and_not_compared_with_one_another(tmp_path, uri):
     text = "{name: tasks, defaults: {num_seqs: 5, models: [tiny, 'heuristic:any-number'], prompt_template: MINIMAL}, "
-    name, configs = read_study(
+    name, configs, _ = read_study(
         write(
             tmp_path,
             text + "experiments: [{program_generator: variable_binding}, {program_generator: entity_tracking}]}",

@@ -12,19 +12,19 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 import polars as pl
 
 from debug import provenance, tracking
 from debug.errors import InputError
+from debug.executors import Workers
 
 STUDY = "debug.study"  # tag: digest of what a study asks
 POLL = 2.0  # seconds between two looks at what other processes carry out
 
 logger = logging.getLogger(__name__)
-R = TypeVar("R")
 
 
 class StudyDiffers(InputError):
@@ -77,11 +77,15 @@ class Resuming:
         mix: also where its cells were made by other code, libraries, weights or tokenizer than those that are here now,
             or in another dtype or on another device; the tag ``debug.mixed`` then says so.
         take_over: other processes that carry it out are to stop at their next cell.
+        workers: who carries it out beside this process, or in its place.
+        is_worker: this process takes cells until none is left, and leaves the end of the study to another.
     """
 
     resume: bool = True
     mix: bool = False
     take_over: bool = False
+    workers: Workers = field(default_factory=Workers)
+    is_worker: bool = False
 
     @contextmanager
     def open(self, store: tracking.Store, study: Study[C], tags: Mapping[str, str]) -> Iterator[Carried[C]]:
@@ -94,14 +98,14 @@ class Resuming:
             with tracking.one_at_a_time(store, store.experiment_id(study.experiment, cells=True), study.digest):
                 earlier, mixed = self._earlier(store, study) if self.resume else (None, [])
                 if earlier is None:
-                    known = {STUDY: study.digest} if self.resume else {}
+                    known = {STUDY: study.digest}
                     started = store.start(study.experiment, study.title, kind=study.kind, tags=known | dict(tags))
                     run = stack.enter_context(started)
                     run.share()
                 else:
                     own = {tracking.MIXED: "; ".join(mixed)[:8000]} if mixed else {}
                     run = stack.enter_context(store.join(earlier.run_id, tags=own, take_over=self.take_over))
-            yield Carried(store, study, run, mixed)
+            yield Carried(store, study, run, mixed, self)
 
     def _earlier(self, store: tracking.Store, study: Study[C]) -> tuple[tracking.LoggedRun | None, list[str]]:
         """The study to go on with, if there is one, and in what its cells differ from those to come."""
@@ -156,24 +160,42 @@ def shortened(value: str | None) -> str:
 class Carried(Generic[C]):
     """A study that this process carries out, perhaps with others."""
 
-    def __init__(self, store: tracking.Store, study: Study[C], run: tracking.RunWriter, mixed: list[str]) -> None:
-        self.store, self.study, self.run, self.mixed = store, study, run, mixed
+    def __init__(
+        self, store: tracking.Store, study: Study[C], run: tracking.RunWriter, mixed: list[str], how: Resuming
+    ) -> None:
+        self.store, self.study, self.run, self.mixed, self.how = store, study, run, mixed, how
         self._said = False
 
-    def carry_out(self, carry: Callable[[C, str], R]) -> dict[str, R]:
+    def carry_out(self, carry: Callable[[C, str], None]) -> None:
         """Carry out every cell that is not finished and that no other process is at, and wait for those that are.
-        What was made here, by place. ``carry`` is given the cell and the id of its run.
+        ``carry`` is given a cell and the id of its run.
 
         An error ends the cells of its model; the others go on. (The store's own ends all.)
 
         Raises:
             StudyIncomplete: cells have failed, and others have not; where all have, their error.
+            LeftToOthers: this process is a worker, and no cell is left to take.
         """
-        made: dict[str, R] = {}
+        workers = self.how.workers
+        if not workers.computes:
+            with workers.at_work():
+                pass
+            if left := len(self.study.cells) - len(self.finished()):
+                raise StudyIncomplete(
+                    f"{left} of {len(self.study.cells)} cells are not finished: the workers have ended before (their "
+                    "logs say why). The same command goes on with them"
+                )
+            return
+        with workers.at_work():
+            self._carry_out(carry)
+        if self.how.is_worker:
+            raise tracking.LeftToOthers(f"no cell of study {self.run.run_id} is left to take")
+
+    def _carry_out(self, carry: Callable[[C, str], None]) -> None:
         failed: dict[str, Exception] = {}
         for cell, run_id in self._claimed(failed):
             try:
-                made[cell.place] = carry(cell, run_id)
+                carry(cell, run_id)
             except tracking.TrackingError:
                 raise
             except Exception as error:
@@ -187,7 +209,6 @@ class Carried(Generic[C]):
                 f"cells of {len(failed)} of the models have failed; the others are finished, and the same command "
                 f"takes up those that are not: {told}"
             )
-        return made
 
     def _claimed(self, failed: Mapping[str, Exception]) -> Iterator[tuple[C, str]]:
         finished = self.finished()
@@ -201,6 +222,8 @@ class Carried(Generic[C]):
             else:
                 finished = self.finished()
                 left = [cell for cell in left if cell.place not in finished]
+                if left and self.how.is_worker:
+                    return
                 if left:
                     self._wait(left)
 

@@ -23,6 +23,7 @@ from debug.causal_tracing import PairResult, Reference, as_written, trace_pairs
 from debug.counterfactual import PairLike, as_pair, read_pairs, read_program
 from debug.engine import default_batch_tokens
 from debug.errors import InputError
+from debug.executors import Workers
 from debug.generators import GeneratedProgram, search
 from debug.kinds import Argument, Json
 from debug.models import LoadedModel
@@ -52,7 +53,14 @@ class CausalExperimentRunner:
         self.dtype, self.device, self.batch_tokens = dtype, device, batch_tokens
 
     def run(
-        self, config: CausalConfig, *, resume: bool = False, mix: bool = False, take_over: bool = False
+        self,
+        config: CausalConfig,
+        *,
+        resume: bool = False,
+        mix: bool = False,
+        take_over: bool = False,
+        workers: Workers | None = None,
+        is_worker: bool = False,
     ) -> CausalExperimentResult:
         """Generate pairs and patch them, for each model, hops and length.
 
@@ -62,6 +70,7 @@ class CausalExperimentRunner:
             resume: go on with the latest study of this very configuration that did not end well, if there is one:
                 finished cells and pairs stay, cells that another process is carrying out are left to it.
             mix, take_over: when, and how, it may be gone on with all the same: :class:`debug.studies.Resuming`.
+            workers, is_worker: who carries it out, as there.
 
         Raises:
             InputError: an argument cannot be, or no pair of any cell was left to patch.
@@ -75,22 +84,30 @@ class CausalExperimentRunner:
         for of_cell in asked:
             next(of_cell().pairs, None)  # and a kind of counterfactual that no program of a cell has
         study = self._study(config, asked)
-        with Resuming(resume, mix, take_over).open(self.store, study, {}) as carried:
+        resuming = Resuming(resume, mix, take_over, workers or Workers(), is_worker)
+        with resuming.open(self.store, study, {}) as carried:
             run = carried.run
             run.log_json("config.json", _record(config) | asdict(config.plan()))
+            made: dict[str, CellResult] = {}
+            rows = {place: run.summary for place, run in carried.finished().items()}
 
-            def patch(cell: PlannedCell, run_id: str) -> CellResult:
-                made = self._cell(run, cell.model_id, asked[cell.number](), study.name_of(cell), run_id)
-                if made.error and len(study.cells) > 1:  # of one, it is the run's error
-                    logger.error("%s", made.error)
-                return made
+            def patch(cell: PlannedCell, run_id: str) -> None:
+                found = self._cell(run, cell.model_id, asked[cell.number](), study.name_of(cell), run_id)
+                made[cell.place], rows[cell.place] = found, summary(found)
+                if found.error and len(study.cells) > 1:  # of one, it is the run's error
+                    logger.error("%s", found.error)
+                run.log_json(
+                    "summary.json", {"cells": [rows[each.place] for each in study.cells if each.place in rows]}
+                )
+                run.describe([f"{cell.name}: {line}" for cell in [*made.values()][:20] for line in cell.findings()[:3]])
+                run.flush()
 
-            made = carried.carry_out(patch)
+            carried.carry_out(patch)
             finished = {} if made.keys() >= {cell.place for cell in study.cells} else carried.finished()
             cells = [made.get(cell.place) or as_logged(finished[cell.place]) for cell in study.cells]
             found = [summary(cell) for cell in cells]
             run.log_json("summary.json", {"cells": found})
-            run.describe([f"{cell.name}: {found}" for cell in cells[:20] for found in cell.findings()[:3]])
+            run.describe([f"{cell.name}: {line}" for cell in cells[:20] for line in cell.findings()[:3]])
             if all(cell.error for cell in cells):
                 several = f"none of {len(cells)} cells had a pair left to patch; study {run.run_id} has the reasons"
                 raise NoPairLeft(cells[0].error if len(cells) == 1 else several)

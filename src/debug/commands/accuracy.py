@@ -45,4 +45,4 @@ def main(options: argparse.Namespace) -> None:
         return
     chosen = given(options, ExperimentConfig)
     chosen.setdefault("prompt_template", TASKS.get(chosen["program_generator"], ("MINIMAL",))[0])
-    study.carry_out(chosen["name"], [ExperimentConfig(**chosen)], options)
+    study.carry_out(chosen["name"], [ExperimentConfig(**chosen)], options, "accuracy")

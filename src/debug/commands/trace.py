@@ -43,22 +43,12 @@ def parser() -> argparse.ArgumentParser:
 
 def main(options: argparse.Namespace) -> None:
     config = CausalConfig(**given(options, CausalConfig))
-    startup.prepare(config.models, draws=not options.dry_run)
-    from debug.causal_experiment_runner import CausalExperimentRunner, dry_run
-    from debug.tracking import Store
-
-    if options.dry_run:
-        how = {name: getattr(options, name) for name in ("dtype", "device", "batch_tokens")}
-        for cell in dry_run(config, options.tracking_uri, **how):
-            print(f"\n{cell}")
+    if not options.dry_run:
+        study.patch(config, options, "trace")
         return
-    runner = CausalExperimentRunner(
-        options.tracking_uri, dtype=options.dtype, device=options.device, batch_tokens=options.batch_tokens
-    )
-    result = runner.run(config, resume=not options.fresh, mix=options.mix, take_over=options.take_over)
-    for cell in result.cells:
+    startup.prepare(config.models, draws=False)
+    from debug.causal_experiment_runner import dry_run
+
+    how = {name: getattr(options, name) for name in ("dtype", "device", "batch_tokens")}
+    for cell in dry_run(config, options.tracking_uri, **how):
         print(f"\n{cell}")
-    if config.shared:
-        print(f"\n{config.shared}")
-    store = Store(result.tracking_uri)
-    print(f"\nstudy run {result.run_id} in {store}\n{cli.where_to_look(store.link(result.run_id))}")

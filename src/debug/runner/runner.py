@@ -15,6 +15,7 @@ from debug import causal_visualization as charts
 from debug import models, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
+from debug.executors import Workers
 from debug.generators import GeneratedProgram
 from debug.kinds import Argument, Json
 from debug.models import heuristics
@@ -135,6 +136,8 @@ class ExperimentRunner:
         resume: bool = True,
         mix: bool = False,
         take_over: bool = False,
+        workers: Workers | None = None,
+        is_worker: bool = False,
         programs: Mapping[tuple[int | None, int], Sequence[GeneratedProgram]] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> ExperimentResult:
@@ -146,6 +149,7 @@ class ExperimentRunner:
                 one that another process is carrying out, whose cells are left to it. A function of one's own is known
                 by its name alone.
             mix, take_over: when, and how, it may be gone on with all the same: :class:`debug.studies.Resuming`.
+            workers, is_worker: who carries it out, as there.
             no_cache, programs, tags: as :meth:`run`; the programs are the first config's.
 
         Raises:
@@ -161,28 +165,31 @@ class ExperimentRunner:
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
             for (hops, seq_len), given in (programs or {}).items()
         }
-        resuming = Resuming(resume, mix, take_over)
+        resuming = Resuming(resume, mix, take_over, workers or Workers(), is_worker)
         with (
             resuming.open(store, study.to_carry_out(self.load, no_cache), tags or {}) as carried,
             Progress(sum(configs[cell.config].num_seqs for cell in study.cells), study.name, "sample") as bar,
         ):
             run = carried.run
             study.describe(run)
-            finished = carried.finished()
-            bar.update(sum(configs[cell.config].num_seqs for cell in study.cells if cell.place in finished))
+            known = {place: _as_logged(run) for place, run in carried.finished().items()}
+            bar.update(sum(len(records) for _, records in known.values()))
 
-            def ask(cell: PlannedCell, run_id: str) -> _Made:
-                made = self._cell(run, study, cell, run_id, drawn, bar)
+            def ask(cell: PlannedCell, run_id: str) -> None:
+                known[cell.place] = self._cell(run, study, cell, run_id, drawn, bar)
+                rows = [known[each.place][0] for each in study.cells if each.place in known]
+                run.log_json("summary.json", {"experiment": name, "cells": rows, "comparisons": []})
+                run.flush()
                 if no_cache and cell == [each for each in study.cells if each.model_id == cell.model_id][-1]:
                     models.unload(cell.model_id)
-                return made
 
-            made = carried.carry_out(ask)
-            finished = {} if made.keys() >= {cell.place for cell in study.cells} else carried.finished()
+            carried.carry_out(ask)
+            if known.keys() < {cell.place for cell in study.cells}:  # others carried the rest out
+                known = {place: _as_logged(run) for place, run in carried.finished().items()} | known
             rows: list[dict[str, Json]] = []
             samples: list[dict[str, Json]] = []
             for cell in study.cells:
-                row, records = made[cell.place] if cell.place in made else _as_logged(finished[cell.place])
+                row, records = known[cell.place]
                 rows.append(row | {"model": study.names[cell.model_id], "label": study.label(cell)})
                 of_cell = {name: rows[-1][name] for name in ("model", "label", "generator")} | {"cell_hops": cell.hops}
                 samples += [of_cell | record for record in records]

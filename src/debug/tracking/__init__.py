@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         PLACE,
         SCHEMA,
         SUPERSEDED,
+        LeftToOthers,
         StillRunning,
         TrackingError,
         own_tag,

@@ -59,6 +59,10 @@ class StillRunning(TrackingError):
     """A study that another process carries out; the message says which."""
 
 
+class LeftToOthers(Exception):
+    """This process leaves a study that others go on with, or end."""
+
+
 def tags_of_process() -> dict[str, str]:
     """Tags that say which code made the run, and those of MLflow's own columns."""
     tags = {**provenance.of_process(), "mlflow.source.name": sys.argv[0] or "python", "mlflow.source.type": "LOCAL"}

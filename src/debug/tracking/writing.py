@@ -50,6 +50,7 @@ from debug.tracking.contract import (
     PLACE,
     SCHEMA,
     SUPERSEDED,
+    LeftToOthers,
     TrackingError,
     checked_tags,
     chunks,
@@ -420,7 +421,7 @@ def running(
         _end(store, run, heart, "FINISHED", {})
     except BaseException as error:
         if run is not None and not _is_lost(heart, of_study, run.info.run_id):
-            killed = isinstance(error, KeyboardInterrupt | GeneratorExit)
+            killed = isinstance(error, KeyboardInterrupt | GeneratorExit | LeftToOthers)
             message = without_passwords(f"{type(error).__name__}: {error}")[:MAX_TAG]
             try:
                 _end(store, run, heart, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
