@@ -27,9 +27,9 @@ FILE = "attention/00000.safetensors"
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory, _empty_store: Path) -> str:
+def uri(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> str:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    path.write_bytes(_empty_store.read_bytes())
+    path.write_bytes(empty_database.read_bytes())
     return f"sqlite:///{path}"
 
 

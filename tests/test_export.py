@@ -30,9 +30,9 @@ def store(uri) -> Store:
 
 
 @pytest.fixture
-def elsewhere(tmp_path, _empty_store) -> Store:
+def elsewhere(tmp_path, empty_database) -> Store:
     (tmp_path / "elsewhere").mkdir()
-    shutil.copy(_empty_store, tmp_path / "elsewhere" / "mlflow.db")
+    shutil.copy(empty_database, tmp_path / "elsewhere" / "mlflow.db")
     return Store(f"sqlite:///{tmp_path}/elsewhere/mlflow.db")
 
 

@@ -42,10 +42,10 @@ sys.addaudithook(_watch)
 
 
 @pytest.fixture(scope="module")
-def logged(tmp_path_factory, _empty_store) -> LoggedRun:
+def logged(tmp_path_factory, empty_database) -> LoggedRun:
     """A run with every artifact that is read back."""
     folder = tmp_path_factory.mktemp("store")
-    shutil.copy(_empty_store, folder / "mlflow.db")
+    shutil.copy(empty_database, folder / "mlflow.db")
     store = Store(f"sqlite:///{folder}/mlflow.db")
     with store.start("fuzzed", "r", kind="causal_tracing") as run:
         run.log_json("config.json", {"plan": {"layers": [0, 1]}, "wanted": 2})

@@ -58,9 +58,9 @@ def written(rows: Json, folder: Path, name: str = "intervention_results.json", *
 
 
 @pytest.fixture(scope="module")
-def store_of_module(tmp_path_factory, _empty_store) -> Store:
+def store_of_module(tmp_path_factory, empty_database) -> Store:
     folder = tmp_path_factory.mktemp("store")
-    shutil.copy(_empty_store, folder / "mlflow.db")
+    shutil.copy(empty_database, folder / "mlflow.db")
     return Store(f"sqlite:///{folder}/mlflow.db")
 
 

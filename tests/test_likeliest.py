@@ -35,8 +35,8 @@ def model() -> LoadedModel:
 
 
 @pytest.fixture
-def store(tmp_path: Path, _empty_store: Path) -> str:
-    (tmp_path / "mlflow.db").write_bytes(_empty_store.read_bytes())
+def store(tmp_path: Path, empty_database: Path) -> str:
+    (tmp_path / "mlflow.db").write_bytes(empty_database.read_bytes())
     return f"sqlite:///{tmp_path}/mlflow.db"
 
 

@@ -17,18 +17,18 @@ from mlflow.tracking import MlflowClient
 
 from debug.causal_map import save_maps
 from debug.tracking import Store, TrackingError
+from servers import free_port, wait_for
 from synthetic import log_causal, make_map
-from test_tracking import free_port, wait_for
 
 ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def cluster(tmp_path, _empty_store) -> tuple[Path, str]:
+def cluster(tmp_path, empty_database) -> tuple[Path, str]:
     """A store's folder, and a run of it."""
     folder = tmp_path / "cluster" / "mlruns"
     folder.mkdir(parents=True)
-    shutil.copy(_empty_store, folder / "mlflow.db")
+    shutil.copy(empty_database, folder / "mlflow.db")
     return folder, log_causal(store_in(folder), [make_map(pair) for pair in range(2)])
 
 

@@ -24,11 +24,11 @@ from synthetic import make_map
 
 
 @pytest.fixture(scope="module")
-def moved(tmp_path_factory, _empty_store) -> tuple[Store, dict[str, str]]:
+def moved(tmp_path_factory, empty_database) -> tuple[Store, dict[str, str]]:
     """A causal run with skipped pairs and an accuracy run; their store copied elsewhere, the original deleted."""
     folder = tmp_path_factory.mktemp("stores")
     (folder / "cluster").mkdir()
-    shutil.copy(_empty_store, folder / "cluster" / "mlflow.db")
+    shutil.copy(empty_database, folder / "cluster" / "mlflow.db")
     uri = f"sqlite:///{folder}/cluster/mlflow.db"
     config = CausalConfig(models=["tiny"], num_seqs=4, hops=(3,), exclude_shallow=True, seq_lens=(6,))
     causal = CausalExperimentRunner(uri).run(config)

@@ -39,11 +39,11 @@ def data(folder: Path, name: str) -> Json:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, _empty_store: Path) -> Store:
+def store(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Store:
     """Accuracy, maps over tokens and over heads, a knockout, an estimate, a failed study, a training run's checkpoints;
     texts in it try to be HTML."""
     folder = tmp_path_factory.mktemp("store")
-    shutil.copy(_empty_store, folder / "mlflow.db")
+    shutil.copy(empty_database, folder / "mlflow.db")
     made = Store(f"sqlite:///{folder}/mlflow.db")
     tokens = [NASTY[:30], *synthetic.TOKENS[1:]]
     synthetic.log_accuracy(made, NASTY)

@@ -28,9 +28,9 @@ def traced(uri: str, programs: Sequence[str | ProgramPair] = PROGRAMS, **plan: A
 
 
 @pytest.fixture(scope="module")
-def uri(tmp_path_factory, _empty_store) -> str:
+def uri(tmp_path_factory, empty_database) -> str:
     path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    path.write_bytes(_empty_store.read_bytes())
+    path.write_bytes(empty_database.read_bytes())
     return f"sqlite:///{path}"
 
 

@@ -10,12 +10,11 @@ import math
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,6 +43,7 @@ from debug.tracking import (
     store_uri,
 )
 from present import present
+from servers import MlflowServer, free_port, wait_for
 from synthetic import make_map
 
 SAMPLE: dict[str, Json] = {
@@ -68,14 +68,6 @@ ONCE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthChe
 # --- the stores ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs. Creating one takes seconds, so each test has a copy of this."""
-    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
-    assert Store(f"sqlite:///{path}").client
-    return path
-
-
 @pytest.fixture
 def sqlite(empty_database: Path, tmp_path: Path) -> Store:
     folder = tmp_path / "my store · 1"
@@ -84,30 +76,12 @@ def sqlite(empty_database: Path, tmp_path: Path) -> Store:
     return Store(f"sqlite:///{folder}/mlflow.db")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @pytest.fixture(scope="session")
 def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     """A real MLflow server, started as a stranger would: its address, and its folder with mlflow.db and artifacts/."""
-    folder, port = tmp_path_factory.mktemp("server"), free_port()
-    shutil.copy(empty_database, folder / "mlflow.db")
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts"]
-    command += ["--artifacts-destination", str(folder / "artifacts")]
-    with (folder / "log").open("w") as log:
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half of its processes
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, env=environment, start_new_session=True)
-    try:
-        address = f"http://127.0.0.1:{port}"
-        wait_for(lambda: requests.get(f"{address}/health", timeout=5).ok, process, folder / "log")
-        yield address, folder
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(20)
+    started = MlflowServer(tmp_path_factory.mktemp("server"), empty_database)
+    yield started.address, started.folder
+    started.stop()
 
 
 @pytest.fixture(scope="session")
@@ -143,18 +117,6 @@ def postgresql() -> Iterator[str]:
         process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
         process.wait(20)
         shutil.rmtree(folder)
-
-
-def wait_for(ready: Callable[[], object], process: subprocess.Popen, log: Path) -> None:
-    for _ in range(1200):
-        assert process.poll() is None, log.read_text()
-        try:
-            if ready():
-                return
-        except requests.ConnectionError:
-            pass
-        time.sleep(0.1)
-    raise AssertionError(f"not ready after two minutes: {log.read_text()}")
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import polars as pl
@@ -20,6 +21,7 @@ import polars as pl
 from debug import provenance, tracking
 from debug.errors import InputError
 from debug.executors import Workers
+from debug.tracking import housekeeping
 
 STUDY = "debug.study"  # tag: digest of what a study asks
 POLL = 2.0  # seconds between two looks at what other processes carry out
@@ -94,6 +96,8 @@ class Resuming:
         Raises:
             StudyDiffers: before anything is written.
         """
+        for run_id, problem in housekeeping.sync(store):
+            logger.info("run %s, kept while the store was away: %s", run_id, problem or "delivered")
         with ExitStack() as stack:
             with tracking.one_at_a_time(store, store.experiment_id(study.experiment, cells=True), study.digest):
                 earlier, mixed = self._earlier(store, study) if self.resume else (None, [])
@@ -215,7 +219,8 @@ class Carried(Generic[C]):
         left = [cell for cell in self.study.cells if cell.place not in finished]
         while left := [cell for cell in left if cell.model_id not in failed]:
             for cell in left:
-                if (run_id := self.run.claim(cell.place, self.study.name_of(cell))) is not None:
+                name = self.study.name_of(cell)
+                if (run_id := self.store.patiently(partial(self.run.claim, cell.place, name))) is not None:
                     left.remove(cell)
                     yield cell, run_id
                     break
@@ -238,7 +243,7 @@ class Carried(Generic[C]):
 
     def children(self) -> dict[str, tracking.LoggedRun]:
         """The cells that were begun, by place."""
-        runs = self.store.load_run(self.run.run_id).children
+        runs = self.store.patiently(lambda: self.store.load_run(self.run.run_id).children)
         return {run.tags[tracking.PLACE]: run for run in runs if tracking.PLACE in run.tags}
 
     def finished(self) -> dict[str, tracking.LoggedRun]:

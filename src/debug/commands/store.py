@@ -4,6 +4,7 @@ debug store check                                    # reads every sample and ma
 debug store check --end-lost                         # marks runs whose process is gone KILLED, after asking
 debug store du                                       # bytes by experiment and kind of file
 debug store gc                                       # erases deleted runs and superseded cells, after asking
+debug store sync                                     # delivers what was kept while the store's server was away
 debug store gc --yes --tracking-uri sqlite:////tmp/elsewhere/mlflow.db
 """
 
@@ -106,7 +107,21 @@ def gc(store: Store, options: argparse.Namespace) -> None:
         print(f"{_many(len(runs), 'run')} erased")
 
 
-ACTIONS = {"check": check, "du": du, "gc": gc}
+def sync(store: Store, options: argparse.Namespace) -> None:
+    """Deliver what was kept while the store was away; exit status 1 where something could not be."""
+    from debug.tracking import housekeeping
+
+    delivered = failed = 0
+    for run_id, problem in housekeeping.sync(store):
+        failed += problem is not None
+        delivered += problem is None
+        print(f"delivered: {run_id}" if problem is None else f"kept: {run_id}: {problem}")
+    print(f"{_many(delivered, 'run')} delivered, {failed or 'none'} kept" if delivered or failed else "nothing is kept")
+    if failed:
+        sys.exit(1)
+
+
+ACTIONS = {"check": check, "du": du, "gc": gc, "sync": sync}
 
 
 def _agreed(question: str, options: argparse.Namespace) -> bool:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         SUPERSEDED,
         LeftToOthers,
         StillRunning,
+        StoreAway,
         TrackingError,
         own_tag,
     )

@@ -10,10 +10,12 @@ import os
 import re
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import requests
 import sqlalchemy
@@ -23,11 +25,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
 from sqlalchemy import event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from debug.provenance import without_passwords
 from debug.tracking import ui
-from debug.tracking.contract import ARTIFACTS, BATCH_OTHERS, PARENT, SUPERSEDED, TrackingError, checked_tags, chunks
+from debug.tracking.contract import (
+    ARTIFACTS,
+    BATCH_OTHERS,
+    PARENT,
+    SUPERSEDED,
+    StoreAway,
+    TrackingError,
+    checked_tags,
+    chunks,
+)
 from debug.tracking.places import (
     local_path,
     location_of,
@@ -40,6 +51,7 @@ from debug.tracking.places import (
 )
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 
 # The first opening of a database runs some fifty migrations and would log each; errors come back as TrackingError.
@@ -143,7 +155,19 @@ class Connection:
                 hint = "; start the server or correct the address (--tracking-uri or MLFLOW_TRACKING_URI)"
             elif isinstance(error, OSError):
                 hint = "; choose a folder that you may write to (--tracking-uri or MLFLOW_TRACKING_URI)"
-            raise TrackingError(f"{what} the store {self}: {reason}{hint}") from error
+            kind = StoreAway if _is_away(error) else TrackingError
+            raise kind(f"{what} the store {self}: {reason}{hint}") from error
+
+    def patiently(self, ask: Callable[[], _T]) -> _T:
+        """What the store answers; while it is away it is asked again, at longer and longer intervals."""
+        pause = 1.0
+        while True:
+            try:
+                return ask()
+            except StoreAway as away:
+                logger.warning("%s. Asking again in %.0f s", away, pause)
+                time.sleep(pause)
+                pause = min(2 * pause, 60.0)
 
     def experiment_id(self, name: str, *, cells: bool = False) -> str:
         """The id of an experiment, which is created where it is missing; ``cells``: it is going to have some."""
@@ -287,6 +311,21 @@ class Connection:
             parent = parents[run.info.run_id]
             if SUPERSEDED not in run.data.tags and (parent is None or studies[parent]):
                 yield run
+
+
+def _is_away(error: BaseException | None) -> bool:
+    """Whether an error says that nobody answers, or that there is no answer for now."""
+    while error is not None:
+        if isinstance(error, requests.ConnectionError | requests.Timeout):
+            return True
+        if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
+            return "(sqlite3." not in str(error) or "database is locked" in str(error)
+        if isinstance(error, DBAPIError) and error.connection_invalidated:
+            return True
+        if re.search(r"failed with error code 50[234]|Max retries exceeded", str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

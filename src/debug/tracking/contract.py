@@ -55,6 +55,10 @@ class TrackingError(DebugError, RuntimeError):
     """The store cannot be opened or written, a run is not found, or an artifact is broken: says what to do."""
 
 
+class StoreAway(TrackingError):
+    """A store that does not answer now, and may later."""
+
+
 class StillRunning(TrackingError):
     """A study that another process carries out; the message says which."""
 

@@ -14,9 +14,11 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from debug.tracking import heartbeat
 from debug.tracking.connection import Connection
-from debug.tracking.contract import StillRunning, TrackingError
+from debug.tracking.contract import StillRunning, StoreAway, TrackingError
+from debug.tracking.outbox import Outbox
 
 logger = logging.getLogger(__name__)
+_AWAY = 5.0  # seconds after which a store that is away is asked again
 
 
 class Heart:
@@ -39,14 +41,17 @@ class Heart:
         threading.Thread(target=self._beat, name=f"heartbeat of {run_id}", daemon=True).start()
 
     def _beat(self) -> None:
-        while not self._stopped.wait(heartbeat.EVERY):
+        while not self._stopped.wait(_AWAY if Outbox.waiting else heartbeat.EVERY):
             try:
+                Outbox.deliver_all(self._store)
                 self.check()
                 self._store.client.set_tag(self._run_id, heartbeat.own_tag(), heartbeat.sign())
                 for cell in tuple(self.cells):
                     self.check_cell(cell)
                     self._store.client.set_tag(cell, heartbeat.TAG, heartbeat.sign())
                 self._log_system()
+            except StoreAway as away:
+                logger.debug("%s", away)
             except StillRunning as taken:
                 logger.error("%s", taken)
                 return

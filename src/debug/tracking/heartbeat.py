@@ -79,6 +79,12 @@ def is_mine(tag: str | None) -> bool:
     return said is not None and said | _who(os.getpid()) == said
 
 
+def of_one_process(tag: str | None, other: str | None) -> bool:
+    """Whether two signs are of one process; a run that has none is anybody's."""
+    one, two = (({} if said is None else said) | {"at": None} for said in (read(tag), read(other)))
+    return tag is None or one == two
+
+
 def alive(tag: str | None) -> str | None:
     """The process of a sign in words, where it is there; None where it is gone or nothing has been heard of it."""
     said = read(tag)

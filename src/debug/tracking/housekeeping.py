@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from mlflow.entities import Run, ViewType
@@ -13,6 +15,8 @@ from debug.causal_map import CausalMapError
 from debug.tracking import heartbeat
 from debug.tracking.artifacts import Artifacts
 from debug.tracking.contract import ENDED, SUPERSEDED, TrackingError
+from debug.tracking.outbox import Outbox
+from debug.tracking.places import spool
 from debug.tracking.reading import LoggedRun
 from debug.tracking.store import Store
 from debug.tracking.writing import terminate
@@ -59,6 +63,36 @@ def end(run: LoggedRun) -> None:
     heard = heartbeat.heard(signs[0]) if signs else None
     at = None if heard is None else max(int(1000 * heard), now.info.start_time)
     terminate(run.store, now, "KILLED", {"debug.error": LOST}, at)
+
+
+def sync(store: Store) -> Iterator[tuple[str, str | None]]:
+    """Deliver what the spool keeps, of this process and of those that are gone: each run's id, and why it could not
+    be."""
+    with suppress(TrackingError):  # those that it cannot be told of are still there
+        Outbox.deliver_all(store)
+    folder = spool(store.uri)
+    kept = {path.name.removesuffix(".jsonl") for path in folder.iterdir()} if folder.is_dir() else set()
+    for run_id in sorted(kept):
+        files = folder / run_id
+        try:
+            with store.reported(f"cannot read run {run_id} from"):
+                run = LoggedRun(store, store.client.get_run(run_id), "")
+            if run.owner is not None:
+                continue
+            _upload(store, run_id, files)
+            Outbox(store, run_id, lambda: None, lambda: None).deliver()
+        except TrackingError as error:
+            yield run_id, str(error)
+            continue
+        shutil.rmtree(files, ignore_errors=True)
+        yield run_id, None
+
+
+def _upload(store: Store, run_id: str, folder: Path) -> None:
+    """A last line that was cut off goes with the rest: whoever takes the run up again removes it."""
+    with store.reported(f"cannot upload files of run {run_id} (kept in {folder}) to"):
+        if folder.is_dir() and any(folder.iterdir()):
+            store.client.log_artifacts(run_id, str(folder))
 
 
 def count(store: Store) -> int:

@@ -10,19 +10,15 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from numbers import Real
 from pathlib import Path
 
 from mlflow.entities import (
-    Dataset,
-    DatasetInput,
-    InputTag,
     LoggedModel,
     LoggedModelInput,
     LoggedModelStatus,
-    Metric,
-    Param,
     Run,
     RunTag,
 )
@@ -38,8 +34,6 @@ from debug.tracking import heartbeat
 from debug.tracking.artifacts import Artifacts
 from debug.tracking.connection import Connection
 from debug.tracking.contract import (
-    BATCH_METRICS,
-    BATCH_OTHERS,
     ENDED,
     MAX_DIGEST,
     MAX_PARAM,
@@ -51,14 +45,15 @@ from debug.tracking.contract import (
     SCHEMA,
     SUPERSEDED,
     LeftToOthers,
+    StoreAway,
     TrackingError,
     checked_tags,
-    chunks,
     to_json,
 )
 from debug.tracking.heart import Heart
 from debug.tracking.moving import relocate
 from debug.tracking.mutex import one_at_a_time
+from debug.tracking.outbox import FILES, Outbox
 from debug.tracking.places import inside, spool
 
 logger = logging.getLogger(__name__)
@@ -109,6 +104,8 @@ class RunWriter:
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags, self._heart = store, experiment, tags, heart
         self._run, self._experiment_id = run, run.info.experiment_id
+        self.outbox = Outbox(store, self.run_id, self._upload, self._delivered)
+        self._closed = False
         self._watched: dict[tuple[str, str], float] = {}  # a cell and its sign -> since when it has not changed
         self._uploaded: dict[Path, tuple[int, int]] = {}  # file -> modification time, size
         root = store.root_of(run)
@@ -137,6 +134,7 @@ class RunWriter:
     def claim(self, place: str, name: str) -> str | None:
         """The id of the run of a cell that this process is to carry out now: a new one, or the one that was not
         finished, taken up with what it has; None where it is finished, or another process carries it out."""
+        Outbox.deliver_all(self._store)
         with one_at_a_time(self._store, self._experiment_id, self.run_id):
             there = {("tags", PARENT): self.run_id, ("tags", PLACE): place}
             found = self._store.search({self._experiment_id: self._experiment}, there, everything=True)
@@ -185,7 +183,7 @@ class RunWriter:
         self, name: str, params: Mapping[str, object], tags: Mapping[str, str], claimed: str | None
     ) -> Iterator[RunWriter]:
         if self._heart is not None:
-            self._heart.check()
+            self._store.patiently(self._heart.check)
         take_up = None if claimed is None else lambda: self._store.client.get_run(claimed)
         of = {**self._tags, **tags}
         with running(self._store, self._experiment, name, of, "cell", self.run_id, take_up, self._heart) as writer:
@@ -207,17 +205,15 @@ class RunWriter:
             InputError: a value is no JSON or longer than MLflow keeps (6000 characters); long ones go into config.json.
             TrackingError: the store refuses, because a parameter has another value already, say.
         """
-        values = []
+        values = {}
         for name, value in params.items():
             text = value if isinstance(value, str) else to_json(value, f"param {name!r}")
             if len(text) > MAX_PARAM:
                 raise InputError(
                     f"param {name!r} has {len(text)} characters; MLflow keeps {MAX_PARAM}. Put it into config.json"
                 )
-            values.append(Param(name, text))
-        with self._reported("params"):
-            for chunk in chunks(values, BATCH_OTHERS):
-                self._store.client.log_batch(self.run_id, params=chunk)
+            values[name] = text
+        self.outbox.tell("params", values=values)
 
     def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
         """Log metrics; None (null) is not logged.
@@ -232,10 +228,8 @@ class RunWriter:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
-            values.append(Metric(name, float(value), now, step or 0))
-        with self._reported("metrics"):
-            for chunk in chunks(values, BATCH_METRICS):
-                self._store.client.log_batch(self.run_id, metrics=chunk)
+            values.append([name, float(value), now, step or 0])
+        self.outbox.tell("metrics", values=values)
 
     def log_means(self, cells: Iterable[Mapping[str, float | None]]) -> None:
         """Log of a study what its cells found: the mean over cells of each metric of HEADLINES, where they have it."""
@@ -246,7 +240,7 @@ class RunWriter:
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Raises InputError for a value that is no text or too long, TrackingError where the store refuses."""
-        self._store.set_tags(self.run_id, tags)
+        self.outbox.tell("tags", values=checked_tags(tags))
 
     def log_json(self, name: str, value: object) -> None:
         """Write a JSON file into the folder. Raises InputError for what JSON cannot hold, NaN included."""
@@ -298,23 +292,21 @@ class RunWriter:
     def log_dataset(self, name: str, programs: Iterable[str], source: Mapping[str, object]) -> None:
         """Tell MLflow, as the run's dataset input, which programs it is about; ``source`` says where they came from."""
         programs = list(programs)
-        dataset = Dataset(
-            name,
-            provenance.text_digest(programs)[:MAX_DIGEST],
-            "programs",
-            to_json(source, "source"),
-            profile=to_json({"num_programs": len(programs)}, "profile"),
-        )
-        with self._reported("the dataset"):
-            inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "evaluation")])]
-            self._store.client.log_inputs(self.run_id, inputs)
+        told = {
+            "name": name,
+            "digest": provenance.text_digest(programs)[:MAX_DIGEST],
+            "source_type": "programs",
+            "source": to_json(source, "source"),
+            "profile": to_json({"num_programs": len(programs)}, "profile"),
+        }
+        self.outbox.tell("dataset", values=told)
 
     def log_model(self, name: str, tags: Mapping[str, str]) -> None:
         """Tell MLflow, as the run's model input, which weights it is about: one logged model for a name and a digest
         of weights, in each experiment, whose page lists all runs on it. Nothing is uploaded. What has no weights has
         no model; a server that knows no logged models goes without."""
         digest = tags.get("debug.weights_digest")
-        if digest is None:
+        if digest is None or self.run_id in Outbox.waiting:
             return
         own = {tag: value for tag, value in tags.items() if tag in _OF_MODEL}
         try:
@@ -333,7 +325,18 @@ class RunWriter:
         return self._store.client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 
     def flush(self) -> None:
-        """Upload what is new or changed in the folder. Raises TrackingError; the files then stay where they are."""
+        """Upload what is new or changed in the folder, later where the store is away. Raises TrackingError where it
+        refuses; the files then stay where they are."""
+        if self.run_id in Outbox.waiting:
+            self.outbox.keep(FILES)
+            return
+        try:
+            self._upload()
+        except StoreAway as away:
+            logger.warning("%s. Going on; they are uploaded when it is back", away)
+            self.outbox.keep(FILES)
+
+    def _upload(self) -> None:
         for path, stamp in self._pending():
             name = path.relative_to(self.folder)
             folder = None if name.parent == Path() else name.parent.as_posix()
@@ -357,9 +360,14 @@ class RunWriter:
         return [(path, stamp) for path, stamp in stamps if self._uploaded.get(path) != stamp]
 
     def remove_folder(self) -> None:
-        """Remove the temporary folder, unless it holds something that the store does not have."""
+        """Remove the temporary folder, once it holds nothing that the store does not have."""
+        self._closed = True
         if self._temporary and not self._pending():
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _delivered(self) -> None:
+        if self._closed:
+            self.remove_folder()
 
     def path_of(self, name: str) -> Path:
         path = inside(self.folder, name, f"run {self.run_id}")
@@ -396,10 +404,10 @@ def running(
             experiment_id = store.experiment_id(experiment, cells=role == "cell")
             with uninterrupted():
                 own[heartbeat.own_tag() if role == "study" else heartbeat.TAG] = heartbeat.sign()
-                if take_up is None:
-                    run = store.client.create_run(experiment_id, tags={**checked_tags(tags), **own}, run_name=name)
-                else:
-                    run = take_up()
+                begin = take_up or partial(
+                    store.client.create_run, experiment_id, tags={**checked_tags(tags), **own}, run_name=name
+                )
+                run = begin()
         if role == "study":
             heart = Heart(store, run.info.run_id)
         elif of_study is not None:
@@ -414,17 +422,19 @@ def running(
                 logger.error("%s", problem)
             raise
         writer.flush()
-        if heart is not None:
-            heart.check()
-        elif of_study is not None:
-            of_study.check_cell(run.info.run_id)
-        _end(store, run, heart, "FINISHED", {})
+        with suppress(StoreAway):  # it is told when it is back, unless another process has taken the run over by then
+            if heart is not None:
+                heart.check()
+            elif of_study is not None:
+                of_study.check_cell(run.info.run_id)
+        _end(writer, run, heart, "FINISHED", {})
     except BaseException as error:
         if run is not None and not _is_lost(heart, of_study, run.info.run_id):
             killed = isinstance(error, KeyboardInterrupt | GeneratorExit | LeftToOthers)
             message = without_passwords(f"{type(error).__name__}: {error}")[:MAX_TAG]
             try:
-                _end(store, run, heart, *(("KILLED", {}) if killed else ("FAILED", {"debug.error": message})))
+                how = ("KILLED", {}) if killed else ("FAILED", {"debug.error": message})
+                terminate(store, run, *how) if writer is None else _end(writer, run, heart, *how)
             except TrackingError as problem:
                 logger.error("%s", problem)
         raise
@@ -444,16 +454,36 @@ def _is_lost(heart: Heart | None, of_study: Heart | None, run_id: str) -> bool:
     return of_study is not None and of_study.is_lost(run_id)
 
 
-def _end(store: Connection, run: Run, heart: Heart | None, status: str, tags: Mapping[str, str]) -> None:
-    """End a run; a study that others go on with is left to them, unless it is done."""
-    if heart is None or not heart.shared:
-        terminate(store, run, status, tags)
-        return
-    with one_at_a_time(store, run.info.experiment_id, run.info.run_id):
-        now = store.client.get_run(run.info.run_id)
-        if status == "FINISHED" or not (heart.others() or now.info.status in ENDED):
-            terminate(store, run, status, tags)
-        store.delete_tags(run.info.run_id, [heartbeat.own_tag()])
+def _end(writer: RunWriter, run: Run, heart: Heart | None, status: str, tags: Mapping[str, str]) -> None:
+    """End a run, also where the store is away; a study that others go on with is left to them, unless it is done."""
+    store, now = writer._store, int(1000 * time.time())
+    with uninterrupted():
+        if heart is not None:
+            with suppress(StoreAway):
+                Outbox.deliver_all(store)
+        if heart is not None and heart.shared:
+            try:
+                with one_at_a_time(store, run.info.experiment_id, run.info.run_id):
+                    there = store.client.get_run(run.info.run_id)
+                    if status == "FINISHED" or not (heart.others() or there.info.status in ENDED):
+                        terminate(store, run, status, tags)
+                    store.delete_tags(run.info.run_id, [heartbeat.own_tag()])
+                return
+            except StoreAway:
+                if status != "FINISHED":
+                    logger.error("%s", _kept(store))
+                    return
+        try:
+            writer.outbox.tell("tags", values=dict(tags))
+        finally:
+            writer.outbox.tell("end", status=status, at=now)
+    if heart is not None and Outbox.waiting:
+        logger.error("%s", _kept(store))
+
+
+def _kept(store: Connection) -> str:
+    where = spool(store.uri)
+    return f"the store {store} is away: what it was not told is kept in {where}; debug store sync delivers it"
 
 
 def terminate(store: Connection, run: Run, status: str, tags: Mapping[str, str], at: int | None = None) -> None:
