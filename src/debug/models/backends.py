@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from debug.errors import InputError
 from debug.models.errors import BackendMissing
@@ -69,7 +70,12 @@ def checked_server(
         if value is not None:
             raise InputError(f"{name} is {value!r}, and with backend 'openai' the server decides; leave it out")
     base_url = base_url or os.environ.get("OPENAI_BASE_URL")
-    if not base_url or not base_url.startswith(("http://", "https://")):
+    try:
+        parts = urlsplit(base_url or "")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, an address that is none
+        usable = False
+    if not base_url or not usable:
         raise InputError(
             f"base_url is {base_url and without_passwords(base_url)!r}; backend 'openai' needs the URL where the "
             "server's API begins, such as http://localhost:8000/v1 (--base-url, or OPENAI_BASE_URL)"

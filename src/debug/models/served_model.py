@@ -166,15 +166,16 @@ class ServedModel:
 
         if at_once < 1:
             raise InputError(f"batch_size is {at_once}; expected 1 or more")
+        client = client_of(openai.AsyncOpenAI, self.base_url, RETRIES)
         free, stop, away = asyncio.Semaphore(at_once), asyncio.Event(), False
-        running: Future[tuple[asyncio.AbstractEventLoop, AsyncOpenAI]] = Future()
+        running: Future[asyncio.AbstractEventLoop] = Future()
 
         async def requests() -> None:
-            async with client_of(openai.AsyncOpenAI, self.base_url, RETRIES) as client:
-                running.set_result((asyncio.get_running_loop(), client))
+            running.set_result(asyncio.get_running_loop())
+            async with client:
                 await stop.wait()
 
-        async def one(client: AsyncOpenAI, prompt: str) -> _T:
+        async def one(prompt: str) -> _T:
             nonlocal away
             async with free:
                 try:
@@ -188,9 +189,9 @@ class ServedModel:
                 return answer
 
         threading.Thread(target=lambda: asyncio.run(requests()), daemon=True).start()
-        loop, client = running.result()
+        loop = running.result()
         try:
-            answers = [asyncio.run_coroutine_threadsafe(one(client, prompt), loop) for prompt in prompts]
+            answers = [asyncio.run_coroutine_threadsafe(one(prompt), loop) for prompt in prompts]
             index = -1
             try:
                 for index, answer in enumerate(answers):
