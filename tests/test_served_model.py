@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
-from typing import Any
 
 import pytest
 
@@ -29,6 +28,7 @@ from debug.commands import accuracy
 from debug.core import TASKS
 from debug.errors import InputError
 from debug.generators import make_variable_binding_program, search
+from debug.kinds import Module
 from debug.models import served_model
 from debug.models.files import locate
 from debug.prompts import few_shot, fill
@@ -61,7 +61,7 @@ def vllm_url(tmp_path_factory) -> Iterator[str]:
 
     folder, log = tmp_path_factory.mktemp("smollm2"), tmp_path_factory.mktemp("log") / "server.log"
     path, files = locate("smollm2")
-    weights: Any = AutoModelForCausalLM.from_pretrained(path, dtype="float32", **files)
+    weights: Module = AutoModelForCausalLM.from_pretrained(path, dtype="float32", **files)
     del weights.config.quantization_config
     weights.hf_quantizer = None
     weights.save_pretrained(folder)
@@ -183,8 +183,8 @@ class Fake:
     """A server that answers '4' to everything, unless ``act`` does something else with a request, or raises."""
 
     def __init__(self) -> None:
-        self.act: Callable[[Any, dict], tuple[int, dict, dict] | None] = lambda handler, body: None
-        self.prompts: list[Any] = []
+        self.act: Callable[[BaseHTTPRequestHandler, dict], tuple[int, dict, dict] | None] = lambda handler, body: None
+        self.prompts: list[str] = []
         self.at_once = self.most_at_once = 0
         fake = self
 
@@ -236,7 +236,7 @@ def fake() -> Iterator[Fake]:
     made.server.server_close()
 
 
-def disconnect(handler: Any, body: dict) -> None:
+def disconnect(handler: BaseHTTPRequestHandler, body: dict) -> None:
     handler.connection.shutdown(socket.SHUT_RDWR)
     handler.close_connection = True
 

@@ -256,7 +256,8 @@ def _card(listed: Sequence[Model], model_id: str, shown: str) -> dict[str, Json]
 def _tokens(client: OpenAI, model: str, text: str) -> list[int] | None:
     """What the server's tokenizer makes of a text, without tokens that it adds; None where it does not say."""
     url = f"{str(client.base_url).rstrip('/').removesuffix('/v1')}/tokenize"
-    reply: Any = client.post(url, cast_to=object, body={"model": model, "prompt": text, "add_special_tokens": False})
+    body = {"model": model, "prompt": text, "add_special_tokens": False}
+    reply: Json = client.post(url, cast_to=object, body=body)
     return (reply.get("tokens") if isinstance(reply, dict) else None) or None
 
 
@@ -283,7 +284,7 @@ def why_not(error: OpenAIError, shown: str) -> str:
     return f"the server {shown} cannot be reached: {said}"
 
 
-def _choices(reply: Any) -> list[Any]:  # of whatever the server sent: the client does not check it
+def _choices(reply: Json) -> list[Any]:  # as the server sent them: the client does not check it
     """What the server chose to say, in the order of what it was asked."""
     choices = getattr(reply, "choices", None)
     if not choices:
@@ -291,7 +292,7 @@ def _choices(reply: Any) -> list[Any]:  # of whatever the server sent: the clien
     return sorted(choices, key=lambda choice: choice.index or 0)
 
 
-def _counted(reply: Any) -> tuple[int, int] | None:  # the same
+def _counted(reply: Json) -> tuple[int, int] | None:
     """Tokens of prompt and completion, as the server counts them."""
     usage = getattr(reply, "usage", None)
     return None if usage is None else (usage.prompt_tokens or 0, usage.completion_tokens or 0)
