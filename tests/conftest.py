@@ -59,7 +59,10 @@ def _handlers() -> Generator[None, None, None]:
         signal.signal(number, handler)
 
 
-LONG = ("vllm", "training", "paper", "public_calls", "plain_hooks", "benchmarks", "scripts", "dashboard", "e2e")
+LONG = (
+    *("vllm", "served_model", "training", "paper", "public_calls", "plain_hooks"),
+    *("benchmarks", "scripts", "dashboard", "e2e"),
+)
 """Files of a minute or more: they begin first, so that no process waits for the other one's at the end."""
 
 

@@ -80,6 +80,7 @@ class Guesses:
 
     path, dtype, device, backend, quantization = "nowhere", "float32", "cpu", "transformers", None
     tokenizer = vocabularies.tokenizer("tiny")
+    suited = models.AnswersPrompts.suited
 
     def __init__(self, model_id):
         self.id = model_id

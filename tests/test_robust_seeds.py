@@ -131,6 +131,7 @@ def test_a_seed_that_one_model_fails_is_not_shown_to_the_next_and_models_are_loa
 
         class Counted:
             tokenizer = vocabularies.tokenizer("tiny")
+            suited = models.AnswersPrompts.suited
 
             def __getattr__(self, name):
                 return getattr(model, name)
@@ -171,6 +172,7 @@ def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkey
     class Half:
         id, backend, dtype, device = "half", "transformers", "float32", "cpu"
         tokenizer = vocabularies.tokenizer("tiny")
+        suited = models.AnswersPrompts.suited
 
         def generate(self, programs, **_):
             for place, program in enumerate(programs):

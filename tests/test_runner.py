@@ -76,6 +76,7 @@ class Scripted:
     backend: str = "transformers"
     quantization: None = None
     tokenizer = vocabularies.tokenizer("tiny")
+    suited = models.AnswersPrompts.suited
 
     def rendered(self, prompt: str, *, chat: bool = False) -> str:
         return prompt

@@ -53,21 +53,39 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def backend_options(made: argparse.ArgumentParser) -> None:
     """Options of commands that ask models and look at nothing inside."""
-    made.add_argument("--backend", help="transformers, vllm, or auto (default); where it is named, it says why")
+    made.add_argument("--backend", help="transformers, vllm, openai, or auto (default); where it is named, it says why")
     made.add_argument("--quantization", choices=["4bit", "8bit"], help="weights through bitsandbytes, on a GPU")
     made.add_argument(
         *("--engine-args", "--engine-arg"),
         nargs="+",
         type=setting,
         default=[],
-        help="vLLM's own: tensor_parallel_size=2 max_model_len=4096 quantization=awq gpu_memory_utilization=0.4",
+        help="vLLM's own: tensor_parallel_size=2 max_model_len=4096 quantization=awq gpu_memory_utilization=0.4; with "
+        "--backend openai fields of each request: repetition_penalty=1",
     )
-    made.add_argument("--batch-size", type=int, default=32, help="prompts completed at once (default 32; vLLM: all)")
+    made.add_argument(
+        "--base-url",
+        help="of --backend openai: where the server's API begins, such as http://localhost:8000/v1 (default: "
+        "OPENAI_BASE_URL); its key is read from OPENAI_API_KEY",
+    )
+    made.add_argument(
+        "--price",
+        nargs=2,
+        type=float,
+        metavar=("PROMPT", "COMPLETION"),
+        help="of --backend openai: what a million tokens of each cost, for the metric cost",
+    )
+    made.add_argument(
+        "--batch-size",
+        type=int,
+        default=32,
+        help="prompts completed, or requests made, at once (default 32; vLLM: all)",
+    )
 
 
 def how(options: argparse.Namespace) -> dict[str, Argument]:
     """What those options and the shared ones say about how models are run."""
-    named = ("dtype", "device", "backend", "quantization")
+    named = ("dtype", "device", "backend", "quantization", "base_url", "price")
     return {name: getattr(options, name) for name in named} | {"engine_args": dict(options.engine_args)}
 
 

@@ -8,6 +8,7 @@ debug accuracy --models smollm2 --task boolean --scoring logits --seq-lens 2 3 4
 debug accuracy --models smollm2 --task range --prompt CHAIN_OF_THOUGHT --chat --num-seqs 10
 debug accuracy --models smollm2 --prompt 'Python program: {code}' --name wording --batch-size 8
 debug accuracy --models smollm2 --few-shot 3 --backend vllm --engine-args max_model_len=1024
+debug accuracy --models smollm2 --few-shot 3 --backend openai --base-url http://localhost:8000/v1
 debug accuracy --study runs/studies/four_models.yaml            # go on with it: the same command again
 """
 

@@ -5,6 +5,7 @@ debug seeds --hops 1 2 3 --seq-lens 5 17 --num-seeds 10
 debug seeds --models tiny smollm2 --few-shot 3 --hops 2 --seq-lens 3 --max-tried 200
 debug seeds --models heuristic:any-number heuristic:first-two-lines --all-incorrect
 debug seeds --models smollm2 --few-shot 3 --backend vllm --engine-args max_model_len=1024
+debug seeds --models smollm2 --few-shot 3 --backend openai --base-url http://localhost:8000/v1
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def main(options: argparse.Namespace) -> None:
     search = RobustSearch(**given(options, RobustSearch))
     if options.backend != "vllm":
-        startup.prepare(search.models, draws=False)
+        startup.prepare(search.models, draws=False, served=options.backend == "openai")
     from debug.robust_seeds import find_robust_seeds
     from debug.runner import ExperimentRunner
     from debug.tracking import Store

@@ -25,9 +25,10 @@ _OF_MLFLOW = ("debug.tracking.store",)
 _OF_MODELS = ("debug.models.loading", "debug.causal_experiment_runner.runner", "debug.causal_experiment_runner.writer")
 
 
-def prepare(models: Sequence[str] = (), *, draws: bool = True) -> None:
+def prepare(models: Sequence[str] = (), *, draws: bool = True, served: bool = False) -> None:
     """Import what a command is going to use, its options once known to be good: MLflow; what runs these models, where
-    they are more than rules; and, in a process beside this one, what ``draws`` the pictures that are logged.
+    they are more than rules, and not ``served``; and, in a process beside this one, what ``draws`` the pictures that
+    are logged.
 
     Nothing happens where torch, transformers or MLflow are imported already: their importer may rely on all of them.
     """
@@ -43,7 +44,7 @@ def prepare(models: Sequence[str] = (), *, draws: bool = True) -> None:
             import_module("mlflow")
         for name in _OF_MLFLOW:
             import_module(name)
-        if not all(model.startswith(heuristics.PREFIX) for model in models):
+        if not served and not all(model.startswith(heuristics.PREFIX) for model in models):
             if not has_gpu() and not {"RANK", "WORLD_SIZE"} & os.environ.keys():
                 _import_transformers()
             for name in _OF_MODELS:

@@ -87,7 +87,8 @@ def main(options: argparse.Namespace) -> None:
 def carry_out(name: str, configs: Sequence[ExperimentConfig], options: argparse.Namespace, command: str) -> None:
     """Run experiments as one study, or go on with it, and say what was found and where to look."""
     if options.backend != "vllm":
-        startup.prepare([model for config in configs for model in config.models])
+        models = [model for config in configs for model in config.models]
+        startup.prepare(models, served=options.backend == "openai")
     from debug import ExperimentRunner
     from debug.tracking import LeftToOthers, Store
 

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import math
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from debug.errors import InputError
 from debug.models.errors import BackendMissing
+from debug.provenance import without_passwords
 
 QUANTIZATIONS = ("4bit", "8bit")
 
@@ -53,14 +58,41 @@ def check_quantization(quantization: str, device: str) -> None:
         )
 
 
+def checked_server(
+    base_url: str | None, price: Sequence[float] | None, decided: Mapping[str, str | None]
+) -> tuple[str, list[float] | None]:
+    """Where a server's API begins, and what its tokens cost; ``decided`` is what nobody but the server decides.
+
+    Raises:
+        InputError: it is not said where, or one of these cannot be.
+    """
+    for name, value in decided.items():
+        if value is not None:
+            raise InputError(f"{name} is {value!r}, and with backend 'openai' the server decides; leave it out")
+    base_url = base_url or os.environ.get("OPENAI_BASE_URL")
+    try:
+        parts = urlsplit(base_url or "")
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, an address that is none
+        usable = False
+    if not base_url or not usable:
+        raise InputError(
+            f"base_url is {base_url and without_passwords(base_url)!r}; backend 'openai' needs the URL where the "
+            "server's API begins, such as http://localhost:8000/v1 (--base-url, or OPENAI_BASE_URL)"
+        )
+    if price is not None and not (len(price) == 2 and all(math.isfinite(each) and each >= 0 for each in price)):
+        raise InputError(f"price is {price}; expected two numbers: what a million tokens of prompt and completion cost")
+    return base_url, None if price is None else [float(each) for each in price]
+
+
 def choose_backend(
     backend: str = "auto", device: str | None = None, quantization: str | None = None
 ) -> tuple[str, str]:
-    """Which backend runs, transformers or vllm, and why.
+    """Which backend runs, transformers, vllm or openai, and why.
 
     Raises:
         InputError: no such backend, or it does not do what is asked for.
-        BackendMissing: vLLM was asked for and is not installed.
+        BackendMissing: vLLM, or the client of served models, was asked for and is not installed.
     """
     installed = importlib.util.find_spec("vllm") is not None
     if backend == "transformers":
@@ -77,8 +109,12 @@ def choose_backend(
                 "engine_args, such as quantization=bitsandbytes"
             )
         return backend, "asked for"
+    if backend == "openai":
+        if importlib.util.find_spec("openai") is None:
+            raise BackendMissing("backend is 'openai', and its client is not installed; install the extra 'openai'")
+        return backend, "asked for"
     if backend != "auto":
-        raise InputError(f"backend is {backend!r}; expected auto, transformers or vllm")
+        raise InputError(f"backend is {backend!r}; expected auto, transformers, vllm or openai")
     if quantization:
         return "transformers", f"{quantization} weights are loaded through transformers"
     if not installed:

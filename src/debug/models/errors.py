@@ -22,7 +22,7 @@ class PromptTooLong(InputError):
 
 
 class BackendMissing(InputError):
-    """vLLM or bitsandbytes, or the GPU that it needs, is not here; the message says how to go on."""
+    """vLLM, bitsandbytes or a client, or the GPU or server it needs, is not here; the message says how to go on."""
 
 
 class UnsupportedArchitecture(InputError):

@@ -238,6 +238,10 @@ class AnswersPrompts:
             found |= self._generate(alike, room, 32, ()) if room > 0 else {}
         return [found.get(index) or [] for index in range(len(prompts))]
 
+    def suited(self, template: str, program: str, answers: Sequence[str]) -> str:
+        """The template for programs like this one: see :func:`debug.prompts.answers.suited`."""
+        return places.suited(self.tokenizer, template, program, answers)
+
     def answer_forms(self, prompt: str, answers: Sequence[str]) -> tuple[list[int], list[places.Form]]:
         """Token ids of the prompt, and the ways in which the answers can follow it, each told apart by one token.
 

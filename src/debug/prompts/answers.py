@@ -21,10 +21,10 @@ import logging
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import islice, takewhile
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 from debug.errors import InputError
 from debug.kinds import Tokenizer
@@ -33,6 +33,8 @@ from debug.prompts import tokenization
 from debug.prompts.templates import fill, get_prompt, without_final_space
 
 logger = logging.getLogger(__name__)
+
+_Token = TypeVar("_Token", int, str)
 
 
 class NoPlace(InputError):
@@ -123,18 +125,24 @@ def suited(tokenizer: Tokenizer, template: str, program: str, answers: Sequence[
         program: one of those that it is for.
         answers: what the model might write behind it.
     """
+    return without_merged_space(partial(_merges, tokenizer), template, program, answers)
+
+
+def without_merged_space(
+    merges: Callable[[str, Sequence[str]], bool], template: str, program: str, answers: Sequence[str]
+) -> str:
+    """:func:`suited`, by what says whether a prompt's tokens are others when one of the answers follows."""
     name, text = get_prompt(template)
     prompt = fill(text, program)
-    if not prompt.endswith(" ") or not _merges(tokenizer, prompt, answers):
+    if not prompt.endswith(" ") or not merges(prompt, answers):
         return text
     unspaced, other = get_prompt(without_final_space(template))
     shorter = fill(other, program)
-    if shorter == prompt or _merges(tokenizer, shorter, [f" {answer}" for answer in answers]):
+    if shorter == prompt or merges(shorter, [f" {answer}" for answer in answers]):
         return text
-    merged = tokenizer.convert_ids_to_tokens(token_ids(tokenizer, f"{prompt}{answers[0]}")[-1:])
     _say(
         f"prompts are given without their final space (template {unspaced} in the place of {name}), and answers begin "
-        f"with it: the tokenizer makes one token of both ({merged[0]})"
+        f"with it: the tokenizer makes, or may make, one token of both ({f' {answers[0]}'!r})"
     )
     return other
 
@@ -277,7 +285,7 @@ DIGITS = tuple(string.digits)
 """The answers of programs in general."""
 
 
-def common_prefix(rows: list[list[int]]) -> list[int]:
+def common_prefix(rows: list[list[_Token]]) -> list[_Token]:
     """The tokens that all rows begin with."""
     first, last = min(rows), max(rows)  # of rows in order, these two have the least in common
     length = next((n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))

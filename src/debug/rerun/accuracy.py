@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TypeVar
@@ -63,16 +64,24 @@ def repeat_accuracy(
     }
     experiment = build(cell, ExperimentConfig, logged, {n: value for n, value in changes.items() if n not in RUNNER})
     how = _how(cell, config, changes)
-    runner = ExperimentRunner(cell.store.uri, dtype=where["dtype"], device=where["device"], **how)
+    served = how.get("backend") == "openai"  # then the server decides what a log says of these
+    known = {
+        name: value
+        for name, value in where.items()
+        if value != "server" and not (served and value == cell.params.get(name))
+    }
+    runner = ExperimentRunner(cell.store.uri, **known, **how)
     result = runner.run(experiment, programs={(asked["hops"], asked["seq_len"]): programs}, tags=tags)
     return next(iter(result.cell_run_ids.values()))
 
 
 RUNNER: dict[str, Callable[[Json], bool]] = {
     "batch_size": lambda value: type(value) is int and value > 0,
-    "backend": lambda value: value in ("transformers", "vllm"),
+    "backend": lambda value: value in ("transformers", "vllm", "openai"),
     "quantization": lambda value: value is None or value in models.QUANTIZATIONS,
     "engine_args": lambda value: isinstance(value, dict),
+    "base_url": lambda value: value is None or isinstance(value, str),
+    "price": lambda value: value is None or isinstance(value, list),
 }
 """How an accuracy run's models were run, as its config.json has it, with what it must be."""
 _ENGINE_ARGS = {
@@ -85,17 +94,29 @@ _ENGINE_ARGS = {
 
 
 def _how(cell: LoggedRun, config: Mapping[str, Json], changes: Mapping[str, Argument]) -> dict[str, Argument]:
-    """The runner's arguments as logged, those that are changed left to the caller; runs of before have fewer."""
+    """The runner's arguments as logged, those that are changed left to the caller; runs of before have fewer.
+
+    A log does not choose where prompts and a key are sent: that is the caller's base_url, or OPENAI_BASE_URL.
+    """
     how = {name: config[name] for name in RUNNER.keys() - changes.keys() if name in config}
     for name, value in how.items():
         if not RUNNER[name](value):
             raise TrackingError(f"run {cell.run_id}, config.json: field {name!r} is {value!r:.80}")
+    logged_url = how.pop("base_url", None)
     how |= {name: changes[name] for name in RUNNER if name in changes}
+    served = how.get("backend") == "openai"
+    if served and not (how.get("base_url") or os.environ.get("OPENAI_BASE_URL")):
+        raise RerunError(
+            f"run {cell.run_id} asked the server {logged_url}; a log does not choose where prompts and a key are sent, "
+            "so give base_url yourself (--set base_url=...)"
+        )
+    if not served:
+        how.pop("price", None)
     if "engine_args" in changes:
         return how
-    if how.get("backend") != "vllm":
+    if how.get("backend") not in ("vllm", "openai"):
         return how | {"engine_args": None}
-    if foreign := sorted(how.get("engine_args", {}).keys() - _ENGINE_ARGS):
+    if foreign := sorted(how.get("engine_args", {}).keys() - (set() if served else _ENGINE_ARGS)):
         raise RerunError(
             f"run {cell.run_id} was made with {', '.join(foreign)} among engine_args, which is not taken from a log; "
             "where you trust it, give engine_args yourself"

@@ -35,9 +35,9 @@ def rerun(
         dtype, device: other than logged. The programs and the question stay, so there is a verdict all the same.
         pairs: numbers of pairs (of samples, in an accuracy run) to which the repetition is limited.
         changes: fields of :class:`debug.plan.Plan`; in accuracy runs of :class:`debug.core.ExperimentConfig`,
-            and backend, batch_size, quantization and engine_args, which are no change of the question either. Nor is a
-            program_generator or answer_parser of the logged name: of functions that are not this project's a log holds
-            no more than that, and needs them again (the generator for solved examples only).
+            and backend, batch_size, quantization, engine_args, base_url and price, which are no change of the question
+            either. Nor is a program_generator or answer_parser of the logged name: of functions that are not this
+            project's a log holds no more than that, and needs them again (the generator for solved examples only).
 
     Raises:
         RerunError: it cannot be repeated; the message says what is missing.

@@ -13,11 +13,11 @@ from debug import generators, models, tracking
 from debug.core import parse_answer
 from debug.counterfactual import make_pair
 from debug.kinds import Json
-from debug.models import heuristics
 from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
 from debug.progress import Progress
-from debug.prompts.answers import DIGITS, suited
+from debug.prompts.answers import DIGITS
+from debug.provenance import without_passwords
 from debug.robust_seeds.search_config import KIND, RobustSearch
 from debug.runner import ExperimentRunner, NothingScored, given
 from debug.statistics import Interval, rate_until
@@ -68,9 +68,7 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
         NothingScored: no program of any cell could be asked.
     """
     runner = runner or ExperimentRunner()
-    for model_id in search.models:
-        if heuristics.find(model_id) is None:
-            models.locate(model_id)
+    runner.check(search.models)
     own = models.names_of(search.models)
     loaded = [runner.load(model_id) for model_id in search.models]
     loaded = [
@@ -96,6 +94,7 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             "backend": ", ".join(dict.fromkeys(model.backend for model in loaded)),
             "dtype": ", ".join(dict.fromkeys(model.dtype for model in loaded)),
             "device": ", ".join(dict.fromkeys(model.device for model in loaded)),
+            **({} if runner.base_url is None else {"base_url": without_passwords(runner.base_url)}),
         }
         study.log_params(shared)
         study.log_json("config.json", search.programs.to_record() | {"all_incorrect": search.all_incorrect})
@@ -185,7 +184,7 @@ def _ask(
         asked = [text for n in remaining for text in (pairs[n].original.text, pairs[n].counterfactual.text)]
         text = template
         if asked and not isinstance(model, Heuristic):
-            text = suited(model.tokenizer, template, asked[0], DIGITS)
+            text = model.suited(template, asked[0], DIGITS)
         prompts = given(model, text, asked)
         completions = dict(model.generate(prompts, max_new_tokens=search.max_new_tokens, batch_size=batch_size))
         passed = []

@@ -14,13 +14,14 @@ from debug.generators import GeneratedProgram
 from debug.kinds import Json
 from debug.models.heuristics import Heuristic
 from debug.prompts import fill, get_prompt, without_final_space
-from debug.prompts.answers import suited
 from debug.runner.programs import Drawn
+from debug.runner.scoring import COUNTED
 
 if TYPE_CHECKING:  # rules alone cost no torch
-    from debug.models import LoadedModel, VllmModel
+    from debug.models import LoadedModel, ServedModel, VllmModel
+    from debug.models.replies import Completion, Scores
 
-    Model = LoadedModel | VllmModel | Heuristic
+    Model = LoadedModel | VllmModel | ServedModel | Heuristic
 
 
 _NO_SAMPLE = dict.fromkeys(("hops", "program", "prompt", "expected", "raw_output", "parsed", "correct", "chain"), None)
@@ -76,7 +77,7 @@ def suited_to(model: Model, config: ExperimentConfig, drawn: Drawn) -> tuple[Exp
     if isinstance(model, Heuristic) or config.chat or not drawn.programs:
         return config, drawn
     possible = [str(answer) for answer in _possible(drawn.programs)]
-    template = suited(model.tokenizer, config.prompt_template, drawn.programs[0].program, possible)
+    template = model.suited(config.prompt_template, drawn.programs[0].program, possible)
     if template == config.prompt[1]:
         return config, drawn
     config = replace(config, prompt_template=without_final_space(config.prompt_template))
@@ -117,7 +118,13 @@ def _written(
                 error, unread = str(failure), True
         if not completion.text.strip():
             error = error or "the model wrote nothing"
-        yield index, {"raw_output": completion.text, "parsed": parsed, "error": error, "unread": unread}
+        answer = {"raw_output": completion.text, "parsed": parsed, "error": error, "unread": unread}
+        yield index, answer | _counted(completion)
+
+
+def _counted(reply: Completion | Scores) -> dict[str, Json]:
+    """Tokens, where a server counted them."""
+    return {} if reply.tokens is None else dict(zip(COUNTED, reply.tokens, strict=True))
 
 
 def _possible(programs: Sequence[GeneratedProgram]) -> list[Json]:
@@ -154,5 +161,6 @@ def _ranked(
                 "unread": False,
                 "answer_rank": int((values >= values[right]).sum()),
                 "answer_probability": float(np.exp(values[right])),
-            },
+            }
+            | _counted(scores),
         )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from debug.kinds import Json
+from debug.runner.scoring import COUNTED
 from debug.shown import Shown
 from debug.statistics import wilson
 
@@ -78,13 +79,18 @@ def _cell_lines(cells: Sequence[dict[str, Json]]) -> list[str]:
 
 
 def _notes(summary: dict[str, Json]) -> list[str]:
-    """The most frequent errors and unparseable answers, cells of other settings, and whether vLLM ran."""
+    """The most frequent errors and unparseable answers, cells of other settings, whether vLLM ran, and what a server
+    counted."""
     cells = summary["cells"]
     errors = sum((Counter(cell["error_counts"]) for cell in cells), Counter())
     lines = [f"{count} errors: {message}" for message, count in errors.most_common(5)]
     unanswered = sum((Counter(cell["no_answer_counts"]) for cell in cells), Counter())
     lines += [f"{count} unparseable: {message}" for message, count in unanswered.most_common(5)]
     lines += [f"finished cells used other settings: {line}" for line in summary.get("mixed", ())]
+    if any(cell["backend"] == "openai" for cell in cells):
+        prompt, completion, cost = (sum(cell.get(name) or 0 for cell in cells) for name in (*COUNTED, "cost"))
+        line = f"backend openai: {prompt:,.0f} prompt and {completion:,.0f} completion tokens"
+        lines.append(f"{line}, cost {cost:.4g}" if cost else line)
     return lines + (["backend vllm"] if any(cell["backend"] == "vllm" for cell in cells) else [])
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import polars as pl
 
 from debug import causal_visualization as charts
-from debug import models, tracking
+from debug import models, provenance, tracking
 from debug.core import ExperimentConfig
 from debug.errors import InputError
 from debug.executors import Workers
@@ -25,7 +25,7 @@ from debug.runner.comparisons import compare_series, what_is_shared
 from debug.runner.labels import params_of
 from debug.runner.programs import Drawn, draw_programs
 from debug.runner.results import ExperimentResult, findings, hops_text
-from debug.runner.scoring import count_records, score_records
+from debug.runner.scoring import COUNTED, count_records, score_records
 from debug.runner.study import PlannedCell, Study, how_run
 from debug.studies import Resuming
 
@@ -48,10 +48,13 @@ class ExperimentRunner:
 
     Args:
         tracking_uri: as :func:`debug.tracking.store_uri`.
-        batch_size: prompts that are completed at once; vLLM takes all.
+        batch_size: prompts that are completed at once, requests to a server; vLLM takes all.
         dtype, device, quantization: as :func:`debug.models.load`.
-        backend: "transformers", "vllm", or "auto", the default, as :func:`debug.models.choose_backend` has it.
-        engine_args: as :func:`debug.models.load_vllm`.
+        backend: "transformers", "vllm", "openai", or "auto", the default, as :func:`debug.models.choose_backend` has
+            it.
+        engine_args: as :func:`debug.models.load_vllm`; with "openai" the fields of :func:`debug.models.load_served`.
+        base_url: of "openai", as :func:`debug.models.load_served`; by default OPENAI_BASE_URL.
+        price: of "openai": of a million prompt tokens and of a million completion tokens, for the metric ``cost``.
     """
 
     def __init__(
@@ -63,6 +66,8 @@ class ExperimentRunner:
         backend: str | None = None,
         quantization: str | None = None,
         engine_args: Mapping[str, Argument] | None = None,
+        base_url: str | None = None,
+        price: Sequence[float] | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch_size is {batch_size}; expected 1 or more")
@@ -71,14 +76,33 @@ class ExperimentRunner:
         self.backend, self.backend_reason = models.choose_backend(backend or "auto", device, quantization)
         if backend is not None or self.backend == "vllm":
             logger.info("backend %s: %s", self.backend, self.backend_reason)
-        if self.engine_args and self.backend != "vllm":
+        if self.engine_args and self.backend == "transformers":
             raise InputError(f"engine_args are vLLM's, and the backend is {self.backend} ({self.backend_reason})")
+        self.base_url: str | None = None
+        self.price: list[float] | None = None
+        self._served: dict[str, models.ServedModel] = {}
+        if self.backend == "openai":
+            decided = {"dtype": dtype, "device": device, "quantization": quantization}
+            self.base_url, self.price = models.checked_server(base_url, price, decided)
+        elif base_url is not None or price is not None:
+            raise InputError(f"base_url and price are of backend 'openai', and the backend is {self.backend}")
 
     @property
     def _how(self) -> dict[str, Json]:
         """What the runner, not the configuration, decides."""
         names = ("batch_size", "backend", "dtype", "device", "quantization", "engine_args")
-        return {name: getattr(self, name) for name in names}
+        how = {name: getattr(self, name) for name in names}
+        if self.base_url is None:
+            return how
+        return how | {"base_url": provenance.without_passwords(self.base_url), "price": self.price}
+
+    def check(self, model_ids: Iterable[str]) -> None:
+        """Raise what :meth:`load` raises of these, as far as it can be told without loading one. A server is asked
+        anew what it has."""
+        self._served.clear()
+        for model_id in dict.fromkeys(model_ids):
+            if heuristics.find(model_id) is None:
+                self.load(model_id) if self.backend == "openai" else models.locate(model_id)
 
     # Models stay in memory from run to run until they are unloaded.
 
@@ -100,6 +124,10 @@ class ExperimentRunner:
         baseline = heuristics.find(model_id)
         if baseline is not None:
             return baseline
+        if self.base_url is not None:
+            if model_id not in self._served:
+                self._served[model_id] = models.load_served(model_id, self.base_url, self.engine_args)
+            return self._served[model_id]
         if self.backend == "vllm":
             return models.load_vllm(model_id, dtype=self.dtype, device=self.device, engine_args=self.engine_args)
         return models.load(model_id, dtype=self.dtype, device=self.device, quantization=self.quantization)
@@ -157,9 +185,7 @@ class ExperimentRunner:
             StudyIncomplete: cells of some models have failed.
             InputError: as :meth:`run`.
         """
-        for model_id in dict.fromkeys(model_id for config in configs for model_id in config.models):
-            if heuristics.find(model_id) is None:
-                models.locate(model_id)
+        self.check(model_id for config in configs for model_id in config.models)
         study, store = Study(name, configs, self._how), tracking.Store(self.tracking_uri)
         drawn = {
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
@@ -242,7 +268,7 @@ class ExperimentRunner:
                 cell.append_jsonl("samples.jsonl", [record])
                 records.append(record)
                 bar.update()
-            metrics = score_records(records, time.perf_counter() - started, kept)
+            metrics = score_records(records, time.perf_counter() - started, kept, self.price)
             cell.log_metrics(metrics)
             row = of_cell | {"hops": hops, "generator": config.generator[0], "prompt_template": config.prompt[0]}
             row |= {"backend": model.backend, "backend_reason": reason, "run_id": cell.run_id} | metrics
@@ -297,6 +323,8 @@ def _conclude(run: tracking.RunWriter, summary: dict[str, Json], samples: list[d
     run.log_json("summary.json", summary)
     run.log_means(row for row in rows if row["num_samples"])
     run.log_metrics({"num_samples": len(samples), "num_errors": sum(row["errors"] for row in rows)})
+    spent = [name for name in (*COUNTED, "cost") if any(name in row for row in rows)]
+    run.log_metrics({name: sum(row.get(name) or 0 for row in rows) for name in spent})
     charts.draw("debug.runner.charts:charts_of", run.folder, rows, summary["comparisons"])()
     run.describe(
         [

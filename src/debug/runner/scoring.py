@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
 from debug.kinds import Json
 from debug.statistics import Interval, bootstrap_mean, wilson
 
+COUNTED = ("prompt_tokens", "completion_tokens")
+"""Of a sample, and summed up of a cell: what a server counts, and is paid for."""
 
-def score_records(records: list[dict[str, Json]], seconds: float, kept: int = 0) -> dict[str, float | None]:
+
+def score_records(
+    records: list[dict[str, Json]], seconds: float, kept: int = 0, price: Sequence[float] | None = None
+) -> dict[str, float | None]:
     """A cell's metrics. A sample without an answer counts among n: it was asked, and not answered correctly; one with
-    ``correct`` null does not. ``kept``: how many had been asked before these seconds."""
+    ``correct`` null does not.
+
+    Args:
+        kept: how many had been asked before these seconds.
+        price: of a million prompt tokens, and of a million completion tokens.
+    """
     read = [record for record in records if record["correct"] is not None]
     metrics: dict[str, float | None] = {"accuracy": None, "accuracy_ci_low": None, "accuracy_ci_high": None}
     if read:
@@ -20,6 +31,11 @@ def score_records(records: list[dict[str, Json]], seconds: float, kept: int = 0)
         if values:
             bounds = (0.0, 1.0) if name == "answer_probability" else None
             metrics |= _with_ends(name, bootstrap_mean(values, bounds=bounds))
+    counted = {name: float(sum(record.get(name, 0) for record in records)) for name in COUNTED}
+    if any(counted.values()):
+        metrics |= counted
+    if price is not None:
+        metrics["cost"] = sum(each * counted[name] / 1e6 for name, each in zip(COUNTED, price, strict=True))
     return metrics | {
         "num_samples": len(read),
         "num_errors": len(records) - len(read),

@@ -92,4 +92,5 @@ class Study:
 def how_run(model: Model) -> dict[str, str]:
     """Params that say how a model was run."""
     how = {name: getattr(model, name) for name in ("backend", "dtype", "device")}
+    how |= {"base_url": model.path} if model.backend == "openai" else {}
     return how | {"quantization": model.quantization or "none"}
