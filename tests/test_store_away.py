@@ -22,20 +22,26 @@ from debug.tracking.places import spool
 from servers import MlflowServer
 from test_resuming import assert_alike
 
-CONFIG = ExperimentConfig(
-    "away", "VARIABLE_BINDING", "variable_binding", ["tiny"], num_seqs=12, hops=[1, 2, 3], seq_lens=[5]
-)
+
+def asked(name: str) -> ExperimentConfig:
+    """Each test has an experiment of its own."""
+    what = (name, "VARIABLE_BINDING", "variable_binding", ["tiny"])
+    return ExperimentConfig(*what, num_seqs=12, hops=[1, 2, 3], seq_lens=[5])
+
+
+@pytest.fixture(scope="module")
+def started(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path_factory.mktemp("server"), empty_database)
+    yield server
+    server.stop()
 
 
 @pytest.fixture
-def server(empty_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
+def server(started: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MlflowServer]:
     monkeypatch.setenv("DEBUG_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setattr("debug.tracking.heart._AWAY", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    (tmp_path / "server").mkdir()
-    started = MlflowServer(tmp_path / "server", empty_database)
     yield started
-    started.stop()
     Outbox.waiting.clear()
 
 
@@ -45,7 +51,7 @@ def kept(server: MlflowServer) -> list[Path]:
 
 def test_a_study_goes_on_while_its_server_is_away_and_everything_arrives_once(server, uri, monkeypatch):
     """It is killed in the middle of the second cell, and comes back in the middle of the next."""
-    undisturbed = ExperimentRunner(uri, batch_size=4).run_study("away", [CONFIG])
+    undisturbed = ExperimentRunner(uri, batch_size=4).run_study("away", [asked("away")])
     append, written = tracking.RunWriter.append_jsonl, []
 
     def disturbed(self, name, records):
@@ -56,7 +62,7 @@ def test_a_study_goes_on_while_its_server_is_away_and_everything_arrives_once(se
             threading.Timer(3, server.start).start()
 
     monkeypatch.setattr(tracking.RunWriter, "append_jsonl", disturbed)
-    result = ExperimentRunner(server.address, batch_size=4).run_study("away", [CONFIG])
+    result = ExperimentRunner(server.address, batch_size=4).run_study("away", [asked("away")])
     assert len(written) == 36
     assert tracking.load_run(result.run_id, server.address).status == "FINISHED"
     for key, run_id in undisturbed.cell_run_ids.items():
@@ -67,7 +73,7 @@ def test_a_study_goes_on_while_its_server_is_away_and_everything_arrives_once(se
     assert kept(server) == []
 
 
-CAUSAL = CausalConfig(models=["tiny"], name="away", num_seqs=6, positions="targets", save_activations="all")
+CAUSAL = CausalConfig(models=["tiny"], name="ends", num_seqs=6, positions="targets", save_activations="all")
 ENDS = """
 import os, signal, sys
 sys.path.insert(0, sys.argv[3])
@@ -98,7 +104,7 @@ def test_a_causal_study_that_ends_while_its_server_is_away_is_delivered_later(se
     assert capsys.readouterr().out.count("delivered: ") == 2
     assert kept(server) == []
     store = Store(server.address)
-    [cell], [study] = (store.find_runs(role=role)["run_id"] for role in ("cell", "study"))
+    [cell], [study] = (store.find_runs(role=role, experiment="ends")["run_id"] for role in ("cell", "study"))
     logged = store.load_run(cell)
     assert store.load_run(study).status == logged.status == "FINISHED"
     assert logged.metrics["pairs_used"] == len(logged.maps) == logged.samples.height == 6
@@ -112,7 +118,7 @@ def test_what_another_process_has_taken_over_is_not_told(server):
     cells: list[tracking.RunWriter] = []
 
     def work() -> None:
-        with store.start("away", "study", kind="accuracy") as study, study.cell("cell", {}) as cell:
+        with store.start("taken", "study", kind="accuracy") as study, study.cell("cell", {}) as cell:
             cells.append(cell)
             cell.outbox.keep("metrics", values=[["accuracy", 0.5, 1, 0]])
             store.client.set_tag(cell.run_id, "debug.heartbeat", '{"pid": 1, "at": 1}')
@@ -126,12 +132,12 @@ def test_what_another_process_has_taken_over_is_not_told(server):
     assert "accuracy" not in store.load_run(cell.run_id).metrics
 
 
-def test_a_study_killed_with_its_server_is_taken_up_from_the_spool(server):
+def test_a_study_that_was_killed_is_taken_up_from_the_spool(server):
     code = """
 import os, signal, sys
 from debug import ExperimentRunner, tracking
 sys.path.insert(0, sys.argv[2])
-from test_store_away import CONFIG
+from test_store_away import asked
 append, written = tracking.RunWriter.append_jsonl, []
 def killed(self, name, records):
     append(self, name, records)
@@ -139,15 +145,13 @@ def killed(self, name, records):
     if len(written) == 20:
         os.kill(os.getpid(), signal.SIGKILL)
 tracking.RunWriter.append_jsonl = killed
-ExperimentRunner(sys.argv[1], batch_size=4).run_study("away", [CONFIG])
+ExperimentRunner(sys.argv[1], batch_size=4).run_study("killed", [asked("killed")])
 """
     subprocess.run([sys.executable, "-c", code, server.address, str(Path(__file__).parent)], check=False)
-    server.stop(signal.SIGKILL)
-    server.start()
     assert kept(server), "samples of the cell that was not finished"
-    result = ExperimentRunner(server.address, batch_size=4).run_study("away", [CONFIG])
+    result = ExperimentRunner(server.address, batch_size=4).run_study("killed", [asked("killed")])
     store = Store(server.address)
-    assert len(store.find_runs(role="cell")) == 3
+    assert len(store.find_runs(role="cell", experiment="killed")) == 3
     seeds = Counter(seed for cell in store.load_run(result.run_id).children for seed in cell.samples["seed"].to_list())
     assert sum(seeds.values()) == 36
     assert kept(server) == []
