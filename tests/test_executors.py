@@ -1,4 +1,4 @@
-"""The same study by each executor: every cell once, and the same numbers."""
+"""The same study by each executor: every cell once, the same numbers. (Ray is tried by benchmarks/executors.py.)"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from test_resuming import assert_alike, everything_once
 
 STUDY = """
 name: executed
-defaults: {hops: [1, 2], seq_lens: [5, 6], models: [tiny]}
+defaults: {hops: [1, 2], models: [tiny]}
 experiments:
   - {num_seqs: 40}
 """
@@ -25,7 +25,6 @@ CAUSAL = "  - {kind: causal, num_seqs: 4, positions: targets}\n"
 HOW = {
     "local": ["--workers", "2"],
     "submitit": ["--executor", "submitit", "--workers", "2", "--executor-args", "cluster=local", "timeout_min=5"],
-    "ray": ["--executor", "ray", "--workers", "2", "--executor-args", "num_cpus=0.5"],
 }
 
 
@@ -53,7 +52,7 @@ def studies(store: Store) -> dict[str, str]:
 
 def the_same(store: Store, alone: Store) -> None:
     for kind, run_id in studies(store).items():
-        everything_once(store, run_id, 4, 40 if kind == "accuracy" else 4)
+        everything_once(store, run_id, 2, 40 if kind == "accuracy" else 4)
         one, other = (
             {c.tags[tracking.PLACE]: c for c in s.load_run(studies(s)[kind]).children} for s in (alone, store)
         )
@@ -83,6 +82,6 @@ def test_a_dry_run_lists_the_cells_of_both_kinds(tmp_path, uri, capsys):
     words = [str(tmp_path / "study.yaml"), "--dry-run", "--tracking-uri", uri]
     command.main(command.parser().parse_args(words))
     said = capsys.readouterr().out
-    assert said.count("40 programs, 8 new tokens each") == 4
-    assert said.count("4 pairs, ") == 4
+    assert said.count("40 programs, 8 new tokens each") == 2
+    assert said.count("4 pairs, ") == 2
     assert Store(uri).find_runs().is_empty()

@@ -22,10 +22,10 @@ from debug.studies import StudyIncomplete
 from debug.tracking import LoggedRun, Store, housekeeping
 
 KINDS: dict[str, dict[str, Argument]] = {
-    "patching": {"num_seqs": 70, "positions": "targets", "hops": [2], "seq_lens": [4]},
-    "replaced pairs": {"num_seqs": 12, "positions": "targets", "exclude_shallow": True, "hops": [2, 3]},
-    "attribution": {"num_seqs": 9, "method": "attribution"},
-    "resampled": {"num_seqs": 9, "positions": "targets", "source": "resample"},
+    "patching": {"num_seqs": 20, "positions": "targets", "hops": [2], "seq_lens": [4]},
+    "replaced pairs": {"num_seqs": 8, "positions": "targets", "exclude_shallow": True},
+    "attribution": {"num_seqs": 7, "method": "attribution"},
+    "resampled": {"num_seqs": 7, "positions": "targets", "source": "resample"},
     "all activations": {"num_seqs": 9, "positions": "targets", "save_activations": "all"},
 }
 
@@ -40,6 +40,9 @@ def causal(**options: Argument) -> CausalConfig:
 )
 def test_a_causal_study_goes_on_within_its_cell_with_the_same_numbers(uri, monkeypatch, kind, stopped):
     config = causal(**KINDS[kind])
+    for module in ("runner", "writer"):
+        monkeypatch.setattr(f"debug.causal_experiment_runner.{module}.SHARD", 8)
+    monkeypatch.setattr("debug.causal_visualization.draw", lambda *_: list)  # pictures take longer than the rest
     whole = CausalExperimentRunner(uri).run(config)
     append, written = tracking.RunWriter.append_jsonl, []
 
@@ -47,7 +50,7 @@ def test_a_causal_study_goes_on_within_its_cell_with_the_same_numbers(uri, monke
         written.append(name)
         if stopped == "between pairs":
             append(self, name, records)
-        if len(written) in (1, 6, 66):
+        if len(written) in (1, 6, 18):
             raise KeyboardInterrupt
         if stopped != "between pairs":
             append(self, name, records)
@@ -63,7 +66,7 @@ def test_a_causal_study_goes_on_within_its_cell_with_the_same_numbers(uri, monke
     assert again is not None
     assert len(written) == sum(cell.pairs_used + cell.skipped.total() for cell in whole.cells) + (
         stopped != "between pairs"
-    ) * sum(n <= len(written) for n in (1, 6, 66)), "no pair is written twice"
+    ) * sum(n <= len(written) for n in (1, 6, 18)), "no pair is written twice"
     assert tracking.load_run(again.run_id, uri).status == "FINISHED"
     for one, other in zip(whole.cells, again.cells, strict=True):
         assert_alike(tracking.load_run(one.run_id, uri), tracking.load_run(other.run_id, uri))
@@ -98,7 +101,7 @@ def assert_alike(one: LoggedRun, other: LoggedRun) -> None:
 
 
 def test_finished_cells_are_read_back_as_they_were(uri, monkeypatch):
-    config = causal(num_seqs=5, hops=[1, 2, 3], positions="targets")
+    config = causal(num_seqs=3, hops=[1, 2, 3], positions="targets", layers=[0, 3])
     whole = CausalExperimentRunner(uri).run(config)
     cell, cells = CausalExperimentRunner._cell, []
 
@@ -189,7 +192,7 @@ if kind == "accuracy":
     print(ExperimentRunner(uri).run_study("accuracy", [config]).run_id)
 else:
     what = {"name": "causal", "models": ["tiny"], "positions": "targets"}
-    config = CausalConfig(**what, num_seqs=6, hops=[1, 2, 3], seq_lens=[5, 6])
+    config = CausalConfig(**what, num_seqs=3, hops=[1, 2, 3, 4], layers=[0, 2, 4])
     print(CausalExperimentRunner(uri).run(config, resume=True).run_id)
 """
 
@@ -211,22 +214,22 @@ def everything_once(store: Store, study: str, cells: int, samples: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ["causal"])
-def test_the_same_study_started_three_times_at_once_has_each_cell_once(uri, kind):
-    processes = [at_once(uri, kind) for _ in range(3)]
+def test_the_same_study_started_twice_at_once_has_each_cell_once(uri, kind):
+    processes = [at_once(uri, kind) for _ in range(2)]
     found = {process.communicate(timeout=300)[0].strip() for process in processes}
-    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert [process.returncode for process in processes] == [0, 0]
     [study] = found
     store = Store(uri)
     assert store.find_runs(role="study")["run_id"].to_list() == [study]
-    everything_once(store, study, *((6, 30) if kind == "accuracy" else (6, 6)))
+    everything_once(store, study, *((6, 30) if kind == "accuracy" else (4, 3)))
     owners = {cell.tags["debug.heartbeat"].split('"pid": ')[1].split(",")[0] for cell in store.load_run(study).children}
     assert len(owners) > 1, "they share the work"
 
 
 @pytest.mark.parametrize("kind", ["accuracy"])
-def test_a_study_whose_process_is_killed_again_and_again_loses_nothing(uri, kind, tmp_path):
+def test_a_study_whose_process_is_killed_loses_nothing(uri, kind, tmp_path):
     store = Store(uri)
-    for moment in (7, 9):
+    for moment in (8,):
         process = at_once(uri, kind)
         time.sleep(moment)
         if process.poll() is None:
@@ -234,6 +237,6 @@ def test_a_study_whose_process_is_killed_again_and_again_loses_nothing(uri, kind
         process.wait()
     process = at_once(uri, kind)
     study = process.communicate(timeout=300)[0].strip()
-    everything_once(store, study, *((6, 30) if kind == "accuracy" else (6, 6)))
+    everything_once(store, study, *((6, 30) if kind == "accuracy" else (4, 3)))
     assert [problem for problem in housekeeping.problems(store) if problem is not None] == []
     assert not list(Path(tmp_path).rglob("pair-*"))
