@@ -92,7 +92,7 @@ ANSWERS: Sequence[Mutant] = (
     Mutant(
         "a space that merges with the answer stays at the prompt's end",
         "prompts/answers.py",
-        'if not prompt.endswith(" ") or not _merges(tokenizer, prompt, answers):',
+        'if not prompt.endswith(" ") or not merges(prompt, answers):',
         "if True:",
         "tests/test_answers.py::test_a_vocabulary_with_the_space_in_the_number_runs_end_to_end",
     ),
@@ -178,15 +178,16 @@ PROVENANCE: Sequence[Mutant] = (
     Mutant(
         "a cell that is added later inherits what made the study",
         "tracking/store.py",
-        "if name not in NOT_INHERITED} | tags_of_process()",
-        "}",
+        "if name not in NOT_INHERITED and not heartbeat.is_tag(name)}\n"
+        "        return self._join(earlier, own | tags_of_process(),",
+        "}\n        return self._join(earlier, own,",
         "tests/test_tracking.py::test_a_cell_that_is_added_later_says_what_made_it_and_not_what_made_the_study",
     ),
     Mutant(
         "a cell that is added later inherits the commit of before where it has none",
         "tracking/contract.py",
-        "*(heartbeat.TAG, SUPERSEDED, MIXED, *provenance.OF_PROCESS),",
-        "*(heartbeat.TAG, SUPERSEDED, MIXED),",
+        "*(SUPERSEDED, MIXED, *provenance.OF_PROCESS),",
+        "*(SUPERSEDED, MIXED),",
         "tests/test_tracking.py::test_a_cell_that_is_added_later_says_what_made_it_and_not_what_made_the_study",
     ),
 )

@@ -79,7 +79,7 @@ NOT_INHERITED = {
     *("debug.role", "debug.error", "debug.exported_from", "debug.export_digest"),
     *(SUPERSEDED, MIXED, *provenance.OF_PROCESS),
 }
-"""Tags of a study that say nothing of the cells that another process adds; and signs of life."""
+"""Tags of a study that say nothing of the cells that another process adds, as signs of life do."""
 
 
 def kept_tag(name: str) -> bool:
