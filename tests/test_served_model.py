@@ -47,7 +47,7 @@ def environment(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "*")
 
 
-# --- a real server ----------------------------------------------------------------------------------------------------
+# --- a real server: make test-long ------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,7 @@ def both(uri, vllm_url, *arguments, **options):
     return [runner.run(config).samples.sort("hops", "seq_len", "seed") for runner in runners]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_server_writes_the_same_texts_as_vllm_in_this_process(uri, vllm_url):
     """Sample for sample, of every prompt: also of one whose final space merges with the answer, and of conversations.
@@ -121,6 +122,7 @@ def test_the_server_writes_the_same_texts_as_vllm_in_this_process(uri, vllm_url)
         assert (served["completion_tokens"] > 0).all()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_possible_answers_are_as_probable_on_the_server(uri, vllm_url):
     for task, options in (("variable_binding", {"few_shot": 3}), ("boolean", {})):
@@ -140,6 +142,7 @@ def test_possible_answers_are_as_probable_on_the_server(uri, vllm_url):
         assert one[n].mass == pytest.approx(other[n].mass, abs=1e-3)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_run_says_which_server_was_asked_and_can_be_repeated_there(uri, vllm_url):
     runner = ExperimentRunner(uri, backend="openai", base_url=vllm_url, price=(2, 3))
@@ -162,6 +165,7 @@ def test_a_run_says_which_server_was_asked_and_can_be_repeated_there(uri, vllm_u
     assert tracking.load_run(found.run_id, uri).params["base_url"] == vllm_url
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_a_wrong_key_and_an_unknown_model_are_told_before_anything_is_written(vllm_url, monkeypatch):
     with pytest.raises(
@@ -323,9 +327,10 @@ def test_an_interrupted_run_keeps_what_was_answered(fake, uri):
 
     def act(handler, body):
         first.append(body["prompt"])
+        number = len(first)
         if body["prompt"] == first[0]:
             time.sleep(30)
-        if len(first) == 6:
+        elif number == 6:
             threading.Timer(1, signal.pthread_kill, (main, signal.SIGINT)).start()
 
     fake.act = act

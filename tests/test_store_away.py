@@ -91,6 +91,7 @@ print(CausalExperimentRunner(sys.argv[1]).run(CAUSAL).cells[0].pairs_used)
 """
 
 
+@pytest.mark.long
 def test_a_causal_study_that_ends_while_its_server_is_away_is_delivered_later(server, capsys):
     given = [server.address, str(server.process.pid), str(Path(__file__).parent)]
     run = subprocess.run([sys.executable, "-c", ENDS, *given], capture_output=True, text=True, check=True)
