@@ -18,7 +18,7 @@ from debug import ExperimentRunner, models, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.core import ExperimentConfig
 from debug.kinds import Argument
-from debug.studies import StudyIncomplete
+from debug.studies import StudyDiffers, StudyIncomplete
 from debug.tracking import LoggedRun, Store, housekeeping
 
 KINDS: dict[str, dict[str, Argument]] = {
@@ -155,6 +155,28 @@ def test_an_accuracy_study_goes_on_within_its_cell(uri, monkeypatch, scoring):
     assert len(written) == 80, "no sample is asked twice"
     for key, run_id in whole.cell_run_ids.items():
         assert_alike(tracking.load_run(run_id, uri), tracking.load_run(again.cell_run_ids[key], uri))
+
+
+def test_a_cell_that_other_code_began_is_refused_or_says_so(uri, monkeypatch):
+    config, append, written = asked(["tiny"], num_seqs=8), tracking.RunWriter.append_jsonl, []
+
+    def stopping(self, name, records):
+        append(self, name, records)
+        written.append(name)
+        if len(written) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.RunWriter, "append_jsonl", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        ExperimentRunner(uri).run_study("a", [config])
+    store = Store(uri)
+    [cell] = store.find_runs(role="cell")["run_id"]
+    store.set_tags(cell, {"debug.source_digest": "0" * 64})
+    with pytest.raises(StudyDiffers):
+        ExperimentRunner(uri).run_study("a", [config])
+    assert len(written) == 3
+    ExperimentRunner(uri).run_study("a", [config], mix=True)
+    assert "was 000000000000" in store.load_run(cell).tags[tracking.MIXED]
 
 
 def test_one_models_failure_ends_its_cells_and_not_the_study(uri, monkeypatch):

@@ -123,6 +123,16 @@ class Outbox:
 
     @classmethod
     def deliver_all(cls, store: Connection) -> None:
-        """Of this process, for one store. Raises as :meth:`deliver`."""
+        """Of this process, for one store; what that refuses stays in the spool, and keeps nothing else from being told.
+
+        Raises:
+            StoreAway: it is away still.
+        """
         for outbox in [each for each in cls.waiting.values() if each.store.uri == store.uri]:
-            outbox.deliver()
+            try:
+                outbox.deliver()
+            except StoreAway:
+                raise
+            except TrackingError as refused:
+                logger.error("%s", refused)
+                cls.waiting.pop(outbox.run_id, None)

@@ -38,6 +38,7 @@ from debug.tracking.contract import (
     MAX_DIGEST,
     MAX_PARAM,
     MAX_TAG,
+    MIXED,
     NOTE,
     PARENT,
     PART,
@@ -150,7 +151,8 @@ class RunWriter:
                 [run_id, *earlier] = [run.info.run_id for run in reversed(runs)]
                 for other in earlier:
                     self._store.client.set_tag(other, SUPERSEDED, "there is another of this place")
-                self._store.client.set_tag(run_id, heartbeat.TAG, heartbeat.sign())
+                mixed = {MIXED: self._tags[MIXED]} if MIXED in self._tags else {}
+                self._store.set_tags(run_id, {heartbeat.TAG: heartbeat.sign(), **mixed})
                 self._store.client.update_run(run_id, status="RUNNING")
                 if "debug.error" in runs[-1].data.tags:
                     self._store.client.delete_tag(run_id, "debug.error")
