@@ -136,9 +136,10 @@ def test_one_cell_has_nothing_to_pool_and_nothing_to_share(uri, guesses):
 def test_causal_cells_are_drawn_from_the_same_seeds_as_accuracy_cells(uri, monkeypatch):
     cells = {}
 
-    def cell(self, study, model, plan, pairs, wanted, max_tries, params):
-        cells[params["hops"], params["seq_len"]] = (params["seed"], [next(pairs).seed for _ in range(5)])
-        return CellResult("tiny", "cell")
+    def cell(self, study, model, asked, name, run_id):
+        seeds = [next(asked.pairs).seed for _ in range(5)]
+        cells[asked.params["hops"], asked.params["seq_len"]] = (asked.params["seed"], seeds)
+        return CellResult("tiny", name)
 
     monkeypatch.setattr(models, "load", lambda model_id, **_: SimpleNamespace(id=model_id))
     monkeypatch.setattr(CausalExperimentRunner, "_cell", cell)
