@@ -46,13 +46,13 @@ def arguments() -> argparse.Namespace:
 
 def main(options: argparse.Namespace) -> None:
     import torch
-    from matrix_products import matrix_products, unavoidable_flop
     from transformers import pipeline
 
     from debug import models, prompts
     from debug.generators import make_variable_binding_program, search
     from debug.models.cpu.packed_linear import PackedLinear
     from debug.prompts.answers import common_prefix
+    from matrix_products import matrix_products, unavoidable_flop
 
     model = models.load(options.model)
     packed = PackedLinear(model.hf)  # the limit's products are those of the backend

@@ -38,7 +38,6 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from matrix_products import matrix_products, unavoidable_flop
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, PreTrainedConfig, Qwen3Config
@@ -52,6 +51,7 @@ from debug.models import LoadedModel
 from debug.programs import ProgramPair
 from debug.statistics import bootstrap_mean
 from debug.token_analyzer import TokenizedPair, analyze_pair
+from matrix_products import matrix_products, unavoidable_flop
 
 CACHE = Path(__file__).parent.parent / "build" / "benchmarks"
 SECTIONS = ("original", "transformer-lens", "limit", "components", "breakdown", "growth", "memory")

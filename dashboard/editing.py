@@ -21,7 +21,7 @@ OFF = "Notes, tags and the archive cannot be changed from here"
 def archive(picked: pl.DataFrame) -> None:
     """Buttons that put runs away, or bring them back: a tag, so that nothing is lost."""
     undo(picked["run_id"].to_list())
-    if (why := why_off()) is not None:
+    if (why := why_off("edit")) is not None:
         st.caption(f"{OFF}: {why}.")
         return
     away, here = (
@@ -74,7 +74,7 @@ def notes_and_tags(run_id: str) -> None:
     own = {name: value for name, value in known.items() if own_tag(name)}
     note, tags = known.get(NOTE, ""), as_lines(own)
     with st.expander("Note and tags", expanded=bool(own)):
-        if (why := why_off()) is not None:
+        if (why := why_off("edit")) is not None:
             st.caption(f"{OFF}: {why}.")
             literally(f"{note}\n{tags}".strip() or "none")
             return

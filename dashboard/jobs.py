@@ -18,13 +18,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import streamlit as st
+from store import options
 
 from debug.commands.worker import WORKER, Running
 
 
-def why_off() -> str | None:
-    """Why this page may not start a process (a reader may be on another machine), or None where it may. Evaluated for
-    each request."""
+def why_off(what: str) -> str | None:
+    """Why this page may not do something that changes the store or starts a process (a reader may be on another
+    machine); None where it may, or where it is among the words of ``debug dashboard --allow``. Evaluated for each
+    request."""
+    if what in options().allow:
+        return None
     headers = st.context.headers
     forwarded = [name for name in ("Forwarded", "X-Forwarded-For", "X-Real-IP") if name in headers]
     return not_local(st.get_option("server.address"), headers.get("Host"), st.context.ip_address, forwarded)

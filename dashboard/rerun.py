@@ -97,9 +97,9 @@ def ask(run: LoggedRun) -> None:
         arguments = command(run, numbers_asked, model, component, positions, named, layers) + more
     except DebugError as error:
         problem("These settings are not valid.", error)
-        buttons("rerun", run.run_id, len(numbers_asked), None, run.store.uri)
+        buttons("rerun", "rerun", run.run_id, len(numbers_asked), None, run.store.uri)
         return
-    buttons("rerun", run.run_id, len(numbers_asked), arguments, run.store.uri)
+    buttons("rerun", "rerun", run.run_id, len(numbers_asked), arguments, run.store.uri)
     with st.expander("Command line for this re-run"):
         store = f"--tracking-uri={without_passwords(run.store.uri)}"
         literally(shlex.join(["debug", "rerun", run.run_id, store, *arguments[1:]]))

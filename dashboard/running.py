@@ -20,7 +20,7 @@ TRIED = "try it"
 """MLflow experiment of the runs that the page Try it makes."""
 
 
-def buttons(command: str, of: str, pairs: int, arguments: list[str] | None, uri: str) -> None:
+def buttons(page: str, command: str, of: str, pairs: int, arguments: list[str] | None, uri: str) -> None:
     """One that starts a command on the server's machine, where this reader may do so, and one that stops what runs.
 
     Both are always there, above everything that comes and goes: a button that moves under the pointer misses clicks.
@@ -29,7 +29,7 @@ def buttons(command: str, of: str, pairs: int, arguments: list[str] | None, uri:
         arguments: None: the settings are not valid.
     """
     job = jobs().last
-    busy, off = job is not None and job.running, why_off()
+    busy, off = job is not None and job.running, why_off(page)
     if off is None:
         WORKER.warm()
     else:

@@ -25,6 +25,7 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="debug dashboard", allow_abbrev=False)
     parser.add_argument("--tracking-uri")
     parser.add_argument("--mlflow-ui", help="address of an MLflow UI on the same store: runs link to it")
+    parser.add_argument("--allow", nargs="+", default=[], help="what readers on other machines may do, too")
     return parser.parse_known_args(sys.argv[1:])[0]
 
 

@@ -45,11 +45,11 @@ def page() -> None:
             arguments, pairs = asked(kind)
         except DebugError as error:
             problem("These settings are not valid.", error)
-            buttons("trace", "", 0, None, uri)
+            buttons("tryit", "trace", "", 0, None, uri)
             return
     file = jobs().file_of(given, "program.py" if kind == "program" else "pair.jsonl")
     arguments += ["--program" if kind == "program" else "--pairs", str(file)]
-    buttons("trace", "", pairs, arguments, uri)
+    buttons("tryit", "trace", "", pairs, arguments, uri)
     with st.expander("Command line for this run"):
         name = "program.py" if kind == "program" else "pair.jsonl"
         literally(given)

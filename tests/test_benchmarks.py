@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
-from matrix_products import linear_layers, matrix_products, unavoidable_flop
 from torch.utils.flop_counter import FlopCounterMode
 
 from debug import models
 from debug.tracking import RunTable, Store
+from matrix_products import linear_layers, matrix_products, unavoidable_flop
 
 BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "patching.py"
 

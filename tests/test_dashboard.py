@@ -859,6 +859,21 @@ def on_this_machine(monkeypatch):
     config.set_option("server.address", None)
 
 
+@pytest.mark.parametrize(
+    ("allowed", "page"), [("rerun", "rerun"), ("tryit", "tryit"), ("edit", "rerun"), ("edit", "study")]
+)
+def test_what_readers_elsewhere_may_do_is_named(store, monkeypatch, allowed, page):
+    """Here they are elsewhere: the server listens on every address."""
+    run_id = log_causal(store, [make_map()])
+    monkeypatch.setattr("debug.commands.worker.Worker.warm", lambda _: None)
+    for words, may in ([], False), (["--allow", allowed], page == allowed or (allowed, page) == ("edit", "study")):
+        monkeypatch.setattr("sys.argv", ["dashboard/app.py", *words])
+        app = opened(page, run=run_id)
+        told = literal(app) + sentences(app) + "".join(each.value for each in app.caption)
+        off = "Runs cannot be started from here" if page != "study" else "cannot be changed from here"
+        assert (off not in told) == may, (words, told)
+
+
 @pytest.mark.usefixtures("on_this_machine")
 @pytest.mark.parametrize("answer", ["yes", "no"])
 def test_every_option_of_a_plan_is_an_argument_of_the_rerun(store, monkeypatch, answer):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,19 +20,17 @@ OWN = ("localhost", "127.0.0.1", "[::1]")
 FOREIGN = ("rebound.example", "127.0.0.1.rebound.example", "localhost@rebound.example", "", "10.0.0.1")
 
 
-@pytest.fixture(scope="module", params=["elsewhere", "here"])
-def server(request, tmp_path_factory) -> Iterator[psutil.Process]:
-    """As `make dashboard` starts it but for the port; from the project's folder, and from one that is none."""
-    folder = tmp_path_factory.mktemp("elsewhere") if request.param == "elsewhere" else ROOT
+@contextmanager
+def started(cwd: Path, folder: Path, *options: str) -> Iterator[psutil.Process]:
+    """As `make dashboard` starts it but for the port; its store and its log are in the folder."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "debug", "dashboard", f"--port={port}", "--", "--server.headless=true"]
-    store = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    log = tmp_path_factory.mktemp("log") / "log"
+    command = [sys.executable, "-m", "debug", "dashboard", f"--port={port}", *options, "--", "--server.headless=true"]
+    log = folder / "log"
     with log.open("w") as file:
-        env = os.environ | {"MLFLOW_TRACKING_URI": store}
-        process = subprocess.Popen(command, cwd=folder, env=env, stdout=file, stderr=subprocess.STDOUT)
+        env = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+        process = subprocess.Popen(command, cwd=cwd, env=env, stdout=file, stderr=subprocess.STDOUT)
     try:
         until = time.monotonic() + SECONDS
         while not listening(psutil.Process(process.pid)):
@@ -44,6 +43,14 @@ def server(request, tmp_path_factory) -> Iterator[psutil.Process]:
         process.wait(SECONDS)
 
 
+@pytest.fixture(scope="module", params=["elsewhere", "here"])
+def server(request, tmp_path_factory) -> Iterator[psutil.Process]:
+    """From the project's folder, and from one that is none."""
+    cwd = tmp_path_factory.mktemp("elsewhere") if request.param == "elsewhere" else ROOT
+    with started(cwd, tmp_path_factory.mktemp("store")) as process:
+        yield process
+
+
 def listening(process: psutil.Process) -> list[tuple[str, int]]:
     sockets = (each.laddr for each in process.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
     return [(address.ip, address.port) for address in sockets if address]
@@ -52,6 +59,7 @@ def listening(process: psutil.Process) -> list[tuple[str, int]]:
 def status(process: psutil.Process, path: str, host: str, **headers: str) -> int:
     """The status code of the answer to a request that names this host."""
     [(address, port)] = listening(process)
+    address = "127.0.0.1" if address == "0.0.0.0" else address
     headers = {"Host": f"{host}:{port}" if host else "", "Connection": "close", **headers}
     lines = [f"GET {path} HTTP/1.1", *(f"{name.replace('_', '-')}: {value}" for name, value in headers.items())]
     with socket.create_connection((address, port), SECONDS) as connection:
@@ -90,6 +98,22 @@ def test_a_foreign_host_header_is_refused(server, host):
     paths = ("/", "/rerun", "/_stcore/health", "/_stcore/host-config", "/media/a.csv")
     assert {status(server, path, host) for path in paths} <= {400, 403}
     assert stream(server, host) in (400, 403)
+
+
+def test_a_public_one_listens_on_every_address_and_says_what_that_means(tmp_path):
+    with started(tmp_path, tmp_path, "--public", "lab.example", "--allow", "edit") as server:
+        assert [address for address, _ in listening(server)] == ["0.0.0.0"]
+        for host in ("lab.example", "localhost"):
+            assert status(server, "/", host) == 200
+            assert stream(server, host) == 101
+        for host in FOREIGN:
+            assert status(server, "/", host) in (400, 403)
+            assert stream(server, host) in (400, 403)
+    said = (tmp_path / "log").read_text()
+    assert "can read every run of" in said
+    assert "There is no password" in said
+    assert "Whoever reads may start or make: changes of notes, tags and the archive." in said
+    assert "Off (--allow turns them on): re-runs, runs of Try it." in said
 
 
 def test_make_dashboard_starts_that_server(tmp_path):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from pathlib import Path
+from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,7 +16,8 @@ from debug import ExperimentRunner, models, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.core import ExperimentConfig
 from debug.kinds import Argument
-from debug.studies import StudyDiffers, StudyIncomplete
+from debug.robust_seeds import RobustSearch, find_robust_seeds
+from debug.studies import Resuming, StudyDiffers, StudyIncomplete
 from debug.tracking import LoggedRun, Store, housekeeping
 
 KINDS: dict[str, dict[str, Argument]] = {
@@ -157,6 +156,78 @@ def test_an_accuracy_study_goes_on_within_its_cell(uri, monkeypatch, scoring):
         assert_alike(tracking.load_run(run_id, uri), tracking.load_run(again.cell_run_ids[key], uri))
 
 
+def test_a_search_for_seeds_goes_on_within_its_cell(uri, monkeypatch):
+    """Batches that were written as a whole are not asked again, one that was cut off is asked as it was."""
+    search = RobustSearch(models=["tiny", "heuristic:any-number"], hops=[1, 2], seq_lens=[5], count=12)
+    whole = find_robust_seeds(search, ExperimentRunner(uri, batch_size=16))
+    append, written = tracking.RunWriter.append_jsonl, []
+
+    def stopping(self, name, records):
+        written.append(len(records))
+        cut = len(written) in (1, 4, 7)
+        append(self, name, records[:5] if cut else records)
+        if cut:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(tracking.RunWriter, "append_jsonl", stopping)
+    runner, again = ExperimentRunner(uri, batch_size=16), None
+    for _ in range(4):
+        with suppress(KeyboardInterrupt):
+            again = find_robust_seeds(search, runner, Resuming())
+            break
+    assert again is not None
+    assert set(written) == {16, 11}, "what was kept of a batch is not written again"
+    store = Store(uri)
+    assert len(store.find_runs(role="study")) == 2
+    for one, other in zip(whole, again, strict=True):
+        assert replace(one, run_id="") == replace(other, run_id="")
+        assert_alike(store.load_run(one.run_id), store.load_run(other.run_id))
+        assert store.load_run(one.run_id).tags["debug.weights_digest"]
+    assert find_robust_seeds(search, runner, Resuming())[0].run_id != again[0].run_id, (
+        "a finished one is not gone on with"
+    )
+
+
+def test_metrics_that_were_logged_when_a_process_was_killed_are_not_logged_twice(uri, monkeypatch):
+    """Between the metrics of a cell, or of its study, and the end of that run."""
+    for name, killed in (("accuracy", "log_means"), ("accuracy", "describe"), ("causal", "log_means")):
+        with monkeypatch.context() as patched:
+            patched.setattr(tracking.RunWriter, killed, interrupted := Interrupted(getattr(tracking.RunWriter, killed)))
+            for _ in range(3):
+                with suppress(KeyboardInterrupt):
+                    if name == "accuracy":
+                        ExperimentRunner(uri).run_study(killed, [asked(["tiny"], num_seqs=3)])
+                    else:
+                        CausalExperimentRunner(uri).run(causal(num_seqs=2, positions="targets"), resume=True)
+        assert interrupted.times == 2
+    store = Store(uri)
+    for run_id in store.find_runs(limit=None)["run_id"]:
+        run = store.load_run(run_id)
+        histories = {name: store.client.get_metric_history(run_id, name) for name in run.metrics}
+        twice = {
+            name: [(each.step, each.value) for each in history]
+            for name, history in histories.items()
+            if len({each.step for each in history}) < len(history) and not name.endswith("_per_second")
+        }
+        assert twice == {}
+
+
+class Interrupted:
+    """In the place of a method: what it does, and then Ctrl-C; twice."""
+
+    def __init__(self, method) -> None:
+        self.method, self.times = method, 0
+
+    def __get__(self, owner, _):
+        return lambda *given: self(owner, *given)
+
+    def __call__(self, *given) -> None:
+        self.method(*given)
+        if self.times < 2:
+            self.times += 1
+            raise KeyboardInterrupt
+
+
 def test_a_cell_that_other_code_began_is_refused_or_says_so(uri, monkeypatch):
     config, append, written = asked(["tiny"], num_seqs=8), tracking.RunWriter.append_jsonl, []
 
@@ -246,19 +317,3 @@ def test_the_same_study_started_twice_at_once_has_each_cell_once(uri, kind):
     everything_once(store, study, *((6, 30) if kind == "accuracy" else (4, 3)))
     owners = {cell.tags["debug.heartbeat"].split('"pid": ')[1].split(",")[0] for cell in store.load_run(study).children}
     assert len(owners) > 1, "they share the work"
-
-
-@pytest.mark.parametrize("kind", ["accuracy"])
-def test_a_study_whose_process_is_killed_loses_nothing(uri, kind, tmp_path):
-    store = Store(uri)
-    for moment in (8,):
-        process = at_once(uri, kind)
-        time.sleep(moment)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    process = at_once(uri, kind)
-    study = process.communicate(timeout=300)[0].strip()
-    everything_once(store, study, *((6, 30) if kind == "accuracy" else (4, 3)))
-    assert [problem for problem in housekeeping.problems(store) if problem is not None] == []
-    assert not list(Path(tmp_path).rglob("pair-*"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from itertools import combinations, product
 
-import interval_coverage as coverage
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, nbinom
 
+import interval_coverage as coverage
 from debug.statistics import (
     Comparison,
     Interval,

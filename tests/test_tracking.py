@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import math
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -43,7 +40,7 @@ from debug.tracking import (
     store_uri,
 )
 from present import present
-from servers import MlflowServer, free_port, wait_for
+from servers import MlflowServer, Postgres, PostgresMissing, free_port
 from synthetic import make_map
 
 SAMPLE: dict[str, Json] = {
@@ -88,35 +85,12 @@ def server(empty_database: Path, tmp_path_factory: pytest.TempPathFactory) -> It
 def postgresql() -> Iterator[str]:
     """A real PostgreSQL server with an empty database."""
     pytest.importorskip("psycopg2", reason="psycopg2-binary, the driver of PostgreSQL, is not installed")
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or [shutil.which("initdb") or ""]
-    if not found[-1]:
-        pytest.skip("PostgreSQL's initdb is not installed (Debian: apt-get install postgresql)")
-    binaries = Path(found[-1]).parent
-    # it refuses to run as root, and may not enter pytest's own folders as somebody else
-    user: dict[str, Argument] = (
-        {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {}
-    )
-    folder, port = Path(tempfile.mkdtemp(prefix="postgresql-")), free_port()
-    if user:
-        shutil.chown(folder, "postgres", "postgres")
-    subprocess.run(
-        [binaries / "initdb", "-D", folder / "data", "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-sync"],
-        check=True,
-        capture_output=True,
-        cwd=folder,
-        **user,
-    )
-    command = [binaries / "postgres", "-D", folder / "data", "-p", str(port), "-k", folder, "-c", "fsync=off"]
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **user)
     try:
-        ready = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port)]
-        wait_for(lambda: subprocess.run(ready, check=False).returncode == 0, process, folder / "log")
-        yield f"postgresql+psycopg2://tester:secret@127.0.0.1:{port}/postgres"
-    finally:
-        process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown
-        process.wait(20)
-        shutil.rmtree(folder)
+        started = Postgres("fsync=off")
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    yield started.uri
+    started.remove()
 
 
 @pytest.fixture

@@ -6,10 +6,9 @@ import signal
 import string
 import subprocess
 import sys
-import time
 from collections import Counter
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ from scipy import stats
 
 from debug import models, training
 from debug.commands import train
+from debug.errors import InputError
 from debug.generators import generate, make_variable_binding_program
 from debug.programs import Program
 from debug.tracking import Store, find_runs, load_run
@@ -261,6 +261,31 @@ def test_a_killed_run_that_goes_on_ends_bit_for_bit_like_an_uninterrupted_one(
     assert list(training.history(tmp_path)) == list(training.history(uninterrupted))
 
 
+def test_what_a_kill_or_a_full_disk_cuts_off_leaves_the_file_that_was_there(
+    tmp_path: Path, held_out: dict, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list(training.train(replace(SMALL, steps=3), tmp_path, held_out))
+    before = {name: (tmp_path / name).read_bytes() for name in ("settings.json", "metrics.jsonl")}
+
+    def cut(self: Path, text: str, *_: str) -> int:
+        with self.open("w") as file:
+            file.write(text[:7])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", cut)
+    with pytest.raises(OSError, match="No space"):
+        list(training.train(SMALL, tmp_path, held_out))
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_two_processes_do_not_train_in_one_folder(tmp_path: Path, held_out: dict) -> None:
+    first = training.train(SMALL, tmp_path, held_out)
+    next(first)
+    with pytest.raises(InputError, match="another process trains in"):
+        next(training.train(SMALL, tmp_path, held_out))
+    assert len(list(first)) == 8
+
+
 def test_ctrl_c_finishes_the_step_and_saves(tmp_path: Path, held_out: dict, uninterrupted: Path) -> None:
     settings = replace(SMALL, save_every=100)
 
@@ -323,18 +348,6 @@ def test_the_script_logs_the_whole_trajectory_also_of_a_resumed_run(
     assert "checkpoints/step_000006/model.safetensors" in run.artifacts()
 
 
-SCRIPT_OF_SMALL = """
-import sys
-from dataclasses import asdict, replace
-from debug import training
-from debug.commands import train
-training.HELD_OUT = {(None, 2): 50, (None, 5): 20, (3, 5): 20}
-small = training.Settings(**%r)
-training.Settings = lambda **given: replace(small, **given)
-train.main(train.parser().parse_args(["--resume", "--out", sys.argv[1], "--tracking-uri", sys.argv[2]]))
-"""
-
-
 def test_the_ablation_logs_a_training_and_a_causal_run_of_each_and_says_which_model_cannot_be_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_out: dict
 ) -> None:
@@ -360,32 +373,6 @@ def test_a_run_that_ended_before_its_first_state_is_logged_once(tmp_path: Path, 
     steps = [step for step, _ in training.train(settings, tmp_path, held_out)]
     assert steps.count(0) == 1
     assert [step for step, _ in training.history(tmp_path)] == steps
-
-
-def test_the_script_killed_at_random_moments_reaches_the_losses_of_an_uninterrupted_run(
-    tmp_path: Path, held_out: dict, uri: str
-) -> None:
-    """Bit for bit, in float32 on one thread, over 300 steps and two kills that nothing in the process sees coming."""
-    settings = replace(SMALL, steps=300, naming_steps=20, evaluate_every=100, save_every=7, warmup_steps=20)
-    list(training.train(settings, tmp_path / "uninterrupted", held_out))
-    killed, log = tmp_path / "killed", tmp_path / "killed" / "metrics.jsonl"
-    command = [sys.executable, "-c", SCRIPT_OF_SMALL % asdict(settings), str(killed), uri]
-    seed = time.time_ns()
-    rng = np.random.default_rng(seed)
-    for steps in sorted(rng.integers(5, 280, size=2)):
-        moment = f"at {steps} steps, seed {seed}"
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        while (log.read_bytes().count(b"\n") if log.exists() else 0) < steps and process.poll() is None:
-            time.sleep(0.002)
-        time.sleep(rng.random() / 50)  # anywhere within a step
-        process.kill()
-        _, errors = process.communicate()
-        assert process.returncode == -signal.SIGKILL, (moment, errors)
-        assert next(reversed(list(training.history(killed))))[0] < settings.steps, moment
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert list(training.history(killed)) == list(training.history(tmp_path / "uninterrupted")), seed
-    assert weights(killed) == weights(tmp_path / "uninterrupted"), seed
 
 
 def test_the_script_refuses_to_write_over_a_run(tmp_path: Path) -> None:

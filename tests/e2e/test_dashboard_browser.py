@@ -115,6 +115,8 @@ def _is_elsewhere(url: str) -> bool:
 
 
 def heatmap(page, title: str):
+    """Once the page is drawn: Streamlit loses a click on a part of one that is not."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
     return page.locator("[data-testid=stVegaLiteChart]").filter(has_text=title).first
 
 

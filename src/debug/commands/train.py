@@ -87,7 +87,9 @@ def train(options: argparse.Namespace) -> None:
             for step, metrics in training.train(settings, folder, held_out):
                 run.log_metrics(metrics, step)
         finally:
-            shutil.copytree(folder, run.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state.safetensors*"))
+            shutil.copytree(
+                folder, run.folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("state.*", "lock", "*.partial")
+            )
         last = training.checkpoint_folder(folder, settings.steps)
         accuracies = training.evaluate(training.load_weights(last), held_out)
         for cell, (program, pair) in accuracies.items():

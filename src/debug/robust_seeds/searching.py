@@ -1,15 +1,18 @@
-"""The search: each model after the other, batch by batch, every program that was tried in the log."""
+"""The search: each model after the other, batch by batch, every program that was tried in the log.
+
+It is a study, whose cells are taken up where they stood: what was found follows from the log.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from debug import generators, models, tracking
+from debug import generators, models, provenance, tracking
 from debug.core import parse_answer
 from debug.counterfactual import make_pair
 from debug.kinds import Json
@@ -17,10 +20,11 @@ from debug.models.heuristics import Heuristic
 from debug.programs import ProgramPair
 from debug.progress import Progress
 from debug.prompts.answers import DIGITS
-from debug.provenance import without_passwords
 from debug.robust_seeds.search_config import KIND, RobustSearch
 from debug.runner import ExperimentRunner, NothingScored, given
+from debug.runner.study import how_run
 from debug.statistics import Interval, rate_until
+from debug.studies import Resuming, Study, digest_of
 
 if TYPE_CHECKING:
     from debug.runner.asking import Model
@@ -57,16 +61,34 @@ class RobustSeeds:
         return f"{'any' if self.hops is None else self.hops} hops, {self.seq_len} lines, {what}: {found}"
 
 
-def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = None) -> list[RobustSeeds]:
+class PlannedCell(NamedTuple):
+    """All models of a search, by their joined ids, on one number of hops and lines."""
+
+    model_id: str
+    hops: int | None
+    seq_len: int
+
+    @property
+    def place(self) -> str:
+        """The tag by which a cell is found again."""
+        return digest_of([*self])
+
+
+def find_robust_seeds(
+    search: RobustSearch, runner: ExperimentRunner | None = None, resuming: Resuming | None = None
+) -> list[RobustSeeds]:
     """Search each cell, and log every seed that was tried.
 
     Args:
         runner: says where is logged and how models are run (backend, dtype, batch size).
+        resuming: whether, and how, it goes on with the latest search that asks the same; by default it begins anew.
 
     Raises:
         debug.models.ModelNotFound: before anything is written, where that can be told without loading.
+        debug.studies.StudyDiffers, debug.tracking.LeftToOthers: as ``resuming`` has it.
         NothingScored: no program of any cell could be asked.
     """
+    resuming = resuming or Resuming(resume=False)
     runner = runner or ExperimentRunner()
     runner.check(search.models)
     own = models.names_of(search.models)
@@ -79,8 +101,19 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             model.say_what_prompts_lose()
     names = ", ".join(model.id for model in loaded)
     store = tracking.Store(runner.tracking_uri)
-    found = []
-    with store.start(search.name, f"{names} · robust seeds", kind=KIND) as study:
+    of_models = _joined(model.provenance() for model in loaded)
+    how = _joined(how_run(model) for model in loaded)
+    planned = Study(
+        search.name,
+        f"{names} · robust seeds",
+        KIND,
+        digest_of([runner.how, search.programs.to_record(), search.max_tried, search.all_incorrect]),
+        [PlannedCell(", ".join(search.models), *cell) for cell in search.programs.cells],
+        lambda cell: f"{names} · {'any' if cell.hops is None else cell.hops} hops · {cell.seq_len} lines",
+        lambda _: provenance.what_made_it(how, provenance.of_process() | of_models),
+    )
+    with resuming.open(store, planned, {}) as carried:
+        study = carried.run
         shared = {
             "models": [model.id for model in loaded],
             "model": names,
@@ -91,19 +124,22 @@ def find_robust_seeds(search: RobustSearch, runner: ExperimentRunner | None = No
             "num_seqs": search.count,
             "max_tried": search.max_tried,
             "all_incorrect": search.all_incorrect,
-            "backend": ", ".join(dict.fromkeys(model.backend for model in loaded)),
-            "dtype": ", ".join(dict.fromkeys(model.dtype for model in loaded)),
-            "device": ", ".join(dict.fromkeys(model.device for model in loaded)),
-            **({} if runner.base_url is None else {"base_url": without_passwords(runner.base_url)}),
+            **how,
         }
         study.log_params(shared)
         study.log_json("config.json", search.programs.to_record() | {"all_incorrect": search.all_incorrect})
-        for hops, seq_len in search.programs.cells:
-            named = "any" if hops is None else hops
-            with study.cell(
-                f"{names} · {named} hops · {seq_len} lines", shared | {"hops": named, "seq_len": seq_len}
-            ) as cell:
-                found.append(_search_cell(search, loaded, hops, seq_len, runner.batch_size, cell))
+
+        def look(planned: PlannedCell, run_id: str) -> None:
+            params = shared | {"hops": "any" if planned.hops is None else planned.hops, "seq_len": planned.seq_len}
+            with study.cell(carried.study.name_of(planned), params, of_models, claimed=run_id) as cell:
+                _search_cell(search, loaded, planned, runner.batch_size, cell)
+
+        carried.carry_out(look)
+        finished = carried.finished()
+        found = [
+            _found(search, cell, list(finished[cell.place].sample_records()), finished[cell.place].run_id)
+            for cell in carried.study.cells
+        ]
         study.log_json("summary.json", {"cells": [_summary(seeds) for seeds in found]})
         if not any(seeds.tried for seeds in found):
             raise NothingScored(f"no program could be asked of {names}; each sample's error is in samples.jsonl")
@@ -115,47 +151,60 @@ def _summary(found: RobustSeeds) -> dict[str, Json]:
     return {name: getattr(found, name) for name in names}
 
 
+def _joined(of_models: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """What is told of each model, as text for all."""
+    told = list(of_models)
+    names = dict.fromkeys(name for each in told for name in each)
+    return {name: ", ".join(dict.fromkeys(each[name] for each in told if name in each)) for name in names}
+
+
 def _search_cell(
-    search: RobustSearch,
-    loaded: list[Model],
-    hops: int | None,
-    seq_len: int,
-    batch_size: int,
-    cell: tracking.RunWriter,
-) -> RobustSeeds:
-    template = search.programs.prompt_text(seq_len)
-    seeds: list[int] = []
-    tried, counted, errors = 0, 0, Counter()
-    candidates = islice(_pairs(search, hops, seq_len, template), search.max_tried)
+    search: RobustSearch, loaded: list[Model], planned: PlannedCell, batch_size: int, cell: tracking.RunWriter
+) -> None:
+    """Ask batch by batch until enough are found; batches that the cell has as a whole are not asked again."""
+    template = search.programs.prompt_text(planned.seq_len)
+    programs = generators.search(search.programs.generator[1], planned.seq_len, search.seed, planned.hops, template)
+    candidates = islice(programs, search.max_tried)
+    known = cell.kept_jsonl("samples.jsonl")
+    records: list[dict[str, Json]] = []
+    found = _found(search, planned, records, cell.run_id)
     with Progress(search.count, cell.name, "seed") as bar:
-        while len(seeds) < search.count and (batch := list(islice(candidates, batch_size))):
-            records = _ask(search, loaded, batch, template, batch_size)
-            cell.append_jsonl("samples.jsonl", records)
-            errors.update(record["error"] for record in records if record["error"] is not None)
-            for record in records:
-                tried += record["error"] is None
-                counted += record["error"] is None and len(seeds) < search.count
-                seeds += [record["seed"]] if record["robust"] else []
-            bar.set_description(f"{cell.name}, {tried} tried")
-            bar.update(min(len(seeds), search.count) - bar.done)
-    metrics: dict[str, float | None] = {"seeds_found": min(len(seeds), search.count), "num_samples": tried}
+        while len(found.seeds) < search.count and (batch := list(islice(candidates, batch_size))):
+            of_batch = known[len(records) : len(records) + len(batch)]
+            if len(of_batch) < len(batch):
+                pairs = [make_pair(each.program, each.seed) for each in batch]
+                new = _ask(search, loaded, pairs, template, batch_size)[len(of_batch) :]
+                cell.append_jsonl("samples.jsonl", new)
+                of_batch += new
+            records += of_batch
+            found = _found(search, planned, records, cell.run_id)
+            bar.set_description(f"{cell.name}, {found.tried} tried")
+            bar.update(len(found.seeds) - bar.done)
+    errors = Counter(record["error"] for record in records if record["error"] is not None)
+    metrics: dict[str, float | None] = {"seeds_found": len(found.seeds), "num_samples": found.tried}
     metrics["num_errors"] = errors.total()
-    rate = rate_until(min(len(seeds), search.count), counted, search.count) if counted else None
-    if rate:
-        metrics |= rate.metrics("robust_rate") | {"robust_rate_n": rate.n}
+    if found.rate:
+        metrics |= found.rate.metrics("robust_rate") | {"robust_rate_n": found.rate.n}
     cell.log_metrics(metrics)
     for error, count in errors.most_common(1):
         logger.warning("%s: %d programs were not asked: %s", cell.name, count, error)
-    found = RobustSeeds(
-        hops, seq_len, search.count, seeds[: search.count], tried, search.all_incorrect, cell.run_id, rate
-    )
     cell.log_json("summary.json", _summary(found) | metrics)
-    return found
 
 
-def _pairs(search: RobustSearch, hops: int | None, seq_len: int, template: str) -> Iterator[ProgramPair]:
-    for each in generators.search(search.programs.generator[1], seq_len, search.seed, hops, template):
-        yield make_pair(each.program, each.seed)
+def _found(
+    search: RobustSearch, planned: PlannedCell, records: Sequence[Mapping[str, Json]], run_id: str
+) -> RobustSeeds:
+    """What the samples of a cell, in the order in which they were tried, say."""
+    seeds: list[int] = []
+    tried, counted = 0, 0
+    for record in records:
+        tried += record["error"] is None
+        counted += record["error"] is None and len(seeds) < search.count
+        seeds += [record["seed"]] if record["robust"] else []
+    seeds = seeds[: search.count]
+    rate = rate_until(len(seeds), counted, search.count) if counted else None
+    hops, seq_len = planned.hops, planned.seq_len
+    return RobustSeeds(hops, seq_len, search.count, seeds, tried, search.all_incorrect, run_id, rate)
 
 
 def _ask(

@@ -88,7 +88,7 @@ class ExperimentRunner:
             raise InputError(f"base_url and price are of backend 'openai', and the backend is {self.backend}")
 
     @property
-    def _how(self) -> dict[str, Json]:
+    def how(self) -> dict[str, Json]:
         """What the runner, not the configuration, decides."""
         names = ("batch_size", "backend", "dtype", "device", "quantization", "engine_args")
         how = {name: getattr(self, name) for name in names}
@@ -186,7 +186,7 @@ class ExperimentRunner:
             InputError: as :meth:`run`.
         """
         self.check(model_id for config in configs for model_id in config.models)
-        study, store = Study(name, configs, self._how), tracking.Store(self.tracking_uri)
+        study, store = Study(name, configs, self.how), tracking.Store(self.tracking_uri)
         drawn = {
             (0, hops, seq_len): Drawn(list(given), [], configs[0].prompt_text(seq_len), 0)
             for (hops, seq_len), given in (programs or {}).items()
@@ -256,7 +256,7 @@ class ExperimentRunner:
             cell.set_tags(own_tags)
             cell.log_model(model.id, own_tags)
             own = {"models": [model.id], "hops": [hops], "seq_lens": [seq_len]}
-            cell.log_json("config.json", config.to_record() | own | self._how)
+            cell.log_json("config.json", config.to_record() | own | self.how)
             source = {"generator": config.generator[0], "seed": seed, "hops": hops, "seq_len": seq_len}
             texts = [program.program for program in programs.programs]
             cell.log_dataset(f"{config.generator[0]} programs", texts, source | {"artifact": "samples.jsonl"})

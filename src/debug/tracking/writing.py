@@ -99,11 +99,19 @@ class RunWriter:
     """
 
     def __init__(
-        self, store: Connection, run: Run, experiment: str, tags: Mapping[str, str], heart: Heart | None = None
+        self,
+        store: Connection,
+        run: Run,
+        experiment: str,
+        tags: Mapping[str, str],
+        heart: Heart | None = None,
+        of_study: Heart | None = None,
     ) -> None:
+        """``heart``: of a study its own; ``of_study``: of a cell its study's."""
         self.run_id: str = run.info.run_id
         self.name: str = run.info.run_name or ""
         self._store, self._experiment, self._tags, self._heart = store, experiment, tags, heart
+        self._of_study = heart or of_study
         self._run, self._experiment_id = run, run.info.experiment_id
         self.outbox = Outbox(store, self.run_id, self._upload, self._delivered)
         self._closed = False
@@ -220,17 +228,21 @@ class RunWriter:
     def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
         """Log metrics; None (null) is not logged.
 
+        Those of a study that can be taken up, and of its cells, have the time at which their run began, whenever they
+        are logged: a process that is killed behind it logs them again, and to MLflow they are then the same.
+
         Raises:
             InputError: a value is NaN or infinite: a measurement that has no value is None.
             TrackingError: the store refuses.
         """
-        now, values = int(time.time() * 1000), []
+        shared = self._of_study is not None and self._of_study.shared
+        at, values = self._run.info.start_time if shared else int(time.time() * 1000), []
         for name, value in metrics.items():
             if value is None:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
-            values.append([name, float(value), now, step or 0])
+            values.append([name, float(value), at, step or 0])
         self.outbox.tell("metrics", values=values)
 
     def log_means(self, cells: Iterable[Mapping[str, float | None]]) -> None:
@@ -414,7 +426,7 @@ def running(
             heart = Heart(store, run.info.run_id)
         elif of_study is not None:
             of_study.cells.add(run.info.run_id)
-        writer = RunWriter(store, run, experiment, tags, heart)
+        writer = RunWriter(store, run, experiment, tags, heart, of_study)
         try:
             yield writer
         except BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import signal
 import threading
@@ -151,8 +152,18 @@ def train(
     ``state.safetensors``; what it had logged after that is logged again. Ctrl-C ends the step, saves and raises.
 
     Programs of ``held_out`` are not trained on; the first PROBE_SIZE of each cell are what evaluation steps read.
+
+    Raises:
+        InputError: another process trains in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        yield from _train(settings, folder, held_out)
+
+
+def _train(
+    settings: Settings, folder: Path, held_out: dict[Shape, list[ProgramPair]]
+) -> Iterator[tuple[int, dict[str, float]]]:
     reserved = reserved_texts(pair for pairs in held_out.values() for pair in pairs)
     probes = {cell: pairs[:PROBE_SIZE] for cell, pairs in held_out.items()}
     model = new_model(settings.seed, settings.n_layers, initialization=settings.initialization)
@@ -161,12 +172,10 @@ def train(
     )
     stopped = (folder / "state.safetensors").exists()
     state = load_state(folder, model, optimizer) if stopped else State(stage=settings.first_stage)
-    (folder / "settings.json").write_text(json.dumps(asdict(settings), indent=1))
+    _write(folder / "settings.json", json.dumps(asdict(settings), indent=1))
     logged = history(folder) if stopped else ()  # without a state all is done again, its first evaluation too
     kept = [(step, metrics) for step, metrics in logged if step <= state.step]
-    (folder / "metrics.jsonl").write_text(
-        "".join(json.dumps({"step": step, **metrics}) + "\n" for step, metrics in kept)
-    )
+    _write(folder / "metrics.jsonl", "".join(json.dumps({"step": step, **metrics}) + "\n" for step, metrics in kept))
     yield from kept
 
     with (
@@ -256,6 +265,24 @@ def history(folder: Path) -> Iterator[tuple[int, dict[str, float]]]:
         if line.endswith("\n"):
             record = json.loads(line)
             yield record.pop("step"), record
+
+
+def _write(path: Path, text: str) -> None:
+    """In one go: a kill, or a full disk, leaves the file that was there."""
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text, "utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Raises InputError where another process trains in the folder. A lock ends with its process."""
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"another process trains in {folder}; stop it, or name another folder") from error
+        yield
 
 
 def save_state(folder: Path, state: State, model: Qwen3ForCausalLM, optimizer: torch.optim.Optimizer) -> None:
