@@ -5,6 +5,8 @@ import os
 # Few cores and several processes: threads that wait for one another cost more than they bring. Before torch's import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import atexit
+import gc
 import shutil
 import signal
 import sys
@@ -48,6 +50,19 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
+atexit.register(gc.unfreeze)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_to_look_through() -> None:
+    """What libraries and the files before this one keep for good is not looked through for garbage any more: that takes
+    seconds, and whatever frees a model does it."""
+    if (models := sys.modules.get("debug.models.loading")) is not None:
+        models.unload_all()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _handlers() -> Generator[None, None, None]:
     """A script sets signal handlers for a process of its own; some tests run it in theirs."""
@@ -60,8 +75,8 @@ def _handlers() -> Generator[None, None, None]:
 
 
 LONG = (
-    *("vllm", "served_model", "training", "paper", "public_calls", "plain_hooks"),
-    *("benchmarks", "scripts", "dashboard", "e2e"),
+    *("e2e", "vllm", "dashboard", "smollm2", "faults", "program_families", "plain_hooks", "served_model", "resuming"),
+    *("training", "paper", "public_calls", "docs", "benchmarks", "scripts"),
 )
 """Files of a minute or more: they begin first, so that no process waits for the other one's at the end."""
 

@@ -1,6 +1,7 @@
 """Robust seeds: only seeds that every model answers, on both programs, and an end to every search."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -170,9 +171,10 @@ def test_a_seed_counts_only_where_both_its_programs_are_as_asked_for(uri, monkey
     """A model that answers originals alone, or counterfactuals alone, has no robust seed of either kind."""
 
     class Half:
-        id, backend, dtype, device = "half", "transformers", "float32", "cpu"
+        id, backend, dtype, device, quantization = "half", "transformers", "float32", "cpu", None
         tokenizer = vocabularies.tokenizer("tiny")
         suited = models.AnswersPrompts.suited
+        provenance = dict
 
         def generate(self, programs, **_):
             for place, program in enumerate(programs):
@@ -197,6 +199,9 @@ class Cell:
 
     name, run_id = "cell", "0"
 
+    def kept_jsonl(self, name):
+        return []
+
     def append_jsonl(self, name, records): ...
 
     def log_json(self, name, content): ...
@@ -213,11 +218,14 @@ def searched(monkeypatch, robust, count, batch_size, max_tried, errors=()):
             {"seed": seed, "error": "none" if seed in errors else None, "robust": bool(robust[seed])} for seed in batch
         ]
 
-    monkeypatch.setattr(searching, "_pairs", lambda *_: iter(range(len(robust))))
+    drawn = [SimpleNamespace(program="", seed=seed) for seed in range(len(robust))]
+    monkeypatch.setattr(searching.generators, "search", lambda *_: iter(drawn))
+    monkeypatch.setattr(searching, "make_pair", lambda _, seed: seed)
     monkeypatch.setattr(searching, "_ask", ask)
     cell: Any = Cell()  # in the place of a run's writer
     search = RobustSearch(models=["heuristic:any-number"], hops=[3], seq_lens=[5], count=count, max_tried=max_tried)
-    found = searching._search_cell(search, [], 3, 5, batch_size, cell)
+    planned = searching.PlannedCell(search.models[0], 3, 5)
+    found = searching._search_cell(search, [], planned, batch_size, cell)
     assert found.seeds == np.flatnonzero(robust)[: len(found.seeds)].tolist()
     return cell.metrics
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from debug import ExperimentRunner, tracking
-from debug.causal_experiment_runner import CausalConfig
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.commands import store as command
 from debug.core import ExperimentConfig
 from debug.tracking import StillRunning, Store, housekeeping
@@ -41,6 +42,7 @@ def server(started: MlflowServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DEBUG_SPOOL", str(tmp_path / "spool"))
     monkeypatch.setattr("debug.tracking.heart._AWAY", 0.5)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # of processes that import this file
     yield started
     Outbox.waiting.clear()
 
@@ -76,7 +78,6 @@ def test_a_study_goes_on_while_its_server_is_away_and_everything_arrives_once(se
 CAUSAL = CausalConfig(models=["tiny"], name="ends", num_seqs=6, positions="targets", save_activations="all")
 ENDS = """
 import os, signal, sys
-sys.path.insert(0, sys.argv[3])
 from debug import tracking
 from debug.causal_experiment_runner import CausalExperimentRunner
 from test_store_away import CAUSAL
@@ -93,7 +94,7 @@ print(CausalExperimentRunner(sys.argv[1]).run(CAUSAL).cells[0].pairs_used)
 
 @pytest.mark.long
 def test_a_causal_study_that_ends_while_its_server_is_away_is_delivered_later(server, capsys):
-    given = [server.address, str(server.process.pid), str(Path(__file__).parent)]
+    given = [server.address, str(server.process.pid)]
     run = subprocess.run([sys.executable, "-c", ENDS, *given], capture_output=True, text=True, check=True)
     assert run.stdout.split()[-1] == "6", "all pairs were patched"
     assert "debug store sync delivers it" in run.stderr
@@ -112,6 +113,20 @@ def test_a_causal_study_that_ends_while_its_server_is_away_is_delivered_later(se
     assert [problem for problem in housekeeping.problems(store) if problem is not None] == []
     command.main(options)
     assert "nothing is kept" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_the_same_command_again_delivers_a_study_and_does_not_carry_it_out_twice(server):
+    given = [server.address, str(server.process.pid)]
+    run = subprocess.run([sys.executable, "-c", ENDS, *given], capture_output=True, text=True, check=True)
+    server.stop()
+    server.start()
+    again = CausalExperimentRunner(server.address).run(CAUSAL, resume=True)
+    assert again.cells[0].pairs_used == int(run.stdout.split()[-1])
+    store = Store(server.address)
+    assert store.find_runs(role="study", experiment="ends")["run_id"].to_list().count(again.run_id) == 1
+    assert store.load_run(again.run_id).status == "FINISHED"
+    assert kept(server) == []
 
 
 def test_what_another_process_has_taken_over_is_not_told(server):
@@ -137,7 +152,6 @@ def test_a_study_that_was_killed_is_taken_up_from_the_spool(server):
     code = """
 import os, signal, sys
 from debug import ExperimentRunner, tracking
-sys.path.insert(0, sys.argv[2])
 from test_store_away import asked
 append, written = tracking.RunWriter.append_jsonl, []
 def killed(self, name, records):
@@ -148,7 +162,7 @@ def killed(self, name, records):
 tracking.RunWriter.append_jsonl = killed
 ExperimentRunner(sys.argv[1], batch_size=4).run_study("killed", [asked("killed")])
 """
-    subprocess.run([sys.executable, "-c", code, server.address, str(Path(__file__).parent)], check=False)
+    subprocess.run([sys.executable, "-c", code, server.address], check=False)
     assert kept(server), "samples of the cell that was not finished"
     result = ExperimentRunner(server.address, batch_size=4).run_study("killed", [asked("killed")])
     store = Store(server.address)

@@ -49,7 +49,7 @@ def passwords(team: Path, process: subprocess.Popen[str]) -> dict[str, str]:
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("apt-get"), reason="needs root on Debian or Ubuntu")
 def test_the_page_from_an_empty_machine_to_two_peoples_runs(tmp_path, monkeypatch):
     team, port = tmp_path / "team", free_port()
-    steps = snippets(PAGE, "bash")
+    steps = snippets(PAGE, "bash", all_of_them=True)
     [number] = [n for n, step in enumerate(steps) if step.startswith(EVERYBODY_ELSE)]
     of_server, of_others = steps[:number], steps[number]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW")}
@@ -107,9 +107,9 @@ def test_the_page_from_an_empty_machine_to_two_peoples_runs(tmp_path, monkeypatc
 
 def test_the_containers_are_told_what_the_page_tells_a_machine():
     content = yaml.safe_load((PAGE.parent / "team" / "compose.yaml").read_text("utf-8"))
-    page = "\n".join(snippets(PAGE, "bash"))
+    page = "\n".join(snippets(PAGE, "bash", all_of_them=True))
     told = content["services"]["mlflow"]["environment"].keys() - {"NAME"}
-    assert told == set(re.findall(r"^(MLFLOW_\w+)=[^ ]*$", page, re.MULTILINE))
+    assert told == set(re.findall(r"^(MLFLOW_\w+)=\S*(?:\(secret\))?$", page, re.MULTILINE))
     [_, _, script] = content["services"]["mlflow"]["command"]
     for line in (
         "default_permission = EDIT",

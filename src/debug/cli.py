@@ -7,6 +7,7 @@ a valid store and exit 130. Anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import logging
 import os
@@ -131,9 +132,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         print(f"\nStopped.{kept if writing and writing.Heart.begun else ' No run had begun.'}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        if not isinstance(
-            error, DebugError
-        ):  # a bug; what a user can act on says what to do, a traceback would bury it
+        no_room = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+        if not isinstance(error, DebugError) and not no_room:
+            # a bug; what a user can act on says what to do, a traceback would bury it
             print(without_passwords("".join(traceback.format_exception(error))), file=sys.stderr)
             sys.exit(1)
         print(without_passwords(f"error: {error}"), file=sys.stderr)

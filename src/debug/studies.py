@@ -96,11 +96,13 @@ class Resuming:
         Raises:
             StudyDiffers: before anything is written.
         """
+        delivered = []
         for run_id, problem in housekeeping.sync(store):
             logger.info("run %s, kept while the store was away: %s", run_id, problem or "delivered")
+            delivered += [] if problem else [run_id]
         with ExitStack() as stack:
             with tracking.one_at_a_time(store, store.experiment_id(study.experiment, cells=True), study.digest):
-                earlier, mixed = self._earlier(store, study) if self.resume else (None, [])
+                earlier, mixed = self._earlier(store, study, delivered) if self.resume else (None, [])
                 if earlier is None:
                     known = {STUDY: study.digest}
                     started = store.start(study.experiment, study.title, kind=study.kind, tags=known | dict(tags))
@@ -111,11 +113,14 @@ class Resuming:
                     run = stack.enter_context(store.join(earlier.run_id, tags=own, take_over=self.take_over))
             yield Carried(store, study, run, mixed, self)
 
-    def _earlier(self, store: tracking.Store, study: Study[C]) -> tuple[tracking.LoggedRun | None, list[str]]:
-        """The study to go on with, if there is one, and in what its cells differ from those to come."""
+    def _earlier(
+        self, store: tracking.Store, study: Study[C], delivered: Sequence[str]
+    ) -> tuple[tracking.LoggedRun | None, list[str]]:
+        """The study to go on with, if there is one, and in what its cells differ from those to come. One whose end was
+        delivered just now is not carried out again."""
         known = {STUDY: study.digest}
         found = store.find_runs(experiment=study.experiment, kind=study.kind, role="study", tags=known, limit=None)
-        unfinished = found.filter(pl.col("status") != "FINISHED")["run_id"]
+        unfinished = found.filter((pl.col("status") != "FINISHED") | pl.col("run_id").is_in(delivered))["run_id"]
         if unfinished.is_empty():
             return None, []
         run = store.load_run(unfinished[0])

@@ -7,15 +7,21 @@ import json
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from debug.kinds import Argument
+from debug.kinds import Argument, Module
 from debug.models.backends import check_quantization, dtype_and_device
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
@@ -23,7 +29,7 @@ from debug.models.numbers import DTYPES
 from debug.models.transformers_model import LoadedModel, wrap
 from debug.models.validation import why_unpatchable
 from debug.models.vllm_model import VllmModel, start_vllm
-from debug.models.weights import check_reachable, from_files
+from debug.models.weights import check_reachable, from_files, gguf_parsed_once
 from debug.provenance import files_digest
 
 logger = logging.getLogger(__name__)
@@ -182,6 +188,19 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
     path, files = locate(model_id)
     options: dict[str, Argument] = {"trust_remote_code": trust_remote_code, **files}
     transformers_logging.disable_progress_bar()
+    with ExitStack() as stack:
+        if "gguf_file" in files:
+            stack.enter_context(gguf_parsed_once())
+        hf, tokenizer = _from_files(model_id, path, options, dtype, device, quantization)
+    hf = hf if quantization else hf.to(device)
+    model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
+    return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
+
+
+def _from_files(
+    model_id: str, path: str, options: dict[str, Argument], dtype: str, device: str, quantization: str | None
+) -> tuple[Module, PreTrainedTokenizerBase]:
+    """The model and its tokenizer, as transformers has them."""
     try:
         check_reachable(path)
         config = AutoConfig.from_pretrained(path, **options)
@@ -200,9 +219,7 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
         raise WeightsMismatch(f"model {model_id!r} cannot be loaded: {error}") from error
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
-    hf = hf if quantization else hf.to(device)
-    model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
-    return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
+    return hf, tokenizer
 
 
 def _not_found(model_id: str, path: str, error: Exception) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,25 @@ def from_files(kind: Any, path: str | Path, **options: Argument) -> Module:  # a
         for parameter in [each for each in hf.parameters() if each.device.type == "cpu"]:
             parameter.data = parameter.data.clone()
     return hf
+
+
+@contextmanager
+def gguf_parsed_once() -> Iterator[None]:
+    """While it lasts, a GGUF file is parsed when it is first asked for, and names of tensors are made once.
+
+    transformers does the one for a model's configuration, twice for its tokenizer, and for its weights, seconds each,
+    and the other for each of its modules.
+    """
+    import gguf
+
+    for_each = {name: getattr(gguf, name) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, made in for_each.items():
+        setattr(gguf, name, cache(made))
+    try:
+        yield
+    finally:
+        for name, made in for_each.items():
+            setattr(gguf, name, made)
 
 
 def check_reachable(path: str) -> None:

@@ -160,16 +160,16 @@ def _joined(of_models: Iterable[Mapping[str, str]]) -> dict[str, str]:
 
 def _search_cell(
     search: RobustSearch, loaded: list[Model], planned: PlannedCell, batch_size: int, cell: tracking.RunWriter
-) -> None:
+) -> RobustSeeds:
     """Ask batch by batch until enough are found; batches that the cell has as a whole are not asked again."""
     template = search.programs.prompt_text(planned.seq_len)
     programs = generators.search(search.programs.generator[1], planned.seq_len, search.seed, planned.hops, template)
     candidates = islice(programs, search.max_tried)
     known = cell.kept_jsonl("samples.jsonl")
     records: list[dict[str, Json]] = []
-    found = _found(search, planned, records, cell.run_id)
+    robust = 0
     with Progress(search.count, cell.name, "seed") as bar:
-        while len(found.seeds) < search.count and (batch := list(islice(candidates, batch_size))):
+        while robust < search.count and (batch := list(islice(candidates, batch_size))):
             of_batch = known[len(records) : len(records) + len(batch)]
             if len(of_batch) < len(batch):
                 pairs = [make_pair(each.program, each.seed) for each in batch]
@@ -177,9 +177,10 @@ def _search_cell(
                 cell.append_jsonl("samples.jsonl", new)
                 of_batch += new
             records += of_batch
-            found = _found(search, planned, records, cell.run_id)
-            bar.set_description(f"{cell.name}, {found.tried} tried")
-            bar.update(len(found.seeds) - bar.done)
+            robust += sum(record["robust"] is True for record in of_batch)
+            bar.set_description(f"{cell.name}, {len(records)} tried")
+            bar.update(min(robust, search.count) - bar.done)
+    found = _found(search, planned, records, cell.run_id)
     errors = Counter(record["error"] for record in records if record["error"] is not None)
     metrics: dict[str, float | None] = {"seeds_found": len(found.seeds), "num_samples": found.tried}
     metrics["num_errors"] = errors.total()
@@ -189,6 +190,7 @@ def _search_cell(
     for error, count in errors.most_common(1):
         logger.warning("%s: %d programs were not asked: %s", cell.name, count, error)
     cell.log_json("summary.json", _summary(found) | metrics)
+    return found
 
 
 def _found(

@@ -71,8 +71,8 @@ def sync(store: Store) -> Iterator[tuple[str, str | None]]:
     with suppress(TrackingError):  # those that it cannot be told of are still there
         Outbox.deliver_all(store)
     folder = spool(store.uri)
-    kept = {path.name.removesuffix(".jsonl") for path in folder.iterdir()} if folder.is_dir() else set()
-    for run_id in sorted(kept):
+    paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    for run_id in dict.fromkeys(path.name.removesuffix(".jsonl") for path in paths):  # cells before their study's end
         files = folder / run_id
         try:
             with store.reported(f"cannot read run {run_id} from"):

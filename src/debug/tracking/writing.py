@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import partial
+from functools import cached_property, partial
 from numbers import Real
 from pathlib import Path
 
@@ -228,22 +228,35 @@ class RunWriter:
     def log_metrics(self, metrics: Mapping[str, float | None], step: int | None = None) -> None:
         """Log metrics; None (null) is not logged.
 
-        Those of a study that can be taken up, and of its cells, have the time at which their run began, whenever they
-        are logged: a process that is killed behind it logs them again, and to MLflow they are then the same.
+        What a study that can be taken up, or a cell of it, has said already is not said again: a process may have been
+        killed behind it, or another one have ended the same study.
 
         Raises:
             InputError: a value is NaN or infinite: a measurement that has no value is None.
             TrackingError: the store refuses.
         """
-        shared = self._of_study is not None and self._of_study.shared
-        at, values = self._run.info.start_time if shared else int(time.time() * 1000), []
+        now, values = int(time.time() * 1000), []
         for name, value in metrics.items():
             if value is None:
                 continue
             if not isinstance(value, Real) or not math.isfinite(value):
                 raise InputError(f"metric {name!r} is {value!r}; expected a finite number, or None where there is none")
-            values.append([name, float(value), at, step or 0])
+            if self._said.get((name, step or 0)) != float(value):
+                values.append([name, float(value), now, step or 0])
         self.outbox.tell("metrics", values=values)
+
+    @cached_property
+    def _said(self) -> dict[tuple[str, int], float]:
+        """The metrics of a run that can be taken up, by name and step, as they are when this process logs its first."""
+        if self._of_study is None or not self._of_study.shared:
+            return {}
+        found = {}
+        with suppress(StoreAway), self._store.reported(f"cannot read metrics of run {self.run_id} from"):
+            there = self._store.client.get_run(self.run_id).data.metrics
+            for name in (each for each in there if not each.startswith("system/")):
+                history = self._store.client.get_metric_history(self.run_id, name)
+                found |= {(name, each.step): each.value for each in sorted(history, key=lambda each: each.timestamp)}
+        return found
 
     def log_means(self, cells: Iterable[Mapping[str, float | None]]) -> None:
         """Log of a study what its cells found: the mean over cells of each metric of HEADLINES, where they have it."""
@@ -469,13 +482,15 @@ def _is_lost(heart: Heart | None, of_study: Heart | None, run_id: str) -> bool:
 
 
 def _end(writer: RunWriter, run: Run, heart: Heart | None, status: str, tags: Mapping[str, str]) -> None:
-    """End a run, also where the store is away; a study that others go on with is left to them, unless it is done."""
+    """End a run, also where the store is away; a study that others go on with is left to them, unless it is done. No
+    study is ended before its cells have told what they had to."""
     store, now = writer._store, int(1000 * time.time())
     with uninterrupted():
         if heart is not None:
             with suppress(StoreAway):
                 Outbox.deliver_all(store)
-        if heart is not None and heart.shared:
+        behind = heart is not None and status == "FINISHED" and bool(Outbox.waiting)
+        if heart is not None and heart.shared and not behind:
             try:
                 with one_at_a_time(store, run.info.experiment_id, run.info.run_id):
                     there = store.client.get_run(run.info.run_id)
@@ -487,10 +502,11 @@ def _end(writer: RunWriter, run: Run, heart: Heart | None, status: str, tags: Ma
                 if status != "FINISHED":
                     logger.error("%s", _kept(store))
                     return
+        tell = writer.outbox.keep if behind else writer.outbox.tell
         try:
-            writer.outbox.tell("tags", values=dict(tags))
+            tell("tags", values=dict(tags))
         finally:
-            writer.outbox.tell("end", status=status, at=now)
+            tell("end", status=status, at=now)
     if heart is not None and Outbox.waiting:
         logger.error("%s", _kept(store))
 
