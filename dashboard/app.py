@@ -19,6 +19,7 @@ st.html(
     [data-testid=stText] { font-size: 0.8rem; opacity: 0.7; align-self: center }
     [data-testid=stCaptionContainer] { opacity: 1 } /* Streamlit makes captions too faint to read */
     [data-testid=stCaptionContainer] p { color: light-dark(#5c5c66, #b4b4bc) }
+    #vg-tooltip-element { pointer-events: none } /* it lies over what may be clicked next */
     .role-title-subtitle text { fill: light-dark(#5c5c66, #b4b4bc) }
     .stVegaLiteChart text[fill='#9a7000'] { fill: light-dark(#8a6400, #f2c14e) } /* names of targets */
     </style>"""
