@@ -41,10 +41,10 @@ import sqlalchemy
 from servers import MlflowServer, Postgres, Wire
 
 SUBJECTS = {
-    "accuracy": "accuracy --models tiny --hops 1 2 3 --num-seqs 150 --batch-size 8",
-    "causal": "trace --positions targets --hops 1 2 3 --num-seqs 20 --save-activations targets",
-    "seeds": "seeds --hops 1 2 3 --seq-lens 9 --num-seeds 60 --batch-size 8",
-    "training": "train --resume --out training --steps 400",
+    "accuracy": "accuracy --models tiny --hops 1 2 3 --num-seqs 60 --batch-size 8",
+    "causal": "trace --positions targets --hops 1 2 3 --num-seqs 12 --save-activations targets",
+    "seeds": "seeds --hops 1 2 3 --seq-lens 9 --num-seeds 40 --batch-size 8",
+    "training": "train --resume --out training --steps 200",
 }
 """Command lines; each gets a name of its own, but for training, which has its folder."""
 PRELOADED = ("debug.commands.startup", "debug.runner", "debug.causal_experiment_runner", "debug.robust_seeds")
@@ -74,7 +74,7 @@ def carry_out(words: list[str], folder: Path, log: Path, back_after: float, host
     if back_after < math.inf:
         time.time = lambda: clock() - 3600 * (clock() > begun + back_after)
     if words[0] == "train":
-        short = {"naming_steps": 20, "tokens_per_step": 256, "n_layers": 2, "save_every": 7, "warmup_steps": 20}
+        short = {"naming_steps": 20, "tokens_per_step": 256, "n_layers": 2, "save_every": 7, "warmup_steps": 20, "log_every": 5}
         settings = training.Settings
         training.HELD_OUT = {(None, 5): 20, (2, 5): 20}
         training.Settings = lambda **given: settings(**{**short, "evaluate_every": 100, **given})
@@ -600,7 +600,8 @@ def main(words: list[str] | None = None) -> dict[tuple[str, str], Outcome]:
     os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     FORKS.set_forkserver_preload([*PRELOADED, __name__ if __name__ != "__main__" else "servers"])
-    expected = {subject: undisturbed(subject) for subject in options.subjects}
+    with ThreadPoolExecutor(options.at_once) as pool:
+        expected = dict(zip(options.subjects, pool.map(undisturbed, options.subjects), strict=True))
     for subject, each in expected.items():
         samples = sum(cell.samples.total() for cell in each.cells.values())
         print(f"{subject}: {len(each.cells)} cells, {samples} samples, undisturbed {each.seconds:.1f} s", flush=True)

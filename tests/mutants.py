@@ -228,6 +228,27 @@ NUMBERS: Sequence[Mutant] = (
         "tests/test_robust_seeds.py::test_a_seed_counts_only_where_both_its_programs_are_as_asked_for",
     ),
     Mutant(
+        "a search for seeds asks its first batches again",
+        "robust_seeds/searching.py",
+        "of_batch = known[len(records) : len(records) + len(batch)]",
+        "of_batch = []",
+        "tests/test_resuming.py::test_a_search_for_seeds_goes_on_within_its_cell",
+    ),
+    Mutant(
+        "metrics are told again by whoever takes a run up",
+        "tracking/writing.py",
+        "if self._said.get((name, step or 0)) != float(value):",
+        "if True:",
+        "tests/test_resuming.py::test_metrics_that_were_logged_when_a_process_was_killed_are_not_logged_twice",
+    ),
+    Mutant(
+        "a kill cuts off what a training folder has logged",
+        "training/loop.py",
+        'partial.write_text(text, "utf-8")',
+        'path.write_text(text, "utf-8")',
+        "tests/test_training.py::test_what_a_kill_or_a_full_disk_cuts_off_leaves_the_file_that_was_there",
+    ),
+    Mutant(
         "accuracy on the counterfactuals is that on the originals",
         "causal_experiment_runner/gathering.py",
         "wilson(sum(pair[which] for pair in self.correct), n) for which in (0, 1)",

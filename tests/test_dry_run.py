@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,19 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer
 
-from debug import models
+from debug import ExperimentRunner, models
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, dry_run
 from debug.causal_tracing import attribution, patching
+from debug.core import ExperimentConfig
 from debug.engine import ForwardPasses, Intervention, patched_logits
 from debug.engine.plain_hooks import plain_logits
 from debug.engine.read_back import ReadBack
 from debug.engine.work import Counter, Work
+from debug.kinds import Argument
 from debug.models import files as models_files
 from debug.models.blueprint import blueprint, with_random_weights
+from debug.runner.cost import dry_run as plan_accuracy
+from debug.tracking import Store
 
 
 @dataclass
@@ -166,3 +171,52 @@ def test_the_configuration_and_tokenizer_of_a_gguf_file_are_those_that_loading_r
     assert type(plan.tokenizer) is type(tokenizer)
     assert plan.tokenizer.backend_tokenizer.to_str() == tokenizer.backend_tokenizer.to_str()
     assert plan.tokenizer.chat_template == tokenizer.chat_template
+
+
+# --- accuracy studies -------------------------------------------------------------------------------------------------
+
+
+def asked(model_ids: list[str], **options: Argument) -> ExperimentConfig:
+    return ExperimentConfig("a", "VARIABLE_BINDING", "variable_binding", model_ids, hops=[None], **options)
+
+
+@pytest.mark.parametrize("scoring", ["generate", "logits"])
+def test_what_an_accuracy_study_would_do_is_what_it_does(uri, model, scoring, monkeypatch):
+    """Prompts and tokens; of the model that is timed, as many tokens in each answer as there may be."""
+    configs = [asked(["tiny", "heuristic:any-number"], num_seqs=12, seq_lens=[3, 6], scoring=scoring)]
+    runner = ExperimentRunner(uri, batch_size=5)
+    plans = list(plan_accuracy("a", configs, runner, timed=False))
+    assert Store(uri).find_runs().is_empty()
+    result = runner.run_study("a", configs)
+    assert [plan.name for plan in plans] == [
+        Store(uri).load_run(run_id).name for run_id in result.cell_run_ids.values()
+    ]
+    for plan, run_id in zip(plans, result.cell_run_ids.values(), strict=True):
+        records = list(Store(uri).load_run(run_id).sample_records())
+        assert plan.samples == len(records) == 12
+        assert plan.errors == 0
+        if plan.prompt_tokens is None:
+            assert "heuristic" in plan.name
+            assert "a rule in the place of a model" in str(plan)
+            continue
+        lengths = [len(model.encode(record["prompt"])) for record in records]
+        assert plan.prompt_tokens == (min(lengths), max(lengths))
+        assert plan.new_tokens == (0 if scoring == "logits" else 8)
+
+
+def test_an_accuracy_study_takes_no_longer_than_planned(uri):
+    """By processor time, with as many new tokens as there may be; the bundled model ends its answers after two."""
+    configs = [asked(["tiny"], num_seqs=120, seq_lens=[9], max_new_tokens=2)]
+    runner = ExperimentRunner(uri, batch_size=20)
+    runner.load("tiny")
+    [plan] = plan_accuracy("a", configs, runner, clock=time.process_time)
+    [cell] = Store(uri).load_run(runner.run_study("a", configs).run_id).children
+    took = 120 / cell.metrics["samples_per_second"]
+    assert plan.seconds is not None
+    assert 0.2 < plan.seconds / took < 5
+
+
+def test_prompts_that_do_not_fit_are_counted_before(uri):
+    [plan] = plan_accuracy("a", [asked(["tiny"], num_seqs=4, seq_lens=[300])], ExperimentRunner(uri), timed=False)
+    assert plan.errors == plan.samples == 4
+    assert "4 cannot be asked" in str(plan)

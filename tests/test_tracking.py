@@ -93,6 +93,19 @@ def postgresql() -> Iterator[str]:
     started.remove()
 
 
+def test_a_process_is_known_by_its_sign_though_the_clock_is_set(monkeypatch):
+    """psutil tells when a process was started by the time at which the machine was booted, which moves with the clock:
+    runs were given up as taken over."""
+    mine = heartbeat.sign()
+    for seconds in (-3600, 1, 3600):
+        with monkeypatch.context() as patched:
+            patched.setattr("psutil.Process.create_time", lambda _, seconds=seconds: 1e9 + seconds)
+            clock = time.time
+            patched.setattr(time, "time", lambda clock=clock, seconds=seconds: clock() + seconds)
+            assert heartbeat.is_mine(mine)
+            assert heartbeat.alive(mine)
+
+
 @pytest.fixture
 def in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)

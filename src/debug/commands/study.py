@@ -76,7 +76,7 @@ def main(options: argparse.Namespace) -> None:
 
     name, accuracy, causal = read_study(options.study)
     if options.dry_run:
-        _say_what_it_would_do(accuracy, causal, options)
+        _say_what_it_would_do(name, accuracy, causal, options)
         return
     if accuracy:
         carry_out(name, accuracy, options, "study")
@@ -125,13 +125,14 @@ def patch(config: CausalConfig, options: argparse.Namespace, command: str) -> No
 
 
 def _say_what_it_would_do(
-    accuracy: Sequence[ExperimentConfig], causal: Sequence[CausalConfig], options: argparse.Namespace
+    name: str, accuracy: Sequence[ExperimentConfig], causal: Sequence[CausalConfig], options: argparse.Namespace
 ) -> None:
-    for config in accuracy:
-        for model in config.models:
-            for hops, seq_len in config.cells:
-                of = f"{'any' if hops is None else hops} hops · {seq_len} lines"
-                print(f"\n{model} · {of}: {config.num_seqs} programs, {config.max_new_tokens} new tokens each")
+    if accuracy:
+        from debug.runner import ExperimentRunner
+        from debug.runner.cost import dry_run as asked
+
+        for cell in asked(name, accuracy, ExperimentRunner(None, options.batch_size, **cli.how(options))):
+            print(f"\n{cell}")
     if causal:
         from debug.causal_experiment_runner import dry_run
 

@@ -52,10 +52,18 @@ def _who(pid: int) -> dict[str, object]:
     machine = boot.read_text().strip() if boot.exists() else ""
     try:
         process = psutil.Process(pid)
-        started = None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
-    except psutil.Error:
+        started = None if process.status() == psutil.STATUS_ZOMBIE else _started(process)
+    except (psutil.Error, OSError):
         started = None
     return {"host": socket.gethostname(), "machine": f"{machine} {space}", "pid": pid, "started": started}
+
+
+def _started(process: psutil.Process) -> float:
+    """Unix seconds; on Linux clock ticks since the machine was booted, which setting its clock does not change."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    if not stat.exists():
+        return process.create_time()
+    return float(stat.read_text().rpartition(")")[2].split()[19])
 
 
 def read(tag: str | None) -> dict[str, object] | None:
