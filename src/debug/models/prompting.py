@@ -38,6 +38,11 @@ class AnswersPrompts:
     files_digest: str | None
 
     @property
+    def devices(self) -> list[str]:
+        """Those that its layers are on, the first one's first."""
+        return [self.device]
+
+    @property
     def window(self) -> int | None:
         """Tokens that the model reads at once; None where its configuration names no limit."""
         raise NotImplementedError
@@ -200,6 +205,7 @@ class AnswersPrompts:
             "debug.generation_digest": self.generation_digest,
             "debug.device_name": name,
             "debug.threads": str(torch.get_num_threads()),
+            **({"debug.devices": ", ".join(self.devices)} if len(self.devices) > 1 else {}),
         }
 
     def encode(self, prompt: str, *, chat: bool = False, room: int = 0) -> list[int]:

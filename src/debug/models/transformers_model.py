@@ -149,6 +149,13 @@ class LoadedModel(AnswersPrompts):
         """A component of ``COMPONENTS`` by its name."""
         return HookPoint(self, component)
 
+    @property
+    def devices(self) -> list[str]:
+        """Those that its layers are on, the first one's first; "disk" for those that are read from there."""
+        laid: dict[str, object] = getattr(self.hf, "hf_device_map", None) or {}
+        names = (f"cuda:{at}" if isinstance(at, int) else str(at) for at in laid.values())
+        return list(dict.fromkeys([self.device, *names])) if laid else [self.device]
+
     def batch_shape(self, layer: int) -> tuple[int, int]:
         """Rows and tokens of the batch that a layer was given last, where its modules are not all told them."""
         return follow(follow(self.hf, self.architecture.layers)[layer], self.architecture.unflattened).batch_shape
@@ -404,7 +411,8 @@ def wrap(hf: Module, tokenizer: Tokenizer, *, model_id: str, path: str = "", dty
         tokenizer.pad_token = tokenizer.eos_token
     if getattr(text, "attn_logit_softcapping", None) and hf.config._attn_implementation == "sdpa":
         hf.set_attn_implementation("eager")  # the only one of transformers that does not leave soft caps out
-    device = str(next(hf.parameters()).device)
+    # the first layers' device; of those that are read from the disk weights say "meta"
+    device = str(next((each.device for each in hf.parameters() if each.device.type != "meta"), "cpu"))
     generation = copy.deepcopy(hf.generation_config)
     with quiet_transformers():  # it warns of what the line below undoes
         wrapped = TransformersModel(hf, tokenizer=tokenizer)
