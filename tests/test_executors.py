@@ -83,7 +83,7 @@ def test_a_dry_run_lists_the_cells_of_both_kinds(tmp_path, uri, capsys):
     words = [str(tmp_path / "study.yaml"), "--dry-run", "--tracking-uri", uri]
     command.main(command.parser().parse_args(words))
     said = capsys.readouterr().out
-    assert said.count("40 programs, prompts of 22 tokens, up to 8 new tokens each") == 2
+    assert said.count("40 programs, prompts of 23 tokens, up to 8 new tokens each") == 2
     assert said.count("at most about") == 2
     assert said.count("4 pairs, ") == 2
     assert Store(uri).find_runs().is_empty()

@@ -7,7 +7,7 @@ from itertools import combinations, product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import binomtest, nbinom
 
@@ -293,6 +293,7 @@ def test_values_and_weights_that_cannot_be_are_refused(values, options, message)
 
 
 @given(st.lists(st.floats(0, 1), min_size=2, max_size=30), st.integers(0, 99))
+@example([1.0, 1e-224], 0)
 def test_the_interval_of_a_mean_share_holds_it_stays_a_share_and_is_never_without_width(values, seed):
     weights = np.random.default_rng(seed).integers(1, 40, len(values))
     for found in (bootstrap_mean(values, is_rate=True), bootstrap_mean(values, is_rate=True, weights=weights)):

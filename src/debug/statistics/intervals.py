@@ -177,7 +177,8 @@ def bootstrap_means(
     if n == 1:
         return [Interval(float(value), None, None, 1, is_rate) for value in values[0]]
     if bounded:
-        shares = of_shares(np.clip((values - low) / (high - low), 0, 1), weight)
+        # rounded, so that a share next to 0 is one as much as a share next to 1, of which floats know fewer
+        shares = of_shares(np.round(np.clip((values - low) / (high - low), 0, 1), 12), weight)
         ends = [low + (high - low) * end for end in shares.ends(confidence)]
         constant = np.zeros(values.shape[1], dtype=bool)
     else:
