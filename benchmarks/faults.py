@@ -276,12 +276,13 @@ Strike = Callable[[Ground, BaseProcess, float, random.Random], int]
 def of_signals(*signals: signal.Signals) -> Strike:
     def strike(ground: Ground, process: BaseProcess, lasts: float, rng: random.Random) -> int:
         process.join(rng.uniform(0, lasts))
+        struck = False
         for each in signals:
-            if not process.is_alive():
-                return 0
-            os.kill(process.pid or 0, each)
-            process.join(rng.uniform(0, 0.5))
-        return 1
+            if process.is_alive():
+                os.kill(process.pid or 0, each)
+                struck = True
+                process.join(rng.uniform(0, 0.5))
+        return int(struck)
 
     return strike
 
@@ -607,6 +608,9 @@ def main(words: list[str] | None = None) -> dict[tuple[str, str], Outcome]:
     os.environ |= {"OMP_NUM_THREADS": "1", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
     os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
     FORKS.set_forkserver_preload([*PRELOADED, __name__ if __name__ != "__main__" else "servers"])
+    first = FORKS.Process(target=int)  # which waits for imports
+    first.start()
+    first.join()
     with ThreadPoolExecutor(options.at_once) as pool:
         expected = dict(zip(options.subjects, pool.map(undisturbed, options.subjects), strict=True))
     for subject, each in expected.items():

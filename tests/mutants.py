@@ -272,8 +272,8 @@ NUMBERS: Sequence[Mutant] = (
     Mutant(
         "weights move no interval of shares",
         "statistics/intervals.py",
-        "shares = of_shares(np.clip((values - low) / (high - low), 0, 1), weight)",
-        "shares = of_shares(np.clip((values - low) / (high - low), 0, 1), np.ones(n))",
+        "shares = of_shares(np.round(np.clip((values - low) / (high - low), 0, 1), 12), weight)",
+        "shares = of_shares(np.round(np.clip((values - low) / (high - low), 0, 1), 12), np.ones(n))",
         "tests/test_statistics.py::test_weights_move_the_mean_and_its_interval",
     ),
     Mutant(

@@ -12,12 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from debug import ExperimentRunner, tracking
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.commands import store as command
 from debug.core import ExperimentConfig
-from debug.tracking import StillRunning, Store, housekeeping
+from debug.tracking import StillRunning, Store, StoreAway, TrackingError, housekeeping
 from debug.tracking.outbox import Outbox
 from debug.tracking.places import spool
 from servers import MlflowServer
@@ -73,6 +74,33 @@ def test_a_study_goes_on_while_its_server_is_away_and_everything_arrives_once(se
         histories = [cell.store.client.get_metric_history(cell.run_id, name) for name in cell.metrics]
         assert all(len(history) == 1 for history in histories), "each metric once"
     assert kept(server) == []
+
+
+@pytest.mark.parametrize("message", ["Connection broken: IncompleteRead(0 bytes read, 9 more expected)", "no"])
+def test_an_answer_that_breaks_off_is_a_store_that_is_away(uri, message):
+    """MLflow wraps what requests raises, and not always as the error that it came from."""
+    store = Store(uri)
+
+    def ask() -> None:
+        with store.reported("cannot ask"):
+            raise MlflowException(f"API request to http://h/log-batch failed with exception ('{message}')")
+
+    with pytest.raises(TrackingError) as raised:
+        ask()
+    assert isinstance(raised.value, StoreAway) == (message != "no")
+
+
+def test_a_store_that_can_only_be_read_is_a_sentence(uri, monkeypatch):
+    """benchmarks/faults.py has a file system that is mounted so; its causal study ended in a traceback."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise MlflowException("(sqlite3.OperationalError) attempt to write a readonly database", 3)
+
+    monkeypatch.setattr("mlflow.MlflowClient.create_experiment", refuse)
+    with pytest.raises(
+        TrackingError, match=r"cannot find or make experiment 'away' in the store .* a readonly database"
+    ):
+        ExperimentRunner(uri).run_study("away", [asked("away")])
 
 
 CAUSAL = CausalConfig(models=["tiny"], name="ends", num_seqs=6, positions="targets", save_activations="all")

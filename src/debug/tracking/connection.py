@@ -24,8 +24,10 @@ from mlflow.entities import Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracking import MlflowClient
+from requests.exceptions import ChunkedEncodingError
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from urllib3.exceptions import ProtocolError
 
 from debug.provenance import without_passwords
 from debug.tracking import ui
@@ -170,7 +172,15 @@ class Connection:
                 pause = min(2 * pause, 60.0)
 
     def experiment_id(self, name: str, *, cells: bool = False) -> str:
-        """The id of an experiment, which is created where it is missing; ``cells``: it is going to have some."""
+        """The id of an experiment, which is created where it is missing; ``cells``: it is going to have some.
+
+        Raises:
+            TrackingError: it was deleted, or the store cannot be written.
+        """
+        with self.reported(f"cannot find or make experiment {name!r} in"):
+            return self._experiment_id(name, cells)
+
+    def _experiment_id(self, name: str, cells: bool) -> str:
         experiment, tags = self.client.get_experiment_by_name(name), {ui.TAG: ui.view(cells=cells)}
         if experiment is None:
             try:
@@ -316,13 +326,13 @@ class Connection:
 def _is_away(error: BaseException | None) -> bool:
     """Whether an error says that nobody answers, or that there is no answer for now."""
     while error is not None:
-        if isinstance(error, requests.ConnectionError | requests.Timeout):
-            return True
+        if isinstance(error, requests.ConnectionError | requests.Timeout | ChunkedEncodingError | ProtocolError):
+            return True  # nobody is there, or an answer broke off
         if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
             return "(sqlite3." not in str(error) or "database is locked" in str(error)
         if isinstance(error, DBAPIError) and error.connection_invalidated:
             return True
-        if re.search(r"failed with error code 50[234]|Max retries exceeded", str(error)):
+        if re.search(r"failed with error code 50[234]|Max retries exceeded|Connection broken", str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False
