@@ -491,8 +491,8 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         ("residual_stream", *PARTS, KNOCKOUT),
         "the clean prefix is another forward pass's",
         "engine/forward.py",
-        "(keys[row_bases, :, :prefix], values[row_bases, :, :prefix])",
-        "(keys[row_bases - 1, :, :prefix], values[row_bases - 1, :, :prefix])",
+        "(keys[of_rows, :, :prefix], values[of_rows, :, :prefix])",
+        "(keys[of_rows - 1, :, :prefix], values[of_rows - 1, :, :prefix])",
     ),
     (
         ("residual_stream", *PARTS, KNOCKOUT),
@@ -526,16 +526,16 @@ REDIRECTIONS: Sequence[tuple[Sequence[str], str, str, str, str]] = (
         PARTS,
         "what is recorded is the next layer's",
         "engine/unpatched.py",
-        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
-        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
+        "logits = logits[:, -1].float().to(model.device)",
+        "logits = logits[:, -1].float().to(model.device)\n"
         "    kept |= {name: kept[name][1:] + kept[name][:1] for name in {*kept} - {'residual_stream'}}",
     ),
     (
         PARTS,
         "what is recorded is the next position's",
         "engine/unpatched.py",
-        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}",
-        "kept = {name: [value.view(*token_ids.shape, -1) for value in values] for name, values in kept.items()}\n"
+        "logits = logits[:, -1].float().to(model.device)",
+        "logits = logits[:, -1].float().to(model.device)\n"
         "    kept |= {name: [at.roll(1, 1) for at in kept[name]] for name in {*kept} - {'residual_stream'}}",
     ),
     (
