@@ -27,7 +27,7 @@ def outlined(chart: Any, **fields: int | str | None) -> alt.LayerChart:  # a Lay
     axes = chart.layer[0].encoding  # reuse the axes: new ones would be sorted differently
     known = None not in fields.values()
     cell = alt.Chart(pl.DataFrame({name: [value] if known else [] for name, value in fields.items()}))
-    return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False).encode(
+    return chart + cell.mark_rect(fillOpacity=0, stroke=_OUTLINE, strokeWidth=3, tooltip=False, aria=False).encode(
         x=axes.x, y=axes.y
     )
 
