@@ -13,10 +13,10 @@ from pathlib import Path
 def test_nothing_is_lost_doubled_or_changed(tmp_path: Path) -> None:
     """In a process of its own: it forks."""
     script = Path(__file__).parents[1] / "benchmarks" / "faults.py"
-    command = [sys.executable, script, "--only", "kill -9", "SIGINT twice", "--times", "1"]
+    command = [sys.executable, script, "--only", "kill -9", "--times", "1"]
     command += ["--seed", str(time.time_ns() % 2**31), "--json", tmp_path / "found.json"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     found = json.loads((tmp_path / "found.json").read_text())
-    assert len(found) == 8
-    assert sum(outcome["faults"] for outcome in found) >= 4, done.stdout
+    assert len(found) == 4
+    assert sum(outcome["faults"] for outcome in found) >= 2, done.stdout

@@ -51,8 +51,9 @@ PLANS: dict[str, dict[str, Argument]] = {
 
 
 @pytest.mark.parametrize("name", PLANS)
-def test_causal_runs_are_those_of_one_device(laid_out, uri, name):
+def test_causal_runs_are_those_of_one_device(laid_out, uri, name, monkeypatch):
     """Self-checks too: plain hooks, a full patch, what was written read back."""
+    monkeypatch.setattr("debug.causal_visualization.draw", lambda *_: list)  # pictures take longer than the rest
     shared = {"num_seqs": 2, "save_attention": 1, **PLANS[name]}
     one, other = (
         CausalExperimentRunner(uri, device=device).run(CausalConfig(models=["tiny"], **shared)).cells[0]
