@@ -258,6 +258,9 @@ def compared(expected: Mapping[str, Cell], found: Mapping[str, Cell]) -> Outcome
         if wrong or cell.runs != 1:
             different += 1
             problems.append(f"{place}: {cell.runs} runs, {', '.join(wrong)}: {told(cell, right)}")
+    for place in found.keys() - expected.keys():
+        different += 1
+        problems.append(f"{place}: of no cell that there should be")
     return Outcome(lost=lost, twice=twice, different=different, problems=tuple(problems))
 
 
@@ -343,13 +346,14 @@ def join_from_elsewhere(killed: bool) -> Strike:
     """The same command on a second host; then, perhaps, the first is killed."""
 
     def strike(ground: Ground, process: BaseProcess, lasts: float, rng: random.Random) -> int:
-        other = ground.begin(*ground_of[ground.uri], host=1)
+        other, struck = ground.begin(*ground_of[ground.uri], host=1), not killed
         if killed:
             process.join(rng.uniform(lasts / 4, lasts))
+            struck = process.is_alive()
             process.kill()
         other.join()
         assert other.exitcode == 0, ground.said()
-        return 1
+        return int(struck)
 
     return strike
 

@@ -6,16 +6,19 @@ several GPUs.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+import torch
 
 from debug import ExperimentRunner, models
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
 from debug.core import ExperimentConfig
 from debug.kinds import Argument
 from debug.models import LoadedModel
+from debug.models.blueprint import blueprint
 from debug.tracking import Store
 
 ROOM = (models.CHECKPOINTS / "tiny" / "model.safetensors").stat().st_size // 2  # bytes
@@ -73,3 +76,32 @@ def test_accuracy_runs_are_those_of_one_device(laid_out, uri, scoring):
     one, other = (ExperimentRunner(uri, device=device).run(config).samples for device in ("cpu", "auto"))
     columns = ["seed", "prompt", "raw_output", "parsed", "correct", "error"]
     assert one.select(columns).equals(other.select(columns))
+
+
+def test_two_models_that_are_partly_on_disk_are_two(laid_out, tmp_path, monkeypatch):
+    """Weights on the disk are named by their places in a model alone."""
+    changed = models.load("tiny", device="cpu").hf
+    weight = changed.model.layers[-1].mlp.down_proj.weight
+    before = weight.detach().clone()
+    with torch.no_grad():
+        weight.mul_(1.5)
+        changed.save_pretrained(tmp_path / "other")
+        weight.copy_(before)
+    for file in (models.CHECKPOINTS / "tiny").glob("token*"):
+        shutil.copy(file, tmp_path / "other")
+    for name in ("get_max_memory", "get_balanced_memory"):
+        monkeypatch.setattr(f"transformers.integrations.accelerate.{name}", lambda *_, **__: {"cpu": ROOM})
+    other = models.load(str(tmp_path / "other"), device="auto")
+    assert "disk" in other.devices
+    ids = torch.tensor([laid_out.encode("a = 1\nb = a\n#b: ")])
+    with torch.no_grad():
+        one, two = (each.hf(input_ids=ids).logits for each in (laid_out, other))
+        alone = models.load("tiny", device="cpu").hf(input_ids=ids).logits
+        whole = models.load(str(tmp_path / "other"), device="cpu").hf(input_ids=ids).logits
+    torch.testing.assert_close(one, alone)
+    torch.testing.assert_close(two, whole)
+    assert (one - two).abs().max() > 0.01
+
+
+def test_what_it_would_cost_is_told_without_laying_it_out():
+    assert blueprint("tiny", device="auto").device == "cpu"

@@ -103,6 +103,16 @@ def test_a_store_that_can_only_be_read_is_a_sentence(uri, monkeypatch):
         ExperimentRunner(uri).run_study("away", [asked("away")])
 
 
+def test_what_waits_for_another_store_keeps_no_study_from_ending(server, uri):
+    away = Store(server.address)
+    with away.start("waits", "study", kind="accuracy") as study:
+        study.outbox.keep("tags", values={"a": "b"})
+        with Store(uri).start("here", "study", kind="accuracy") as here:
+            pass
+        assert Store(uri).load_run(here.run_id).status == "FINISHED"
+    assert away.load_run(study.run_id).tags["a"] == "b"
+
+
 CAUSAL = CausalConfig(models=["tiny"], name="ends", num_seqs=6, positions="targets", save_activations="all")
 ENDS = """
 import os, signal, sys

@@ -11,7 +11,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -111,7 +110,7 @@ def load_vllm(
         ModelNotFound: no weights there.
         BackendMissing: vLLM is not installed, cannot be imported, or does not take these arguments.
     """
-    dtype, device = dtype_and_device(dtype, device)
+    dtype, device = dtype_and_device(dtype, device or ("cuda" if has_gpu() else "cpu"))
     arguments = dict(engine_args or {})
     return _cached(
         model_id,
@@ -220,7 +219,7 @@ def _from_files(
             )
             options |= {"quantization_config": bits, "device_map": {"": device}}
         if device in DEVICE_MAPS:
-            options |= {"device_map": device, "offload_folder": _offload_folder()}
+            options |= {"device_map": device, "offload_folder": _new_offload_folder()}
         hf = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"model {model_id!r} cannot be loaded: {error}") from error
@@ -229,9 +228,9 @@ def _from_files(
     return hf, tokenizer
 
 
-@cache
-def _offload_folder() -> str:
-    """For layers that fit into no memory; it goes with this process."""
+def _new_offload_folder() -> str:
+    """For layers that fit into no memory; it goes with this process. One a model: files in it are named by the weights
+    alone."""
     folder = tempfile.TemporaryDirectory(prefix="debug-offload-")
     atexit.register(folder.cleanup)
     return folder.name

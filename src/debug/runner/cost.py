@@ -37,7 +37,8 @@ class CellPlan:
     seconds: float | None
     """At most, without loading the model; None: not timed."""
     bytes: int | None
-    """On the device: weights, and the keys and values of the largest batch. None: not known."""
+    """On the device: weights, and the keys and values of the largest batch. None: not known, as of vLLM, which takes a
+    share of the device, and of quantized weights."""
     errors: int
     """Samples that cannot be asked: no program, or one that does not fit the model."""
     note: str = ""
@@ -84,6 +85,8 @@ def dry_run(
         plan = _planned(configs[cell.config], drawn[key], cell.seq_len, known[1], known[2], runner.batch_size, clock)
         rule = heuristics.find(cell.model_id) is not None
         note = "a rule in the place of a model" if rule else _IN_WORDS.get(runner.backend, "")
+        if runner.backend != "transformers" or runner.quantization:
+            plan = replace(plan, bytes=None)
         yield replace(plan, name=study.name_of(cell), note=note)
 
 
@@ -94,7 +97,7 @@ def _models(model_id: str, runner: ExperimentRunner, timed: bool) -> tuple[Bluep
     from debug.models.blueprint import blueprint, with_random_weights
 
     model = blueprint(model_id, dtype=runner.dtype, device=runner.device)
-    if not timed or runner.backend != "transformers":
+    if not timed or runner.backend != "transformers" or runner.quantization:
         return model, None
     return model, with_random_weights(blueprint(model_id, dtype=runner.dtype, device=runner.device))
 

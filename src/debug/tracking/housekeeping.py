@@ -71,7 +71,7 @@ def sync(store: Store) -> Iterator[tuple[str, str | None]]:
     with suppress(TrackingError):  # those that it cannot be told of are still there
         Outbox.deliver_all(store)
     folder = spool(store.uri)
-    paths = sorted(folder.iterdir(), key=lambda path: path.stat().st_mtime) if folder.is_dir() else []
+    paths = sorted(folder.iterdir(), key=_written) if folder.is_dir() else []
     for run_id in dict.fromkeys(path.name.removesuffix(".jsonl") for path in paths):  # cells before their study's end
         files = folder / run_id
         try:
@@ -86,6 +86,13 @@ def sync(store: Store) -> Iterator[tuple[str, str | None]]:
             continue
         shutil.rmtree(files, ignore_errors=True)
         yield run_id, None
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:  # another process has just delivered it
+        return 0.0
 
 
 def _upload(store: Store, run_id: str, folder: Path) -> None:

@@ -122,13 +122,22 @@ class Outbox:
             self._delivered()
 
     @classmethod
+    def _waiting_for(cls, store: Connection) -> list[Outbox]:
+        return [each for each in cls.waiting.values() if each.store.uri == store.uri]
+
+    @classmethod
+    def has_waiting(cls, store: Connection) -> bool:
+        """Whether this process has something to tell this store, whatever waits for others."""
+        return bool(cls._waiting_for(store))
+
+    @classmethod
     def deliver_all(cls, store: Connection) -> None:
         """Of this process, for one store; what that refuses stays in the spool, and keeps nothing else from being told.
 
         Raises:
             StoreAway: it is away still.
         """
-        for outbox in [each for each in cls.waiting.values() if each.store.uri == store.uri]:
+        for outbox in cls._waiting_for(store):
             try:
                 outbox.deliver()
             except StoreAway:

@@ -489,7 +489,7 @@ def _end(writer: RunWriter, run: Run, heart: Heart | None, status: str, tags: Ma
         if heart is not None:
             with suppress(StoreAway):
                 Outbox.deliver_all(store)
-        behind = heart is not None and status == "FINISHED" and bool(Outbox.waiting)
+        behind = heart is not None and status == "FINISHED" and Outbox.has_waiting(store)
         if heart is not None and heart.shared and not behind:
             try:
                 with one_at_a_time(store, run.info.experiment_id, run.info.run_id):
@@ -507,7 +507,7 @@ def _end(writer: RunWriter, run: Run, heart: Heart | None, status: str, tags: Ma
             tell("tags", values=dict(tags))
         finally:
             tell("end", status=status, at=now)
-    if heart is not None and Outbox.waiting:
+    if heart is not None and Outbox.has_waiting(store):
         logger.error("%s", _kept(store))
 
 
