@@ -39,6 +39,7 @@ from debug.causal_visualization.comparison import ordered
 from debug.tracking import LoggedRun, own_n
 
 STUDIES, CELLS = "studies", "cells"
+IDS = ("run_id", "parent_run_id", "rerun_of", "experiment_id", "weights_digest")
 FILTERS = {
     "experiment": "Experiment",
     "kind": "Kind",
@@ -210,7 +211,15 @@ def filtered(runs: pl.DataFrame, words: str) -> tuple[pl.DataFrame, list[str]]:
     searched = [column for column, dtype in runs.schema.items() if dtype == pl.String]
     for word in words.lower().split():
         # The whole text is searched, also where the table shows only the beginning of a name.
-        conditions.append(pl.any_horizontal(pl.col(searched).str.to_lowercase().str.contains(word, literal=True)))
+        # Ids only from their beginning: hexadecimal digits somewhere in one are a match by chance.
+        conditions.append(
+            pl.any_horizontal(
+                pl.col(name).str.starts_with(word)
+                if name in IDS
+                else pl.col(name).str.to_lowercase().str.contains(word, literal=True)
+                for name in searched
+            )
+        )
     return runs.filter(pl.all_horizontal(conditions)), said
 
 

@@ -295,6 +295,14 @@ def test_runs_are_grouped_by_a_param(store):
     assert by_other.dataframe[0].value["params.num_seqs"].to_list() == ["(none)"]
 
 
+def test_ids_are_found_by_their_beginning_alone(store):
+    """Three hexadecimal digits stand somewhere in one of a hundred ids: a search for "14B" found other models."""
+    study = log_cells(store, {"accuracy": 0.5}, model="small")
+    for found, text in ((1, study[:12].upper()), (0, study[5:17])):
+        shown = opened(rows="cells", text=text).dataframe
+        assert sum(len(table.value) for table in shown) == found
+
+
 def test_two_runs_are_compared_by_their_params(store):
     one = log_cells(store, {"accuracy": 0.5, "prompt_template": "A", "seed": 1})
     two = log_cells(store, {"accuracy": 0.5, "prompt_template": "B", "seed": 1})

@@ -510,7 +510,8 @@ def test_ctrl_c_leaves_a_valid_store(uri, tmp_path):
     command = [sys.executable, str(SCRIPT), "--tracking-uri", uri, "--num-seqs", "1000", "--name", "depth"]
     process = subprocess.Popen([*command, "--seq-lens", "8"], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 90
-    while not list(tmp_path.glob("artifacts/*/artifacts/samples.jsonl")) and time.monotonic() < deadline:
+    files = "artifacts/*/artifacts/samples.jsonl"
+    while not any(file.stat().st_size for file in tmp_path.glob(files)) and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
