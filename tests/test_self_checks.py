@@ -101,7 +101,7 @@ class Measured:
 
     def require(self) -> None:
         self_checks.SelfChecks(
-            0.0, 0.0, np.inf, self.asked.tolerance, self.asked.localized, self.asked.read_back.worst, 3e-5
+            0.0, 0.0, np.inf, self.asked.tolerance, self.asked.localized, self.asked.read_back, 3e-5
         ).require()
 
 

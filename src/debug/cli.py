@@ -48,8 +48,28 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     """The same with the options of commands that run a model."""
     made = store_parser(doc)
     made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
-    made.add_argument("--device", help="as torch names it; auto: all GPUs (default: the first, else cpu)")
+    made.add_argument(
+        "--device", help="as torch names it; auto: all GPUs; ndif: as --remote (default: the first GPU, else cpu)"
+    )
     return made
+
+
+def remote_options(made: argparse.ArgumentParser) -> None:
+    """Options of commands that patch a model which may be elsewhere; they say what --device says."""
+    made.add_argument(
+        "--remote",
+        dest="device",
+        action="store_const",
+        const="ndif",
+        help="the model is on NDIF, and traces run there (key: NDIF_API_KEY); answers' logits alone come back",
+    )
+    made.add_argument(
+        "--ndif-host",
+        dest="device",
+        type=lambda host: f"ndif:{host}",
+        metavar="URL",
+        help='the same on an NDIF server of one\'s own; "local" simulates one in this process',
+    )
 
 
 def backend_options(made: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from numbers import Integral
 from typing import TYPE_CHECKING, Annotated
 
@@ -188,6 +188,20 @@ class Plan:
                     "targets alone), a token position, ref_depth_<k>_<lhs|equals|rhs|newline|line>, "
                     "query_<hash|var|colon>, final, a span's name, or several of them joined by '+'"
                 )
+
+    def elsewhere(self) -> Plan:
+        """What is carried out of the plan on a model that is elsewhere (NDIF), from which no activation comes back: it
+        goes without the logit lens, and keeps no activations and no attention patterns.
+
+        Raises:
+            InputError: activations are to come from elsewhere than the pair's own programs, or a partner's; or it is no
+                exact patching that is scored by first tokens.
+        """
+        able = {"source": ("counterfactual", "resample"), "method": ("patching",), "scored_by": (FIRST_TOKEN,)}
+        for name, allowed in able.items():
+            if (value := getattr(self, name)) not in allowed:
+                raise InputError(f"{name} is {value!r}; on NDIF models it can be {' or '.join(map(repr, allowed))}")
+        return replace(self, logit_lens=False, save_activations="none", save_attention=0)
 
     def params(self, model: LoadedModel) -> dict[str, Json]:
         """What runs of this plan log as params: every option that says something, rows and defaults by name."""

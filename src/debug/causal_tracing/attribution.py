@@ -72,7 +72,7 @@ def estimate(group: Group, used: list[int], checks: list[Check]) -> Filled:
     tolerance, distance = localized(group, asked, {at: found[at] for at in asked})
     return Filled(
         maps,
-        measured(model, passes, checks, logits_of, Asked(tolerance, distance, read_back)),
+        measured(model, passes, checks, logits_of, Asked(tolerance, distance, read_back.worst)),
         dict.fromkeys(used, 0) | {number: len(both) for number, both in exact.items()},
         {number: agreement_of(maps[number], compared) for number, compared in exact.items()},
     )

@@ -21,7 +21,7 @@ from debug.causal_tracing.attribution import estimate
 from debug.causal_tracing.batches import in_parts
 from debug.causal_tracing.group import Group
 from debug.causal_tracing.pairs import PairReader, PreparedPair, StoredRuns, as_written
-from debug.causal_tracing.patching import patch
+from debug.causal_tracing.patching import Filled, patch
 from debug.causal_tracing.reference import Reference
 from debug.causal_tracing.results import CausalTracingResult, PairResult
 from debug.counterfactual import PairLike, as_pair
@@ -31,6 +31,7 @@ from debug.engine.self_checks import Check, checks_of
 from debug.errors import InputError
 from debug.kinds import Argument
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
+from debug.models.backends import is_remote
 from debug.models.hook_points import COMPONENTS
 from debug.plan import Plan
 from debug.programs import ProgramError
@@ -158,8 +159,7 @@ def _results_of(group: Group) -> Iterator[PairResult]:
     if not used:
         return
     checks = checks_for(group, used)
-    fill = estimate if group.plan.method == "attribution" else patch
-    filled = fill(group, used, checks)
+    filled = _fill_of(group)(group, used, checks)
     for number in used:
         one = group.given[number]
         yield PairResult(
@@ -174,6 +174,14 @@ def _results_of(group: Group) -> Iterator[PairResult]:
             rank_agreement=filled.agreement[number][0] if number in filled.agreement else None,
             agreement=filled.agreement[number][1] if number in filled.agreement else None,
         )
+
+
+def _fill_of(group: Group) -> Callable[[Group, list[int], list[Check]], Filled]:
+    if not is_remote(group.model.device):
+        return estimate if group.plan.method == "attribution" else patch
+    from debug.causal_tracing.remotely import patch_remotely
+
+    return patch_remotely
 
 
 def checks_for(

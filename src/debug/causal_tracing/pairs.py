@@ -19,6 +19,7 @@ from debug.counterfactual import PairLike, as_pair, same_answer_program
 from debug.errors import InputError
 from debug.hypotheses.models import candidates
 from debug.models import LoadedModel, PromptTooLong, VocabularyError
+from debug.models.backends import is_remote
 from debug.plan import Plan
 from debug.programs import AnyPair, AnyProgram, ProgramError
 from debug.prompts import answers, fill
@@ -98,9 +99,10 @@ def as_written(model: LoadedModel, plan: Plan, pairs: Iterable[PairLike]) -> tup
     writes before most answers, where a prompt does not end in any.
 
     Raises:
-        InputError: a chat template is asked for, and the model has none.
+        InputError: a chat template is asked for, and the model has none; or what a model that is elsewhere cannot do.
     """
     model.rendered("a = 1", chat=plan.chat)
+    plan = plan.elsewhere() if is_remote(model.device) else plan
     rest, first, prompts = iter(pairs), [], []
     for given in islice(rest, PROBED):
         first.append(given)

@@ -73,10 +73,21 @@ class Grids:
         if not len(indices):
             return
         tokens = pad_sequence([self._tokens[self.where[index][0]] for index in indices], batch_first=True)
-        self.answers[indices, : tokens.shape[1]] = logits.gather(1, tokens.to(logits.device)).cpu()
-        self.tops[indices] = logits.argmax(-1).cpu()
-        for kept, found in zip(self.likeliest, likeliest(logits), strict=True):
-            kept[indices] = found
+        answers = logits.gather(1, tokens.to(logits.device)).cpu()
+        self.put(indices, answers, logits.argmax(-1).cpu(), likeliest(logits))
+
+    def put(
+        self,
+        indices: Sequence[int],
+        answers: Float[Tensor, "intervention answer"],
+        tops: Int[Tensor, " intervention"],
+        found: Likeliest,
+    ) -> None:
+        """The same, read off already."""
+        self.answers[indices, : answers.shape[1]] = answers
+        self.tops[indices] = tops
+        for kept, of_some in zip(self.likeliest, found, strict=True):
+            kept[indices] = of_some
 
     @cached_property
     def _tokens(self) -> dict[int, Int[Tensor, " answer"]]:
@@ -162,7 +173,7 @@ def patch(group: Group, used: list[int], checks: list[Check]) -> Filled:
             bar.update(len(own))
     asked = grids.telling(used)
     tolerance, distance = localized(group, asked, {at: grids.z_patched(at[0])[at[1]] for at in asked})
-    checked = measured(group.model, group.passes, checks, logits_of, Asked(tolerance, distance, read_back))
+    checked = measured(group.model, group.passes, checks, logits_of, Asked(tolerance, distance, read_back.worst))
     ran, maps = grids.ran(), {}
     with Progress(len(used), "answers", "pair", brief=True) as bar:  # whole ones take forward passes, first tokens none
         for number in used:

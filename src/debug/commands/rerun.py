@@ -22,6 +22,7 @@ from debug.plan import Plan
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
+    cli.remote_options(made)
     made.add_argument("run_id", help="a run's id, the beginning of it, or its name; a study is repeated cell by cell")
     made.add_argument("--model", help="other weights, or the same in another place")
     made.add_argument("--pairs", nargs="+", type=int, help="numbers of pairs (of samples, in an accuracy run)")

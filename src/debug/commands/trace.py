@@ -9,6 +9,7 @@ debug trace --intervention-type attention_knockout --seq-lens 17 --num-seqs 200
 debug trace --intervention-type mlp --source mean --positions ref_depth_1_line ref_depth_2_line final
 debug trace --intervention-type attention_heads --heads 0+1 2 --positions final --layer-window 2
 debug trace --method attribution                        # an estimate, with its agreement
+debug trace --models meta-llama/Llama-3.1-70B --remote  # on NDIF
 debug trace --models smollm2 --dry-run                  # how much that would be, without weights
 """
 
@@ -24,6 +25,7 @@ from debug.options import add_flags, given
 
 def parser() -> argparse.ArgumentParser:
     made = cli.parser(__doc__)
+    cli.remote_options(made)
     add_flags(made, CausalConfig, defaults={"models": ["tiny"]})
     made.add_argument("--keep-wrong", dest="require_correct", action="store_false", help="as --no-require-correct")
     made.set_defaults(require_correct=True)

@@ -42,9 +42,11 @@ from debug.engine.unpatched import ForwardPasses, SelfCheckError
 from debug.engine.writing import Hit, Tail
 from debug.kinds import Module
 from debug.models import LoadedModel, out_of_memory
+from debug.models.backends import is_remote
 from debug.models.hook_points import COMPONENTS
 
 logger = logging.getLogger(__name__)
+REMOTE_TOKENS = 2**15  # of one trace on a model that is elsewhere
 FORWARD_TOKENS = 30  # a layer of a forward pass costs what so many tokens of it cost, however few it has
 
 
@@ -147,6 +149,8 @@ def _together(
 
 def default_batch_tokens(model: LoadedModel) -> int:
     """Tokens of one forward pass: as many as keep the processor busy, in no more than a quarter of the free memory."""
+    if is_remote(model.device):
+        return REMOTE_TOKENS
     cuda = model.device.startswith("cuda")
     # each of several devices holds keys and values of its own layers, and what passes from one to the next
     free = min(map(_free_memory, model.devices))

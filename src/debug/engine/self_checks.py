@@ -175,6 +175,10 @@ def checks_of(
             places = [(layer, everything) for layer in chosen] + [(0, tuple(differing))]  # the input is all it is
             full = [Intervention(clean, (Site(component, *at, source=counterfactual),)) for at in places]
             expected: Sequence[int | Tensor] = [counterfactual] * len(full)
+        elif not passes.activations:  # of a model that is elsewhere; from layer 0 on it is all that there is
+            parts = product(range(model.n_layers), COMPONENTS[component].full_patch)
+            full = [Intervention(clean, tuple(Site(part, at, (last,), source=counterfactual) for at, part in parts))]
+            expected = [counterfactual]
         else:
             stream = torch.stack([at[[clean, counterfactual], last] for at in passes.activations["residual_stream"]])
             dtype, stream = stream.dtype, stream.float()
@@ -210,7 +214,7 @@ def measured(
         **worst,
         tolerance=asked.tolerance,
         localized_max_abs=asked.localized,
-        read_back_max_rel=asked.read_back.worst,
+        read_back_max_rel=asked.read_back,
         read_back_tolerance=READ_BACK[model.dtype],
     )
 
@@ -228,9 +232,8 @@ def self_checks(model: LoadedModel, passes: ForwardPasses, checks: Sequence[Chec
     logits, read_back = {}, ReadBack(model, passes)
     for indices, batch in patched_logits(model, passes, interventions, listen=read_back):
         logits |= {interventions[index]: row for index, row in zip(indices, batch, strict=True)}
-    return measured(
-        model, passes, checks, logits, Asked(rounding(model, passes, [checks[0].intervention.base])[0], None, read_back)
-    )
+    tolerance, _ = rounding(model, passes, [checks[0].intervention.base])
+    return measured(model, passes, checks, logits, Asked(tolerance, None, read_back.worst))
 
 
 @dataclass(frozen=True)
@@ -239,7 +242,7 @@ class Asked:
 
     tolerance: float
     localized: float | None
-    read_back: ReadBack
+    read_back: float | None
 
 
 def telling(

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from debug.errors import DebugError
 from debug.kinds import Traced
 from debug.models import LoadedModel
+from debug.models.backends import is_remote
 from debug.models.hook_points import COMPONENTS
 
 
@@ -57,8 +58,13 @@ def forward_passes(
 ) -> ForwardPasses:
     """Run programs unpatched, in one forward pass, and keep what patching ``components`` needs, at every layer.
 
-    Of a model that lies on several devices it is kept on the first, keys and values where their layers are.
+    Of a model that lies on several devices it is kept on the first, keys and values where their layers are; of one that
+    is elsewhere nothing but the logits is, see :mod:`.remote`.
     """
+    if is_remote(model.device):
+        from debug.engine import remote
+
+        return remote.forward_passes(model, token_ids)  # type: ignore[arg-type]  (which is a RemoteModel)
     needed = {"residual_stream", *components}
     if any(COMPONENTS[name].positions_alone for name in needed):
         needed.add("attention")  # what a layer goes on with, where a part of it is patched

@@ -32,11 +32,22 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 """In the place of a device: how accelerate lays a model's layers over GPUs, memory and disk, by what each has free."""
 
 
+NDIF = "ndif"
+"""In the place of a device: the model is on an NDIF server. ``ndif:URL`` names it, ``ndif:local`` simulates one."""
+
+
+def is_remote(device: str | None) -> bool:
+    return (device or "").partition(":")[0] == NDIF
+
+
 def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
+    """Of a model that is elsewhere the dtype is the server's to say, where none is asked for: it is an empty text."""
     import torch
 
     from debug.models.numbers import DTYPES
 
+    if device is not None and is_remote(device) and dtype is None:
+        return "", device
     device = device or ("cuda" if has_gpu() else "mps" if torch.backends.mps.is_available() else "cpu")
     on_gpu = device.startswith("cuda") or (device in DEVICE_MAPS and has_gpu())
     dtype = dtype or ("bfloat16" if on_gpu else "float32")

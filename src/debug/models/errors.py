@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from debug.errors import InputError
+from debug.errors import DebugError, InputError
 
 
 class ModelNotFound(InputError):
@@ -23,6 +23,10 @@ class PromptTooLong(InputError):
 
 class BackendMissing(InputError):
     """vLLM, bitsandbytes or a client, or the GPU or server it needs, is not here; the message says how to go on."""
+
+
+class RemoteFailed(DebugError, RuntimeError):
+    """A server that holds a model did not run a trace; the message says which, and what it said."""
 
 
 class UnsupportedArchitecture(InputError):

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from debug.errors import InputError
 from debug.kinds import Argument, Module
-from debug.models.backends import DEVICE_MAPS, check_quantization, dtype_and_device, has_gpu
+from debug.models.backends import DEVICE_MAPS, check_quantization, dtype_and_device, has_gpu, is_remote
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
@@ -71,7 +73,7 @@ def load(
         dtype: "float32", "bfloat16" or "float16"; by default float32 on a CPU, bfloat16 on a GPU.
         device: as torch names it; by default the first GPU where there is one, on a Mac its GPU. Or one of
             ``DEVICE_MAPS`` ("auto", ...), for models larger than one GPU: accelerate lays their layers over all GPUs,
-            memory and disk, by what each has free.
+            memory and disk, by what each has free. Or ``ndif``, ``ndif:URL`` (see :mod:`.remote_model`).
         quantization: "4bit" or "8bit" weights, through bitsandbytes, on a GPU.
         trust_remote_code: run code that comes with the weights. Off: such a model is then refused.
 
@@ -80,15 +82,16 @@ def load(
         WeightsMismatch: they are not all that the architecture has, or more than that.
         UnsupportedArchitecture: a family that ``ARCHITECTURES`` does not list.
         BackendMissing: quantization where there is no GPU, or no bitsandbytes.
+        RemoteFailed: a server that should have the model does not answer, or does not have it.
     """
     dtype, device = dtype_and_device(dtype, device)
-    if quantization is not None:
+    if quantization is not None and not is_remote(device):
         check_quantization(quantization, "cuda" if device in DEVICE_MAPS and has_gpu() else device)
-    return _cached(
-        model_id,
-        (dtype, device, quantization or ""),
-        lambda: _load(model_id, dtype, device, quantization, trust_remote_code),
-    )  # type: ignore[return-value]  (the cache holds what its second argument made)
+    if is_remote(device):
+        read = partial(_load_remote, model_id, dtype or None, device, quantization, trust_remote_code)
+    else:
+        read = partial(_load, model_id, dtype, device, quantization, trust_remote_code)
+    return _cached(model_id, (dtype, device, quantization or ""), read)  # type: ignore[return-value]  (the cache holds what its second argument made)
 
 
 def load_vllm(
@@ -199,6 +202,22 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
     hf = hf if quantization or device in DEVICE_MAPS else hf.to(device)
     model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
     return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
+
+
+def _load_remote(
+    model_id: str, dtype: str | None, device: str, quantization: str | None, trust_remote_code: bool
+) -> LoadedModel:
+    from debug.models.remote_model import LOCAL, load_remote
+
+    if quantization is not None:
+        raise InputError(f"quantization is {quantization!r}, and device {device!r}, whose server decides; leave it out")
+    path, files = locate(model_id)
+    here = None
+    if device == LOCAL:
+        here = _load(model_id, dtype or "float32", "cpu", None, trust_remote_code)
+    elif files:
+        raise InputError(f"model {model_id!r} is a file of this machine; device {device!r} needs a hub id or a folder")
+    return load_remote(model_id, path, device, dtype, trust_remote_code, here)
 
 
 def _from_files(

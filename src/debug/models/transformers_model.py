@@ -379,8 +379,17 @@ def quiet_transformers() -> Iterator[None]:
         transformers_logging.set_verbosity(verbosity)
 
 
-def wrap(hf: Module, tokenizer: Tokenizer, *, model_id: str, path: str = "", dtype: str = "float32") -> LoadedModel:
+def wrap(
+    hf: Module,
+    tokenizer: Tokenizer,
+    *,
+    model_id: str,
+    path: str = "",
+    dtype: str = "float32",
+    wrapped: TransformersModel | None = None,
+) -> LoadedModel:
     """A transformers model that is in memory already (a training step's, a test's), as a :class:`LoadedModel`.
+    ``wrapped``: nnsight's handle on it, where there is one.
 
     Raises:
         UnsupportedArchitecture: its family is not listed, or its modules are not where the family keeps them. Where
@@ -414,8 +423,9 @@ def wrap(hf: Module, tokenizer: Tokenizer, *, model_id: str, path: str = "", dty
     # the first layers' device; of those that are read from the disk weights say "meta"
     device = str(next((each.device for each in hf.parameters() if each.device.type != "meta"), "cpu"))
     generation = copy.deepcopy(hf.generation_config)
-    with quiet_transformers():  # it warns of what the line below undoes
-        wrapped = TransformersModel(hf, tokenizer=tokenizer)
+    if wrapped is None:
+        with quiet_transformers():  # it warns of what the line below undoes
+            wrapped = TransformersModel(hf, tokenizer=tokenizer)
     if architecture.unflattened:
         _tell_batch_shape(hf, architecture)
     hf.generation_config = generation  # nnsight's pipeline would have it sample, at a temperature of 0.7
