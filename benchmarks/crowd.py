@@ -23,7 +23,7 @@ import dashboard_store
 from faults import FORKS, Ground, files_of, folder, on_server
 from servers import PostgresMissing
 
-PRELOADED = ["debug.tracking.store", "debug.runner", "faults"]
+PRELOADED = ["debug.tracking.store", "faults"]
 METRICS = {"accuracy": 0.5, "accuracy_ci_low": 0.25, "accuracy_ci_high": 0.75, "num_samples": 20.0}
 
 
