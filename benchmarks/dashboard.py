@@ -15,13 +15,13 @@ import os
 import re
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
@@ -30,6 +30,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 
 from debug.causal_map import MeanOverPairs
 from debug.tracking import RunTable, Store
+from servers import free_port
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 54  # of the table's first column
@@ -106,14 +107,15 @@ def run_named(table: RunTable, name: str) -> str:
     return table.frame.filter(pl.col("name") == name, pl.col("role") == "cell")["run_id"][0]
 
 
-def in_browser(store: Store, table: RunTable, times: int) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+@contextmanager
+def on_dashboard(uri: str) -> Iterator[tuple[Page, int]]:
+    """A page of a browser that has started, on a server of the dashboard that nobody has asked for a page yet; and the
+    server's pid."""
+    port = free_port()
     command = [sys.executable, "-m", "streamlit", "run", "dashboard/serve.py", "--server.headless=true"]
     command += [f"--server.port={port}", "--server.address=127.0.0.1", "--server.fileWatcherType=none"]
     server = subprocess.Popen(
-        command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": store.uri}, stdout=subprocess.DEVNULL
+        command, cwd=ROOT, env=os.environ | {"MLFLOW_TRACKING_URI": uri}, stdout=subprocess.DEVNULL
     )
     address = f"http://127.0.0.1:{port}"
     try:
@@ -124,20 +126,23 @@ def in_browser(store: Store, table: RunTable, times: int) -> None:
             browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
             page = browser.new_page(base_url=address, viewport={"width": 1280, "height": 1400})
             page.set_default_timeout(120_000)
-            page.goto(f"{address}/_stcore/health")  # the browser itself has started
-            pages(page, store, table, times)
+            page.goto(f"{address}/_stcore/health")
+            yield page, server.pid
             browser.close()
-        print(f"{'memory of the server'.ljust(WIDTH)} {resident(server.pid):8,.0f} MiB limit 1,024 MiB")
     finally:
         server.terminate()
         server.wait()
 
 
+def in_browser(store: Store, table: RunTable, times: int) -> None:
+    with on_dashboard(store.uri) as (page, pid):
+        pages(page, store, table, times)
+        print(f"{'memory of the server'.ljust(WIDTH)} {resident(pid):8,.0f} MiB limit 1,024 MiB")
+
+
 def in_mlflow(store: Store, table: RunTable, times: int) -> None:
     """MLflow's own pages on the same store, until they show what they are opened for."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     ui = [str(Path(sys.executable).with_name("mlflow")), "ui", "--backend-store-uri", store.uri]
     server = subprocess.Popen([*ui, f"--port={port}", "--workers=1"], stdout=subprocess.DEVNULL, start_new_session=True)
     address = f"http://127.0.0.1:{port}"

@@ -40,6 +40,17 @@ OF_PROCESS = tuple(f"debug.{name}" for name in (*_OF_CODE, "git_dirty", "version
 
 def of_process() -> dict[str, str]:
     """Tags of the code, the libraries, the machine and the command line of this process."""
+    tags = {
+        "debug.versions": _versions(),
+        "debug.command": without_passwords(shlex.join(sys.argv))[:8000],
+        "debug.platform": platform.platform(),
+        "debug.source_digest": _SOURCE,
+    }
+    return tags | _commit()
+
+
+@cache
+def _versions() -> str:
     versions: dict[str, str | None] = {"python": platform.python_version()}
     for name, distribution in VERSIONED.items():
         try:
@@ -50,13 +61,7 @@ def of_process() -> dict[str, str]:
         for distribution in distributions:
             with suppress(PackageNotFoundError):
                 versions[name] = version(distribution)
-    tags = {
-        "debug.versions": json.dumps(versions),
-        "debug.command": without_passwords(shlex.join(sys.argv))[:8000],
-        "debug.platform": platform.platform(),
-        "debug.source_digest": _SOURCE,
-    }
-    return tags | _commit()
+    return json.dumps(versions)
 
 
 @cache

@@ -9,6 +9,7 @@ import sqlalchemy
 from filelock import FileLock
 
 from debug.tracking.connection import Connection
+from debug.tracking.contract import ARTIFACTS
 from debug.tracking.places import local_path, location_of, place_in_store
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,15 @@ def relocate(store: Connection) -> int:
             ("experiments", "experiment_id", "artifact_location"),
             ("runs", "run_uuid", "artifact_uri"),
         ):
-            rows = connection.exec_driver_sql(f"SELECT {key}, experiment_id, {column} FROM {table}").all()
+            # Of thousands of runs those that are where they should be are not even read.
+            own = f"|| '/' || {key} || '/{ARTIFACTS}'" if table == "runs" else ""
+            places = [f"? || '/{ARTIFACTS}' {own}", f"? || '/{ARTIFACTS}/' || experiment_id {own}"]
+            homes = dict.fromkeys([location_of(home), location_of(home.resolve())])
+            right = ", ".join(places * len(homes))
+            rows = connection.exec_driver_sql(
+                f"SELECT {key}, experiment_id, {column} FROM {table} WHERE {column} NOT IN ({right})",
+                tuple(each for of in homes for each in (of, of)),
+            ).all()
             for row_id, experiment_id, location in rows:
                 if (recorded := local_path(location)) is None:
                     continue
