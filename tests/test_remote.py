@@ -15,7 +15,7 @@ import torch
 
 import families
 from debug import ExperimentRunner, models
-from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner
+from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, dry_run
 from debug.causal_tracing import CausalTracingResult
 from debug.causal_tracing import run_causal_tracing_experiment as trace
 from debug.core import ExperimentConfig
@@ -136,6 +136,11 @@ def test_bad_input_is_answered_in_a_sentence(monkeypatch, options, error, messag
     monkeypatch.setattr(remote_model, "PATIENCE", 0.1)
     with pytest.raises(error, match=message):
         models.load("tiny", **options)
+
+
+def test_a_dry_run_says_that_it_knows_nothing_of_a_server():
+    with pytest.raises(InputError, match="what a server takes nobody here knows"):
+        dry_run(CausalConfig(models=["tiny"], num_seqs=1), device="ndif")
 
 
 def test_a_model_without_files_is_not_found_there_either(tmp_path):
