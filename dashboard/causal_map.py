@@ -228,8 +228,9 @@ def the_mean(run: LoggedRun, mean: MeanCausalMap, behind: MeanOverPairs, metric:
     curves = len(mean.layers) > 1
     alone = not curves or room == ROOM[800]
     chart = mean_heatmap(mean, metric, cell_width(room if alone else room - BESIDE, len(names), 44, 90))
-    if target is not None and target in names.values() and layer in mean.layers and isinstance(chart, alt.LayerChart):
-        chart = outlined(chart, label=label_of_curve(mean[target]), layer=layer)
+    if isinstance(chart, alt.LayerChart):
+        chosen = mean[target] if target in names.values() and target is not None and layer in mean.layers else None
+        chart = outlined(chart, label=label_of_curve(chosen) if chosen else None, layer=layer)
     how = f"{ESTIMATED}-" if mean.estimated else ""
     with st.container(horizontal=True, vertical_alignment="top"):
         if mean.against_random and len(mean.layers) == 1:
@@ -280,7 +281,7 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str, room: int) -> Non
         chart, key, fields = head_heatmap(causal_map, at, metric), "heads", ("layer", "head")
         if head in labels:
             column = (labels.index(head), causal_map.target_columns[at])
-            chart = outlined(chart, head=head, layer=layer) if row is not None else chart
+        chart = outlined(chart, head=head if column else None, layer=layer if row is not None else None)
     elif causal_map.positions:
         drawn = without_what_is_the_same(causal_map, token)
         width = len(drawn.positions)
@@ -290,15 +291,16 @@ def a_pair(run: LoggedRun, causal_map: CausalMap, metric: str, room: int) -> Non
         chart, key, fields = quick(picture, drawn.top.size), "map", ("position", "layer")
         if token in causal_map.positions:
             column = (causal_map.positions.index(token),)
-            chart = chart if row is None else outlined(chart, position=token, layer=layer)
+        chart = outlined(chart, position=token if column else None, layer=layer if row is not None else None)
     else:  # every intervention covers several tokens, or edges: there is no grid of single positions
         alone = mean_over_pairs([causal_map])
         chart, key, fields = mean_heatmap(alone, metric), "targets", ("target", "layer")
         target = one_in_url("target")
         if target in causal_map.target_columns:
             column = (causal_map.target_columns[target],)
-            if row is not None and isinstance(chart, alt.LayerChart):
-                chart = outlined(chart, label=label_of_curve(alone[target]), layer=layer)
+        if isinstance(chart, alt.LayerChart):
+            label = label_of_curve(alone[target]) if target is not None and column else None
+            chart = outlined(chart, label=label, layer=layer if row is not None else None)
 
     def open_cell(cell: dict) -> None:
         names = {visible(name): name for name in causal_map.targets}

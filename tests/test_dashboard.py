@@ -670,16 +670,32 @@ def side_by_side(store: Store, one: str, other: str) -> list[dict]:
 
 
 def test_a_map_of_many_cells_is_drawn_on_a_canvas_with_few_expressions(store):
-    tokens = list("i = 8\n") * 34
-    app = opened(
-        "causal_map", run=log_causal(store, [make_map(n_layers=64, tokens=tokens)]), pair="0", layer="2", token="6"
-    )
+    causal_map = make_map(n_layers=64, tokens=list("i = 8\n") * 34)
+    app = opened("causal_map", run=log_causal(store, [causal_map]), pair="0", layer="2", token="6", metric="logit_diff")
     (chart,) = charts(app)
     assert chart["usermeta"]["embedOptions"]["renderer"] == "canvas"
     rect = chart["layer"][0]
-    assert rect["mark"] == {"type": "rect", "aria": False, "tooltip": {"content": "data"}}
+    square = {"width": chart["width"]["step"], "height": chart["height"]["step"], "align": "left", "baseline": "top"}
+    quick = {"type": "rect", "aria": False, "invalid": None, "tooltip": {"content": "data"}}
+    assert rect["mark"] == quick | square
     assert set(rect["encoding"]) == {"x", "y", "color"}
-    assert "transform" not in rect
+    assert rect["transform"] == [{"flatten": ["layer", "logit difference", "top token"]}]
+    by_token = json.loads(rect["data"]["values"])
+    assert [row["position"] for row in by_token] == causal_map.positions
+    assert all(row["layer"] == causal_map.layers for row in by_token)
+    drawn = np.array([row["logit difference"] for row in by_token]).T
+    assert drawn == pytest.approx(causal_map.grid("logit_diff"), abs=0.0005)
+
+
+def test_another_square_chosen_is_other_data_of_the_same_chart(store):
+    """A browser then moves the outline; of another chart it would draw all squares anew."""
+    few, many = make_map(), make_map(n_layers=64, tokens=list("i = 8\n") * 34)
+    for run in (log_causal(store, [few]), log_causal(store, [many])):
+        places = ({}, {"layer": "2", "token": "6"}, {"layer": "3", "token": "6"})
+        shown = [charts(opened("causal_map", run=run, pair="0", **place))[0] for place in places]
+        for chart in shown:
+            chart["layer"][-1]["data"].pop("name")  # a hash of the outlined square
+        assert shown[0] == shown[1] == shown[2]
 
 
 def test_an_imported_run_is_shown_with_its_own_metrics(store, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,10 +107,13 @@ def hand_overs(
         passes = not route or (known[route[-1]][row] and rates[best][row] > rates[route[-1]][row])
         if passes and rates[best][row] >= LEADS:
             route.append(best)
+    weights = lru_cache(maxsize=1)(_weights)  # most moves of a route are of as many pairs
     found: list[HandOver] = []
     for number, after in enumerate(route[1:], 1):
         for before in [found[-1].after] if found else dict.fromkeys(route[:number]):
-            move = None if before == after or share(before, after) else _hand_over(before, after, rates, measured)
+            move = (
+                None if before == after or share(before, after) else _hand_over(before, after, rates, measured, weights)
+            )
             if move is not None and move.support >= (1 if few else SUPPORT):
                 at, low, high = (layers[row] for row in (move.layer, move.low, move.high))
                 found.append(move._replace(layer=at, low=low, high=high))
@@ -118,7 +122,11 @@ def hand_overs(
 
 
 def _hand_over(
-    before: str, after: str, rates: dict[str, np.ndarray], success: dict[str, np.ndarray]
+    before: str,
+    after: str,
+    rates: dict[str, np.ndarray],
+    success: dict[str, np.ndarray],
+    weights: Callable[[int], np.ndarray],
 ) -> HandOver | None:
     """Whatever its support, and by row, not by layer; None where these two can have none. ``rates`` are those of the
     pairs that choose."""
@@ -130,8 +138,7 @@ def _hand_over(
     n = both.shape[1]
     if led == passed or n < 3:
         return None
-    times = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    first, second = (np.vstack([np.ones(n), times]) @ np.nan_to_num(values) / n for values in both)
+    first, second = (weights(n) @ np.nan_to_num(values) / n for values in both)
     passes = (second >= LEADS) & (second > first)
     moved = passes[:, -1] & (first[:, 0] >= LEADS) & (first[:, 0] > second[:, 0])
     if not moved[1:].any():
@@ -139,6 +146,11 @@ def _hand_over(
     rows = led + passes.argmax(axis=1)
     low, high = np.percentile(rows[1:][moved[1:]], [2.5, 97.5], method="closest_observation").tolist()
     return HandOver(before, after, int(rows[0]), int(low), int(high), float(moved[1:].mean()), n)
+
+
+def _weights(n: int) -> Float[np.ndarray, "resample pair"]:
+    """How often each pair counts: once, and in each resample of the pairs."""
+    return np.vstack([np.ones(n), np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), RESAMPLES)])
 
 
 def _nanmean(values: Float[np.ndarray, "pair layer"]) -> Float[np.ndarray, " layer"]:

@@ -13,6 +13,7 @@ from debug.causal_visualization.style import (
     INK,
     LEAST_FOR_TEXT,
     LINES,
+    MOST_SVG_CELLS,
     NAME,
     TARGET,
     Metric,
@@ -20,6 +21,7 @@ from debug.causal_visualization.style import (
     Rows,
     axis_of,
     cell_height,
+    domain_of,
     heading,
     layer_axis,
     shown_target,
@@ -96,9 +98,10 @@ def _over_tokens(
     cell_width: int | None = None,
 ) -> Picture:
     """A heatmap of layers x token positions, with the prompt below it."""
+    positions = causal_map.positions
     x = alt.X(
         "position:O",
-        scale=alt.Scale(domain=causal_map.positions),
+        scale=alt.Scale(domain=domain_of(positions) if len(frame) > MOST_SVG_CELLS else positions),
         axis=axis_of(orient="top", titleAnchor="start", labelOverlap="greedy", labelSeparation=4),
     ).title("token position")
     cell_width = cell_width or min(24, max(14, 1100 // len(causal_map.positions)))

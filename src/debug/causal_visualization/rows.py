@@ -91,9 +91,8 @@ def _many(
     def drawn(part: pl.Series) -> alt.Chart:
         return alt.Chart(shown.filter(part).rename(names)).encode(x=x, y=y)
 
-    coloured = (
-        drawn(there).mark_rect(aria=False, tooltip=alt.TooltipContent("data")).encode(color=colour(names[metric]))
-    )
+    coloured = drawn(there).mark_rect(aria=False, invalid=None, tooltip=alt.TooltipContent("data"))
+    coloured = coloured.encode(color=colour(names[metric]))
     return [coloured, *([] if there.all() else [drawn(~there).mark_text(text="×", color=GREY, aria=False)])]
 
 
@@ -115,22 +114,22 @@ def curve_rows(mean: MeanCausalMap, metric: str) -> pl.DataFrame:
     text; and the same-answer control, where there is one."""
     control = f"control_{metric}"
     controls = {curve.target: curve[control] for curve in mean.curves if control in mean.metrics and metric != control}
-    rows = [
-        {
-            "target": visible(curve.place.target),
-            "in_words": shown_target(curve.place.target),
-            "head": curve.place.head_label,
-            "label": label_of_curve(curve),
-            "layer": layer,
-            column_of(metric, mean): value and value.estimate,
-            "ci_low": value and value.low,
-            "ci_high": value and value.high,
-            "interval": str(value) if value else "no value",
-        }
-        | (control_columns(control, controls[curve.target][row]) if curve.target in controls else {})
-        for curve in mean.curves
-        for row, (layer, value) in enumerate(zip(mean.layers, curve[metric], strict=True))
-    ]
+    rows = []
+    for curve in mean.curves:
+        names = {"target": visible(curve.place.target), "in_words": shown_target(curve.place.target)}
+        names |= {"head": curve.place.head_label, "label": label_of_curve(curve)}
+        rows += [
+            {
+                **names,
+                "layer": layer,
+                column_of(metric, mean): value and value.estimate,
+                "ci_low": value and value.low,
+                "ci_high": value and value.high,
+                "interval": str(value) if value else "no value",
+            }
+            | (control_columns(control, controls[curve.target][row]) if curve.target in controls else {})
+            for row, (layer, value) in enumerate(zip(mean.layers, curve[metric], strict=True))
+        ]
     numbers = dict.fromkeys((column_of(metric, mean), "ci_low", "ci_high"), pl.Float64)  # null in every row, perhaps
     numbers |= {control: pl.Float64} if controls else {}
     return pl.DataFrame(rows, schema_overrides={"head": pl.Utf8} | numbers).fill_nan(None)

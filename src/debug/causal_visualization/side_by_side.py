@@ -204,6 +204,7 @@ def top_tokens(causal_map: CausalMap, cell_width: int | None = None) -> Chart:
         "not recorded",
     )
     frame = cells(causal_map).with_columns(whose=pl.Series(whose.ravel(), dtype=pl.Utf8))
+    frame = frame.select("layer", "position", "token", "top_token", "whose")
     rows, width = Rows.of(causal_map), cell_width or min(24, max(14, 1000 // len(causal_map.positions)))
     base = alt.Chart(frame).encode(
         x=alt.X(
@@ -225,8 +226,9 @@ def top_tokens(causal_map: CausalMap, cell_width: int | None = None) -> Chart:
         scale=alt.Scale(domain=list(_WHOSE), range=list(_WHOSE.values())),
         legend=alt.Legend(orient="top", title=None),
     )
-    layers: list[alt.Chart] = [base.mark_rect().encode(color=colour)]
-    if len(frame) <= MOST_SVG_CELLS:
+    few = len(frame) <= MOST_SVG_CELLS
+    layers: list[alt.Chart] = [base.mark_rect(aria=few).encode(color=colour)]
+    if few:
         layers.append(base.mark_text(fontSize=9, color=INK, limit=width).encode(text="top_token:N"))
     title = heading(f"top token of each patched forward pass · pair {causal_map.pair}")
     return sized(alt.layer(*layers, *token_strip(causal_map, width)).properties(title=title), rows, width)

@@ -129,10 +129,19 @@ _TOOLTIPS = {
 }
 
 
+def domain_of(values: list[int]) -> list[int] | alt.ExprRef:
+    """A scale's domain. Of numbers in a row an expression: Altair copies and checks a long list again and again."""
+    step = 1 if values[0] <= values[-1] else -1
+    in_a_row = range(values[0], values[-1] + step, step)
+    return alt.ExprRef(f"sequence({values[0]}, {in_a_row.stop}, {step})") if values == list(in_a_row) else values
+
+
 def layer_axis(rows: Rows, layers: list[int] | None = None) -> alt.Y:
     """``layers``, from the top down, save the browser from finding and sorting them."""
     axis = axis_of(labelExpr=rows.label, labelOverlap=True)
-    order: dict[str, Argument] = {"scale": alt.Scale(domain=layers), "sort": None} if layers else {"sort": "descending"}
+    order: dict[str, Argument] = (
+        {"scale": alt.Scale(domain=domain_of(layers)), "sort": None} if layers else {"sort": "descending"}
+    )
     return alt.Y("layer:O", axis=axis, **order).title("layer" if rows.window == 1 else "layers")
 
 
