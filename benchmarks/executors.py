@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 from debug.tracking import PLACE, Store
 
@@ -36,35 +37,46 @@ Fault = Callable[[subprocess.Popen[str], Store], None]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--num-seqs", type=int, default=100, help="samples of each cell (default 100)")
+    parser.add_argument("--only", nargs="+", help="these rows, and that of one process")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "study.yaml"
         file.write_text(STUDY.format(num_seqs=options.num_seqs), "utf-8")
         submitit = ["--executor", "submitit", "--executor-args", "cluster=local", "timeout_min=60"]
         ray = ["--executor", "ray", "--executor-args"]
-        alone, expected = measured(file, "alone", [])
-        print("| executor | seconds | against one process | cells with its numbers |\n| --- | --- | --- | --- |")
-        row("one process", alone, expected, alone, expected)
+        alone = measured(file, "alone", [])
+        print("| executor | seconds | against one process | of the cells alone | cells with its numbers |")
+        print("| --- | --- | --- | --- | --- |")
+        row("one process", alone, alone)
         for name, words, fault in (
             ("local, 2 workers", ["--workers", "2"], None),
             ("submitit, 2 jobs", [*submitit, "--workers", "2"], None),
             ("submitit, 2 jobs, one killed", [*submitit, "--workers", "2"], kill_job),
         ):
-            seconds, found = measured(file, name, words, fault)
-            row(name, seconds, found, alone, expected)
-        with cluster() as (address, lose_node):
-            words = [*ray, f"address={address}", "num_cpus=1", "--workers", "2"]
-            seconds, found = measured(file, "ray", words, lose_node)
-            row("Ray, 2 nodes, one lost", seconds, found, alone, expected)
+            if name in (options.only or [name]):
+                row(name, measured(file, name, words, fault), alone)
+        if (name := "Ray, 2 nodes, one lost") in (options.only or [name]):
+            with cluster() as (address, lose_node):
+                words = [*ray, f"address={address}", "num_cpus=1", "--workers", "2"]
+                row(name, measured(file, "ray", words, lose_node), alone)
 
 
-def row(name: str, seconds: float, found: dict[str, str], alone: float, expected: dict[str, str]) -> None:
-    same = sum(found.get(place) == digest for place, digest in expected.items())
-    print(f"| {name} | {seconds:.0f} | {alone / seconds:.2f} times as fast | {same} of {len(expected)} |", flush=True)
+class Measured(NamedTuple):
+    seconds: float
+    """Of the command, given again where it failed."""
+    cells: float
+    """From the beginning of the first cell to the end of the last."""
+    digests: dict[str, str]
+    """Of each cell's samples, by place."""
 
 
-def measured(file: Path, name: str, words: list[str], fault: Fault | None = None) -> tuple[float, dict[str, str]]:
-    """Seconds of the command, given again where it failed, and of each cell the digest of its samples, by place."""
+def row(name: str, found: Measured, alone: Measured) -> None:
+    same = sum(found.digests.get(place) == digest for place, digest in alone.digests.items())
+    ratios = f"{alone.seconds / found.seconds:.2f} | {alone.cells / found.cells:.2f}"
+    print(f"| {name} | {found.seconds:.0f} | {ratios} | {same} of {len(alone.digests)} |", flush=True)
+
+
+def measured(file: Path, name: str, words: list[str], fault: Fault | None = None) -> Measured:
     folder = file.parent / name.replace(" ", "_").replace(",", "")
     folder.mkdir()
     uri = f"sqlite:///{folder}/mlflow.db"
@@ -81,7 +93,9 @@ def measured(file: Path, name: str, words: list[str], fault: Fault | None = None
     [study] = store.find_runs(role="study")["run_id"]
     cells = store.load_run(study).children
     assert len(cells) == len({cell.tags[PLACE] for cell in cells}), "each cell once"
-    return seconds, {cell.tags[PLACE]: digest(cell.artifact("samples.jsonl")) for cell in cells}
+    begun, ended = zip(*((cell.start_time, cell.end_time) for cell in cells), strict=True)
+    span = (max(ended) - min(begun)).total_seconds()
+    return Measured(seconds, span, {cell.tags[PLACE]: digest(cell.artifact("samples.jsonl")) for cell in cells})
 
 
 def digest(file: Path) -> str:

@@ -165,3 +165,87 @@ class Wire:
         for end in (one, other):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+class SlurmMissing(Exception):
+    """Slurm is not installed, or this is not root."""
+
+
+SLURM = """
+ClusterName=one
+SlurmctldHost={host}(127.0.0.1)
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge/socket
+SlurmUser=root
+SlurmdUser=root
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MpiDefault=none
+ReturnToService=2
+MinJobAge=600
+NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+class Slurm:
+    """A Slurm of one node, this machine. Its commands find it by SLURM_CONF, which is set while it runs."""
+
+    def __init__(self) -> None:
+        """Raises SlurmMissing."""
+        if os.getuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "munged", "sbatch"))):
+            raise SlurmMissing("no Slurm: apt-get install slurm-wlm munge, as root")
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+        self.folder.chmod(0o755)
+        host = socket.gethostname()
+        config = self.folder / "slurm.conf"
+        ports = [free_port(), free_port()]
+        config.write_text(SLURM.format(folder=self.folder, host=host, ports=ports, cpus=os.cpu_count()))
+        for name in ("munge", "state", "spool"):
+            (self.folder / name).mkdir()
+        munge = self.folder / "munge"
+        (munge / "key").write_bytes(os.urandom(1024))
+        (munge / "key").chmod(0o400)
+        subprocess.run(["chown", "-R", "munge:munge", munge], check=True)
+        named = {name: munge / name for name in ("key-file", "socket", "pid-file", "log-file", "seed-file")}
+        named["key-file"], named["socket"] = munge / "key", munge / "socket"
+        self._run("runuser", "-u", "munge", "--", "munged", "--force", *(f"--{n}={at}" for n, at in named.items()))
+        self.before = os.environ.get("SLURM_CONF")
+        os.environ["SLURM_CONF"] = str(config)
+        self._run("slurmctld")
+        self._run("slurmd")
+        for _ in range(300):
+            if "idle" in self.said("sinfo", "--noheader"):
+                return
+            time.sleep(0.1)
+        raise AssertionError((self.folder / "slurmctld.log").read_text())
+
+    def _run(self, *words: str | Path) -> None:
+        subprocess.run(words, check=True, capture_output=True)
+
+    def said(self, *words: str) -> str:
+        return subprocess.run(words, capture_output=True, text=True, check=False).stdout
+
+    def remove(self) -> None:
+        self.said("scancel", "--full", "--user=root")
+        self.said("scontrol", "shutdown")
+        time.sleep(1)
+        with suppress(OSError, ValueError):
+            os.kill(int((self.folder / "munge" / "pid-file").read_text()), signal.SIGTERM)
+        if self.before is None:
+            os.environ.pop("SLURM_CONF", None)
+        else:
+            os.environ["SLURM_CONF"] = self.before
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""How large the reader's window is, so that a table has the columns and the rows that fit."""
+"""How large the reader's window is, so that a table has the columns and the rows that fit; and what charts need of it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ _JS = """export default function({data, setStateValue}) {
     document.cookie = "window=" + now + ";path=/;SameSite=Strict"
     if (now != known) setStateValue("size", known = now)
   }
+  // Vega paints legends by gradients that it names by the page's whole address, which a click changes.
+  const relative = () => document.querySelectorAll('svg [fill^="url(http"]').forEach(
+    each => each.setAttribute("fill", each.getAttribute("fill").replace(/url\\(.*#/, "url(#")))
+  const seen = new MutationObserver(relative)
+  seen.observe(document.body, {subtree: true, childList: true, attributes: true, attributeFilter: ["fill"]})
+  relative()
   const late = setTimeout(tell, data ? 1000 : 0)  // not while the page is drawn
   addEventListener("resize", tell)
-  return () => { clearTimeout(late); removeEventListener("resize", tell) }
+  return () => { clearTimeout(late); seen.disconnect(); removeEventListener("resize", tell) }
 }"""
 
 _STYLE = """<style>

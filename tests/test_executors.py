@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ from debug.commands import study as command
 from debug.errors import InputError
 from debug.executors import Workers
 from debug.tracking import Store
+from servers import Slurm, SlurmMissing
 from test_resuming import assert_alike, everything_once
 
 STUDY = """
@@ -67,6 +71,42 @@ def test_a_study_is_the_same_by_every_executor(executor, tmp_path, uri, alone):
     run(tmp_path, uri, HOW[executor], STUDY + (CAUSAL if executor == "local" else ""))
     assert len(studies(Store(uri))) == (2 if executor == "local" else 1)
     the_same(Store(uri), alone)
+
+
+@pytest.fixture
+def slurm() -> Iterator[Slurm]:
+    try:
+        made = Slurm()
+    except SlurmMissing as missing:
+        pytest.skip(str(missing))
+    yield made
+    made.remove()
+
+
+@pytest.mark.long
+def test_a_study_is_the_same_on_slurm_where_a_job_is_preempted(slurm, tmp_path, uri, alone):
+    """A real Slurm of one node; the job that is at work is taken from it and queued again."""
+    store, struck = Store(uri), threading.Event()
+
+    def preempt() -> None:
+        while not struck.is_set():
+            at_work = [line.split()[0] for line in slurm.said("squeue", "--noheader", "--states=R").splitlines()]
+            cells = store.find_runs(role="cell") if store.exists() else ()
+            if at_work and len(cells):
+                slurm.said("scontrol", "requeue", at_work[0])
+                struck.set()
+            time.sleep(0.2)
+
+    thread = threading.Thread(target=preempt)
+    thread.start()
+    try:
+        run(tmp_path, uri, ["--executor", "submitit", "--workers", "2", "--executor-args", "cluster=slurm"])
+    finally:
+        was_struck = struck.is_set()
+        struck.set()
+        thread.join()
+    assert was_struck
+    the_same(store, alone)
 
 
 def test_what_cannot_be_is_refused():

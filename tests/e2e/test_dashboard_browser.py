@@ -196,6 +196,13 @@ def test_a_click_on_a_cell_is_one_step_of_the_back_button(page, runs):
     page.wait_for_url("**metric=*")
     cell(chart, 6, 2).click()
     expect(page.get_by_role("heading", name="Selected intervention")).to_be_visible()
+    page.wait_for_url("**token=6*")
+    expect(outlines(chart)).to_have_count(1)
+    # The chart stayed; of its legend, which Vega paints by the page's address, the colours have stayed, too.
+    legend = chart.locator(".role-legend-gradient path[fill^='url(']").first
+    fill = re.fullmatch(r"url\((#gradient_\d+)\)", legend.get_attribute("fill") or "")
+    assert fill
+    expect(chart.locator(fill[1])).to_be_attached()
     page.go_back()
     page.wait_for_url(lambda url: "layer=" not in url and "token=" not in url)
     expect(page.get_by_role("heading", name="Selected intervention")).to_have_count(0)
