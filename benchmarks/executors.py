@@ -93,8 +93,8 @@ def measured(file: Path, name: str, words: list[str], fault: Fault | None = None
     [study] = store.find_runs(role="study")["run_id"]
     cells = store.load_run(study).children
     assert len(cells) == len({cell.tags[PLACE] for cell in cells}), "each cell once"
-    begun, ended = zip(*((cell.start_time, cell.end_time) for cell in cells), strict=True)
-    span = (max(ended) - min(begun)).total_seconds()
+    begun = [cell.start_time.timestamp() for cell in cells if cell.start_time]
+    span = max(at + (cell.duration or 0) for at, cell in zip(begun, cells, strict=True)) - min(begun)
     return Measured(seconds, span, {cell.tags[PLACE]: digest(cell.artifact("samples.jsonl")) for cell in cells})
 
 

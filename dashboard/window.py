@@ -1,4 +1,4 @@
-"""How large the reader's window is, so that a table has the columns and the rows that fit; and what charts need of it."""
+"""How large the reader's window is, so that a table has the columns and the rows that fit; and what charts ask."""
 
 from __future__ import annotations
 
