@@ -50,6 +50,8 @@ def alike(one: CausalTracingResult, other: CausalTracingResult) -> None:
         assert (a.control_top is None) == (b.control_top is None)
         if a.control_top is not None:
             np.testing.assert_array_equal(a.control_top, b.control_top)
+        assert a.top_k_logs is not None
+        assert b.top_k_logs is not None
         np.testing.assert_allclose(a.top_k_logs[..., 0], b.top_k_logs[..., 0], atol=2e-3)  # kept in half precision
 
 
@@ -203,6 +205,7 @@ def test_a_study_on_a_server_is_the_study_here(uri, server):
     model = models.load("tiny", device=f"ndif:{server}")
     assert all(parameter.device.type == "meta" for parameter in model.hf.parameters())
     [again] = rerun(there.run_id, tracking_uri=uri)
+    assert again.verdict is not None
     assert again.verdict.outcome in ("identical", "within tolerance")
 
 

@@ -7,12 +7,14 @@ a valid store and exit 130. Anything else is a bug and keeps its traceback.
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
 import json
 import logging
 import os
 import signal
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +36,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"error: {message}; --help lists the options\n")
 
 
+TP = "tp"  # as debug.models has it, which imports torch
 _UNKNOWN = "unrecognized arguments: "
 
 
@@ -49,7 +52,9 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made = store_parser(doc)
     made.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: float32; bfloat16 on a GPU")
     made.add_argument(
-        "--device", help="as torch names it; auto: all GPUs; ndif: as --remote (default: the first GPU, else cpu)"
+        "--device",
+        help="as torch names it; auto: layers over all GPUs; tp: weights over what torchrun has started; ndif: as "
+        "--remote (default: the first GPU, else cpu)",
     )
     return made
 
@@ -143,6 +148,8 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         on_terminal = [stream.fileno() for stream in (sys.__stdout__, sys.__stderr__) if stream and stream.isatty()]
         signal.signal(signal.SIGHUP, lambda *_: _hang_up(on_terminal))
     signal.signal(signal.SIGALRM, _stop_unless_heard)
+    if getattr(arguments, "device", None) == TP:
+        _take_part(arguments)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked where a worker has just forked this one
         main(arguments)
@@ -163,6 +170,21 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
+def _take_part(arguments: argparse.Namespace) -> None:
+    """One of several processes that torchrun has started runs the same forward passes as the first, which logs them.
+
+    All begin anew: a study that the first went on with would ask the others for forward passes that they do not make.
+    """
+    arguments.fresh = True
+    if int(os.environ.get("RANK", "0")) == 0:
+        return
+    folder = tempfile.TemporaryDirectory(prefix="debug-rank-")
+    atexit.register(folder.cleanup)
+    arguments.tracking_uri = f"sqlite:///{folder.name}/mlflow.db"
+    os.environ["DEBUG_SPOOL"] = f"{folder.name}/spool"
+    _say_nothing([sys.stdout.fileno(), sys.stderr.fileno()])
+
+
 def _stop(*_: object) -> None:
     """Ctrl-C, said again until it is heard: numpy's ``RandomState.choice`` and callbacks of weak references drop it."""
     signal.setitimer(signal.ITIMER_REAL, 0.2)
@@ -171,10 +193,14 @@ def _stop(*_: object) -> None:
 
 def _hang_up(on_terminal: Sequence[int]) -> None:
     """The terminal is gone: what is written there would raise an error where the run is being ended."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for descriptor in on_terminal:
-        os.dup2(nowhere, descriptor)
+    _say_nothing(on_terminal)
     signal.raise_signal(signal.SIGINT)
+
+
+def _say_nothing(descriptors: Sequence[int]) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in descriptors:
+        os.dup2(nowhere, descriptor)
 
 
 def _stop_unless_heard(*_: object) -> None:

@@ -22,6 +22,7 @@ from debug.causal_tracing.patching import Filled, interventions_of, localized
 from debug.engine import Intervention, Site, gradients, patched_logits
 from debug.engine.read_back import ReadBack
 from debug.engine.self_checks import Asked, Check, measured
+from debug.errors import InputError
 
 LOCALIZED_CELLS = 4  # of an attribution's exact sample, patched once more the plain way
 AGREEMENT_CELLS = 64  # of a pair, drawn to be patched exactly, to compare an attribution with
@@ -44,6 +45,8 @@ class _Sampled(NamedTuple):
 def estimate(group: Group, used: list[int], checks: list[Check]) -> Filled:
     """Estimate every square by its gradient, and patch some exactly to compare with."""
     model, passes = group.model, group.passes
+    if model.ranks > 1:
+        raise InputError("method is 'attribution', and a model that is split over processes gives no gradients here")
     tokens = torch.tensor([group.given[number].tokenized.answer_tokens[0] for number in used])
     slopes = gradients(model, passes.token_ids[used], tokens, group.plan.intervention_type)
     maps, sampled = {}, []

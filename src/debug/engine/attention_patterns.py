@@ -22,7 +22,7 @@ def attention_pattern(
         output = model.hf(input_ids=token_ids[None].to(model.device), output_attentions=True, use_cache=False)
     finally:
         model.hf.set_attn_implementation(before)
-    return torch.cat(output.attentions).float().cpu().numpy()
+    return model.all_heads(torch.cat(output.attentions).float(), 1).cpu().numpy()
 
 
 def attention_shares(

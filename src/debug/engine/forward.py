@@ -75,7 +75,7 @@ def patched_logits(
             with listen(planned.packed, planned.tail):
                 logits = _run_batch(model, passes, planned.packed, planned.layer, planned.tail)
         except (RuntimeError, MemoryError) as error:
-            if len(planned.rows) == 1 or not out_of_memory(error):
+            if len(planned.rows) == 1 or model.ranks > 1 or not out_of_memory(error):
                 raise
             fewer = sum(row_length(row, interventions, passes.length) for row in planned.rows) // 2
             logger.warning("out of memory: going on with batches of %d tokens", fewer)
@@ -154,6 +154,10 @@ def default_batch_tokens(model: LoadedModel) -> int:
     cuda = model.device.startswith("cuda")
     # each of several devices holds keys and values of its own layers, and what passes from one to the next
     free = min(map(_free_memory, model.devices))
+    if model.ranks > 1:  # all processes make the same batches
+        least = torch.tensor(free, device=model.device)
+        torch.distributed.all_reduce(least, torch.distributed.ReduceOp.MIN)
+        free = int(least)
     affordable = free // 4 // token_bytes(model)
     return max(ROW_TOKENS, min((2**24 if cuda else 2**20) // model.config.hidden_size, affordable))
 

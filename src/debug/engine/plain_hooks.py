@@ -63,7 +63,7 @@ def plain_logits(
             edit = partial(_patched, of_place, (len(interventions), passes.length), model.n_heads)
             hooks.enter_context(_hook(model, component, layer, edit))
         for layer, of_layer in cuts.items():
-            without = partial(_without_edges, of_layer, len(interventions), model.n_heads)
+            without = partial(_without_edges, model, of_layer, len(interventions))
             handle = model.attention(layer)._module.register_forward_pre_hook(without, with_kwargs=True)
             hooks.callback(handle.remove)
         if cuts:
@@ -73,6 +73,11 @@ def plain_logits(
             forward = {"attention_mask": mask, "position_ids": position.expand(len(interventions), -1)}
         logits = model.hf(input_ids=token_ids, use_cache=False, logits_to_keep=1, **forward).logits
     return logits[:, -1].float(), tolerance
+
+
+def _of_all_heads(model: LoadedModel, edit: Callable[[Tensor], Tensor | None], value: Tensor) -> Tensor | None:
+    new = edit(model.all_heads(value, -1))
+    return None if new is None else model.own_heads(new, -1)
 
 
 class _Patch(NamedTuple):
@@ -101,15 +106,16 @@ def _patched(patches: Sequence[_Patch], shape: tuple[int, int], n_heads: int, va
 
 
 def _without_edges(
-    cuts: Sequence[tuple[int, Cut]], n_rows: int, n_heads: int, _: object, arguments: tuple, keywords: dict
+    model: LoadedModel, cuts: Sequence[tuple[int, Cut]], n_rows: int, _: object, arguments: tuple, keywords: dict
 ) -> tuple[tuple, dict]:
     """An attention block's arguments, their mask less the edges that each row (an intervention) of the batch cuts."""
+    n_heads = model.n_heads
     mask = keywords["attention_mask"].expand(n_rows, n_heads, -1, -1).clone()
     for row, cut in cuts:
         for query, key in cut.edges:
             for head in range(n_heads) if cut.heads is None else cut.heads:
                 mask[row, head, query, key] = torch.finfo(mask.dtype).min
-    return arguments, keywords | {"attention_mask": mask}
+    return arguments, keywords | {"attention_mask": model.own_heads(mask, 1)}
 
 
 @torch.no_grad()
@@ -180,6 +186,8 @@ def _noise(model: LoadedModel, passes: ForwardPasses, rows: Sequence[int]) -> fl
 @contextmanager
 def _hook(model: LoadedModel, component: str, layer: int, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """A plain torch hook where a component is; what ``edit`` returns, where it returns something, is put there."""
+    if COMPONENTS[component].per_head and model.ranks > 1:
+        edit = partial(_of_all_heads, model, edit)
 
     def into(_: object, arguments: tuple, keywords: dict) -> tuple[tuple, dict] | None:
         if not arguments:

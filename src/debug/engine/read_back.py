@@ -103,7 +103,8 @@ class ReadBack:
                 ):
                     expected[place_of[position], start:end] = given[start:end]
         if COMPONENTS[component].side == "input" and (layer == model.n_layers or not COMPONENTS[component].whole):
-            expected = model.hook_point(component).module(layer)(expected)
+            given = model.own_heads(expected, -1) if COMPONENTS[component].per_head else expected
+            expected = model.hook_point(component).module(layer)(given)
         found = value.view(*shape, -1)[tuple(torch.as_tensor(tokens))].float()
         expected = expected.to(found.device)
         size = expected.float().abs().amax(-1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -103,9 +103,9 @@ class Tail:
                 overwrite(model, passes, name, layer, output, hits)
                 continue
             given, project = passes.activations[name][layer][self.bases, self.positions][None], model.hook_point(name)
-            before = project.module(layer)(given)
+            before = project.module(layer)(model.own_heads(given, -1))
             overwrite(model, passes, name, layer, given, hits)
-            output = output + (project.module(layer)(given) - before).to(output.device)
+            output = output + (project.module(layer)(model.own_heads(given, -1)) - before).to(output.device)
         return output
 
 
@@ -130,4 +130,4 @@ def without_edges(
         mask[row, heads[:, None], query, key] = lowest
         if (mask[row, heads[:, None], query] == lowest).all(-1).any():
             raise InputError(f"cutting these edges of layer {cut.layer} leaves a query without any key: {cut}")
-    return mask
+    return model.own_heads(mask, 1)

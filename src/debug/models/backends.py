@@ -36,6 +36,11 @@ NDIF = "ndif"
 """In the place of a device: the model is on an NDIF server. ``ndif:URL`` names it, ``ndif:local`` simulates one."""
 
 
+TP = "tp"
+"""In the place of a device: a model's weights are split over the processes that torchrun has started (tensor
+parallelism)."""
+
+
 def is_remote(device: str | None) -> bool:
     return (device or "").partition(":")[0] == NDIF
 
@@ -49,7 +54,7 @@ def dtype_and_device(dtype: str | None, device: str | None) -> tuple[str, str]:
     if device is not None and is_remote(device) and dtype is None:
         return "", device
     device = device or ("cuda" if has_gpu() else "mps" if torch.backends.mps.is_available() else "cpu")
-    on_gpu = device.startswith("cuda") or (device in DEVICE_MAPS and has_gpu())
+    on_gpu = device.startswith("cuda") or (device in (*DEVICE_MAPS, TP) and has_gpu())
     dtype = dtype or ("bfloat16" if on_gpu else "float32")
     if device.startswith("cuda") and not has_gpu():
         raise InputError(

@@ -6,6 +6,7 @@ import atexit
 import gc
 import json
 import logging
+import os
 import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +21,14 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    DistributedConfig,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
 from debug.errors import InputError
 from debug.kinds import Argument, Module
-from debug.models.backends import DEVICE_MAPS, check_quantization, dtype_and_device, has_gpu, is_remote
+from debug.models.backends import DEVICE_MAPS, TP, check_quantization, dtype_and_device, has_gpu, is_remote
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
@@ -73,7 +75,8 @@ def load(
         dtype: "float32", "bfloat16" or "float16"; by default float32 on a CPU, bfloat16 on a GPU.
         device: as torch names it; by default the first GPU where there is one, on a Mac its GPU. Or one of
             ``DEVICE_MAPS`` ("auto", ...), for models larger than one GPU: accelerate lays their layers over all GPUs,
-            memory and disk, by what each has free. Or ``ndif``, ``ndif:URL`` (see :mod:`.remote_model`).
+            memory and disk, by what each has free. Or "tp": split over the processes that torchrun has started. Or
+            ``ndif``, ``ndif:URL`` (see :mod:`.remote_model`).
         quantization: "4bit" or "8bit" weights, through bitsandbytes, on a GPU.
         trust_remote_code: run code that comes with the weights. Off: such a model is then refused.
 
@@ -194,13 +197,17 @@ def unload_all() -> None:
 def _load(model_id: str, dtype: str, device: str, quantization: str | None, trust_remote_code: bool) -> LoadedModel:
     path, files = locate(model_id)
     options: dict[str, Argument] = {"trust_remote_code": trust_remote_code, **files}
+    if device == TP:
+        _join()
     transformers_logging.disable_progress_bar()
     with ExitStack() as stack:
         if "gguf_file" in files:
             stack.enter_context(gguf_parsed_once())
         hf, tokenizer = _from_files(model_id, path, options, dtype, device, quantization)
-    hf = hf if quantization or device in DEVICE_MAPS else hf.to(device)
+    hf = hf if quantization or device in (*DEVICE_MAPS, TP) else hf.to(device)
     model = wrap(hf.eval(), tokenizer, model_id=name_of(model_id), path=path, dtype=dtype)
+    if device == TP:
+        model = replace(model, ranks=torch.distributed.get_world_size())
     return replace(model, quantization=quantization, unpatchable=why_unpatchable(model))
 
 
@@ -239,12 +246,32 @@ def _from_files(
             options |= {"quantization_config": bits, "device_map": {"": device}}
         if device in DEVICE_MAPS:
             options |= {"device_map": device, "offload_folder": _new_offload_folder()}
+        if device == TP:
+            options |= {"distributed_config": DistributedConfig(tp_size=torch.distributed.get_world_size())}
         hf = from_files(AutoModelForCausalLM, path, dtype=DTYPES[dtype], attn_implementation=attention, **options)
     except WeightsMismatch as error:
         raise WeightsMismatch(f"model {model_id!r} cannot be loaded: {error}") from error
     except Exception as error:  # the hub's client, safetensors and transformers share no base class
         raise ModelNotFound(_not_found(model_id, path, error)) from error
     return hf, tokenizer
+
+
+def _join() -> None:
+    """Join the processes that torchrun has started.
+
+    Raises:
+        InputError: it has not started this one.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        raise InputError(
+            f"device is {TP!r}, and this process was not started by torchrun, such as: torchrun --nproc-per-node 2 -m "
+            f"debug trace --device {TP}"
+        )
+    if not torch.distributed.is_initialized():
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(torch.distributed.destroy_process_group)
 
 
 def _new_offload_folder() -> str:

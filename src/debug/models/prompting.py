@@ -36,6 +36,7 @@ class AnswersPrompts:
     tokenizer: Tokenizer
     backend: str
     files_digest: str | None
+    ranks = 1
 
     @property
     def devices(self) -> list[str]:
@@ -206,6 +207,7 @@ class AnswersPrompts:
             "debug.device_name": name,
             "debug.threads": str(torch.get_num_threads()),
             **({"debug.devices": ", ".join(self.devices)} if len(self.devices) > 1 else {}),
+            **({"debug.tensor_parallel": str(self.ranks)} if self.ranks > 1 else {}),
         }
 
     def encode(self, prompt: str, *, chat: bool = False, room: int = 0) -> list[int]:

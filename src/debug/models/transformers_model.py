@@ -55,6 +55,8 @@ class LoadedModel(AnswersPrompts):
     files_digest: str | None = None
     unpatchable: str | None = None
     """Why nothing can be patched in it, so that it is for accuracy runs alone."""
+    ranks: int = 1
+    """Processes that its weights are split over; each has some of the heads, and all run the same commands."""
     backend = "transformers"
 
     @property
@@ -144,6 +146,18 @@ class LoadedModel(AnswersPrompts):
     def logits(self) -> Traced:
         """What the model gives, [row, token, vocabulary], inside a trace: ``model.logits.save()``."""
         return self.nnsight.output.logits
+
+    def own_heads(self, value: Tensor, dim: int) -> Tensor:
+        """Of what is there for all heads, one after another, that of the heads which this process has."""
+        return value if self.ranks == 1 else value.chunk(self.ranks, dim)[torch.distributed.get_rank()]
+
+    def all_heads(self, value: Tensor, dim: int) -> Tensor:
+        """The other way round: what every process has of its own heads, together."""
+        if self.ranks == 1:
+            return value
+        parts = [torch.empty_like(value, memory_format=torch.contiguous_format) for _ in range(self.ranks)]
+        torch.distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts, dim)
 
     def hook_point(self, component: str) -> HookPoint:
         """A component of ``COMPONENTS`` by its name."""
