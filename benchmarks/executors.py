@@ -50,11 +50,14 @@ def main() -> None:
         row("one process", alone, alone)
         for name, words, fault in (
             ("local, 2 workers", ["--workers", "2"], None),
+            ("submitit, 1 job", [*submitit, "--workers", "1"], None),
             ("submitit, 2 jobs", [*submitit, "--workers", "2"], None),
             ("submitit, 2 jobs, one killed", [*submitit, "--workers", "2"], kill_job),
         ):
             if name in (options.only or [name]):
                 row(name, measured(file, name, words, fault), alone)
+        if (name := "Ray, 1 task") in (options.only or [name]):
+            row(name, measured(file, name, [*ray, "num_cpus=1", "--workers", "1"]), alone)
         if (name := "Ray, 2 nodes, one lost") in (options.only or [name]):
             with cluster() as (address, lose_node):
                 words = [*ray, f"address={address}", "num_cpus=1", "--workers", "2"]

@@ -12,9 +12,9 @@ import json
 import logging
 import pickle
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TypeVar
 
 import httpx
 import torch
@@ -22,6 +22,7 @@ from nnsight import TransformersModel
 from nnsight.intervention.backends.local import LocalSimulationBackend
 from nnsight.intervention.backends.remote import RemoteBackend, RemoteError
 from nnsight.schema.config import CONFIG
+from nnsight.tracing.tracer import Tracer
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -34,6 +35,7 @@ from debug.models.transformers_model import LoadedModel, wrap
 from debug.provenance import text_digest, without_passwords
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 LOCAL = f"{NDIF}:local"
 PATIENCE = 600.0  # seconds for which a server that does not answer is asked again
 LONGEST_PAUSE = 5.0
@@ -188,7 +190,8 @@ class Ndif(RemoteBackend):
         super().__init__(key, host=host, blocking=False)
         self.display.enabled = False
 
-    def __call__(self, tracer: Any = None) -> dict[str, Any]:  # nnsight's own types
+    def __call__(self, tracer: Tracer | None = None) -> dict[str, Argument]:
+        assert tracer is not None
         self._patiently(lambda: self.submit(tracer))
         pause = 0.05
         while (found := self._patiently(lambda: self.poll(tracer))) is None:
@@ -197,7 +200,7 @@ class Ndif(RemoteBackend):
         self._push(found, tracer)
         return found
 
-    def finalize(self, content: bytes) -> dict[str, Any]:
+    def finalize(self, content: bytes) -> dict[str, Argument]:
         if self.compress:
             import zstandard
 
@@ -207,7 +210,7 @@ class Ndif(RemoteBackend):
         except pickle.UnpicklingError as error:
             raise RemoteError("what came back is more than tensors and numbers, and was not read") from error
 
-    def _patiently(self, ask: Any) -> Any:  # a call of nnsight's
+    def _patiently(self, ask: Callable[[], _T]) -> _T:
         """Again with growing pauses while the server is away; a job only computes, so that a second one does no harm.
 
         Raises:
