@@ -18,6 +18,8 @@ from debug import ExperimentRunner, models
 from debug.causal_experiment_runner import CausalConfig, CausalExperimentRunner, dry_run
 from debug.causal_tracing import CausalTracingResult
 from debug.causal_tracing import run_causal_tracing_experiment as trace
+from debug.commands import rerun as rerun_command
+from debug.commands import trace as trace_command
 from debug.core import ExperimentConfig
 from debug.engine import SelfCheckError, remote
 from debug.errors import InputError
@@ -234,9 +236,12 @@ def test_nothing_that_comes_back_is_unpickled():
         backend.finalize(content.getvalue())
 
 
-def test_the_command_line_names_a_server(uri, server):
-    words = ["trace", "--ndif-host", server, "--num-seqs", "2", "--hops", "1", "--tracking-uri", uri]
-    done = subprocess.run([sys.executable, "-m", "debug", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    [cell] = Store(uri).find_runs(role="cell")["run_id"]
-    assert Store(uri).load_run(cell).params["device"] == f"ndif:{server}"
+@pytest.mark.parametrize("command", [trace_command, rerun_command])
+def test_the_command_line_names_a_server(command):
+    run = ["some run"] if command is rerun_command else []
+    for words, device in (
+        (["--remote"], "ndif"),
+        (["--ndif-host", "https://ndif.example.org"], "ndif:https://ndif.example.org"),
+        (["--ndif-host", "local"], LOCAL),
+    ):
+        assert command.parser().parse_args([*run, *words]).device == device
