@@ -1,4 +1,4 @@
-"""How large the reader's window is, so that a table has the columns and the rows that fit; and what charts ask."""
+"""How large the reader's window is, so that tables fit; and what keeps legends painted when a click changes the URL."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,13 +22,14 @@ from debug.causal_tracing import run_causal_tracing_experiment as trace
 from debug.commands import rerun as rerun_command
 from debug.commands import trace as trace_command
 from debug.core import ExperimentConfig
-from debug.engine import SelfCheckError, remote
+from debug.engine import ForwardPasses, Intervention, SelfCheckError, remote
 from debug.errors import InputError
 from debug.kinds import Argument
 from debug.models import remote_model
+from debug.models.backends import LOCAL
 from debug.models.errors import ModelNotFound, RemoteFailed
-from debug.models.remote_model import LOCAL, RemoteModel
-from debug.rerun import rerun
+from debug.models.remote_model import RemoteModel
+from debug.rerun import RerunError, rerun
 from debug.tracking import Store
 from servers import free_port, wait_for
 
@@ -78,17 +80,26 @@ def test_so_it_does_in_other_families(name, what):
     alike(*(trace(model, PROGRAMS, **plan) for model in (here, there)))
 
 
-def misplaced(batch: remote._Batch) -> remote._Batch:
-    """All rows write into the row before their own."""
-    writes = [each._replace(at=[(each.at[0] - 1).clamp(min=0), *each.at[1:]]) for each in batch.writes]
-    return batch._replace(writes=writes)
+def moved(batch: remote._Batch, axis: int, by: int, most: int = 10_000) -> remote._Batch:
+    """All writes beside their places: 0 is the row; of a patch 2 is the position and 3 the head."""
+
+    def beside(write: remote._Write) -> remote._Write:
+        last = write.parts - 1 if most == HEADS else most
+        at = [(of + by).clamp(0, last) if number == axis else of for number, of in enumerate(write.at)]
+        return write._replace(at=at)
+
+    return batch._replace(writes=[beside(write) for write in batch.writes])
+
+
+HEADS = -1
+"""As ``most`` of :func:`moved`: as many as there are where it is written."""
 
 
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
         (lambda batch: batch._replace(writes=[]), "full patch is"),  # patches that do nothing
-        (misplaced, "differ by|changed a logit|away from"),
+        (lambda batch: moved(batch, 0, -1), "differ by|changed a logit|away from"),
         (lambda batch: batch._replace(token_ids=batch.token_ids.flip(1)), "does not run the same model"),
     ],
 )
@@ -99,7 +110,32 @@ def test_a_server_that_gives_other_numbers_fails_loudly(monkeypatch, fault, said
         trace("tiny", PROGRAMS, device=LOCAL)
 
 
-def test_only_the_last_squares_alone_tell_a_row_from_its_neighbour(monkeypatch):
+@pytest.mark.parametrize("what", ["residual_stream", "attention_heads", "mlp", "attention_knockout"])
+@pytest.mark.parametrize("where", ["layer", "position", "head"])
+def test_a_patch_beside_its_place_fails_loudly(monkeypatch, what, where):
+    if where == "head" and what in ("residual_stream", "mlp"):
+        return  # they have none
+    of, rows = remote._Batch.of, models.load("tiny").n_layers + (what == "residual_stream")
+
+    def beside(model: RemoteModel, passes: ForwardPasses, interventions: Sequence[Intervention]) -> remote._Batch:
+        if where == "layer":
+            interventions = [
+                replace(one, sites=tuple(replace(site, layer=min(site.layer + 1, rows - 1)) for site in one.sites))
+                for one in interventions
+            ]
+        batch, knockout = of(model, passes, interventions), what == "attention_knockout"
+        if where == "position":
+            return moved(batch, 3 if knockout else 2, -1, passes.length - 1)
+        return moved(batch, 1 if knockout else 3, 1, HEADS) if where == "head" else batch
+
+    monkeypatch.setattr(remote._Batch, "of", beside)
+    # One head, one layer: of all that are cut, those cut beside their places are all but one cut where they are, too.
+    plan = {"heads": [0], "layer_window": 1} if what == "attention_knockout" else {}
+    with pytest.raises(SelfCheckError):
+        trace("tiny", PROGRAMS, what, device=LOCAL, **plan)
+
+
+def test_only_the_squares_alone_tell_a_row_from_its_neighbour(monkeypatch):
     """A server that mixes up the rows of large batches, and none of small ones."""
     run = remote._run
 
@@ -121,6 +157,7 @@ def test_only_the_last_squares_alone_tell_a_row_from_its_neighbour(monkeypatch):
         ({"source": "mean"}, "source is 'mean'; on NDIF models it can be 'counterfactual' or 'resample'"),
         ({"method": "attribution"}, "method is 'attribution'"),
         ({"scored_by": "greedy"}, "scored_by is 'greedy'"),
+        ({"source": "zero"}, "source is 'zero'"),
     ],
 )
 def test_what_cannot_be_done_there_is_said_before_anything_runs(plan, message):
@@ -132,6 +169,7 @@ def test_what_cannot_be_done_there_is_said_before_anything_runs(plan, message):
     ("options", "error", "message"),
     [
         ({"device": "ndif:nowhere"}, InputError, "must start with http"),
+        ({"device": "ndif:https://me:secret@ndif.example.org"}, InputError, r"me:\*\*\*@ndif.*NDIF_API_KEY"),
         ({"device": LOCAL, "quantization": "4bit"}, InputError, "whose server decides"),
         ({"device": "ndif:http://127.0.0.1:9"}, RemoteFailed, "http://127.0.0.1:9 did not run a trace"),
     ],
@@ -143,13 +181,20 @@ def test_bad_input_is_answered_in_a_sentence(monkeypatch, options, error, messag
 
 
 def test_a_dry_run_says_that_it_knows_nothing_of_a_server():
-    with pytest.raises(InputError, match="what a server takes nobody here knows"):
+    with pytest.raises(InputError, match="what that takes nobody here knows"):
         dry_run(CausalConfig(models=["tiny"], num_seqs=1), device="ndif")
 
 
 def test_a_model_without_files_is_not_found_there_either(tmp_path):
     with pytest.raises(ModelNotFound, match="no configuration or tokenizer"):
         models.load(str(tmp_path), device="ndif:http://127.0.0.1:9")
+
+
+def test_prompts_that_are_done_change_nothing_of_the_others():
+    """A batch is run as a whole, or not at all."""
+    prompts = [(index, [1] * (4 + index % 2)) for index in range(6)]
+    found = [[*indices] for indices, _ in remote_model._batches(prompts, 2, {0, 2, 1})]
+    assert found == [[4], [1, 3], [5]]
 
 
 def test_it_answers_prompts_as_here(uri):
@@ -206,7 +251,9 @@ def test_a_study_on_a_server_is_the_study_here(uri, server):
         np.testing.assert_allclose(a.z_patched, b.z_patched, atol=2e-5)
     model = models.load("tiny", device=f"ndif:{server}")
     assert all(parameter.device.type == "meta" for parameter in model.hf.parameters())
-    [again] = rerun(there.run_id, tracking_uri=uri)
+    with pytest.raises(RerunError, match="a log does not choose where programs and a key are sent"):
+        rerun(there.run_id, tracking_uri=uri)
+    [again] = rerun(there.run_id, tracking_uri=uri, device=f"ndif:{server}")
     assert again.verdict is not None
     assert again.verdict.outcome in ("identical", "within tolerance")
 

@@ -14,8 +14,10 @@ import torch
 from transformers import LlamaConfig
 
 import families
-from debug import models
+from debug import cli, models
+from debug.commands import trace as trace_command
 from debug.errors import InputError
+from debug.models.blueprint import blueprint
 from debug.tracking import Store
 from servers import free_port
 
@@ -73,3 +75,15 @@ def test_a_process_that_torchrun_did_not_start_is_told_so(folder, monkeypatch):
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(InputError, match="was not started by torchrun"):
         models.load(str(folder), device="tp")
+
+
+@pytest.mark.parametrize("words", [["--workers", "2"], ["--source", "stored", "--source-run", "x"]])
+def test_the_first_process_is_asked_for_nothing_that_the_others_do_not_know(words, capsys, monkeypatch):
+    arguments = trace_command.parser().parse_args(["--device", "tp", *words])
+    with pytest.raises(SystemExit):
+        cli.run(trace_command.main, arguments)
+    assert "carry out new studies, by themselves" in capsys.readouterr().err
+
+
+def test_a_dry_run_of_a_split_model_is_that_of_the_whole_one(folder):
+    assert blueprint(str(folder), device="tp").device == "cpu"

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from debug.errors import DebugError, did_you_mean
+from debug.errors import DebugError, InputError, did_you_mean
 from debug.kinds import Argument, Json
 from debug.provenance import without_passwords
 
@@ -148,9 +148,9 @@ def run(main: Callable[[argparse.Namespace], None], arguments: argparse.Namespac
         on_terminal = [stream.fileno() for stream in (sys.__stdout__, sys.__stderr__) if stream and stream.isatty()]
         signal.signal(signal.SIGHUP, lambda *_: _hang_up(on_terminal))
     signal.signal(signal.SIGALRM, _stop_unless_heard)
-    if getattr(arguments, "device", None) == TP:
-        _take_part(arguments)
     try:
+        if getattr(arguments, "device", None) == TP:
+            _take_part(arguments)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked where a worker has just forked this one
         main(arguments)
     except KeyboardInterrupt:
@@ -174,7 +174,16 @@ def _take_part(arguments: argparse.Namespace) -> None:
     """One of several processes that torchrun has started runs the same forward passes as the first, which logs them.
 
     All begin anew: a study that the first went on with would ask the others for forward passes that they do not make.
+
+    Raises:
+        InputError: more is asked of the first process than the others know.
     """
+    reads = [name for name in ("run_id", "source_run") if getattr(arguments, name, None)]
+    if reads or getattr(arguments, "workers", 1) != 1 or getattr(arguments, "executor", "local") != "local":
+        raise InputError(
+            f"--device {TP}: the processes that torchrun has started carry out new studies, by themselves; they have "
+            "no other workers, repeat no logged run and patch from none"
+        )
     arguments.fresh = True
     if int(os.environ.get("RANK", "0")) == 0:
         return

@@ -33,7 +33,7 @@ ENVIRONMENT = ("dtype", "device", "backend", "quantization")
 """The params that say how a run was computed, not what."""
 _OF_CODE = ("git_commit", "source_digest")
 _OF_MODEL = ("weights_digest", "tokenizer_digest", "generation_digest")
-_TAGS = (*_OF_CODE, "git_dirty", "platform", "device_name", "threads", *_OF_MODEL)
+_TAGS = (*_OF_CODE, "git_dirty", "platform", "device_name", "devices", "tensor_parallel", "threads", *_OF_MODEL)
 OF_PROCESS = tuple(f"debug.{name}" for name in (*_OF_CODE, "git_dirty", "versions", "command", "platform"))
 """The tags of :func:`of_process`."""
 

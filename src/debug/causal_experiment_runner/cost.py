@@ -20,7 +20,6 @@ from debug.engine import default_batch_tokens
 from debug.engine.work import Work
 from debug.errors import InputError
 from debug.models import names_of
-from debug.models.backends import is_remote
 from debug.models.blueprint import Blueprint, blueprint
 from debug.tracking import Store
 
@@ -90,11 +89,6 @@ def dry_run(
     """
     if batch_tokens is not None and batch_tokens < 1:
         raise InputError(f"batch_tokens is {batch_tokens}; expected 1 token or more, or None for a default")
-    if is_remote(device):
-        raise InputError(
-            f"device is {device!r}: what a server takes nobody here knows. Without it a dry run counts pairs and "
-            "interventions, of which a server runs one whole prompt each"
-        )
     names, asked = names_of(config.models), asked_of(config)
     cells = []
     for model_id, of_cell in product(config.models, asked):

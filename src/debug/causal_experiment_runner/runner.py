@@ -329,7 +329,7 @@ class _From(Mapping[int, PairResult]):
 
 def _how(model: LoadedModel) -> dict[str, str]:
     """Params that say how a model is run."""
-    return {"backend": model.backend, "dtype": model.dtype, "device": provenance.without_passwords(model.device)}
+    return {"backend": model.backend, "dtype": model.dtype, "device": model.device}
 
 
 def _shape(params: Mapping[str, Json], plan: Plan) -> str:

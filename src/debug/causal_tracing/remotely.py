@@ -16,8 +16,8 @@ from debug.progress import Progress
 def patch_remotely(group: Group, used: list[int], checks: list[Check]) -> Filled:
     """As :func:`debug.causal_tracing.patching.patch`; what cannot be heard from here is asked again in other ways.
 
-    The squares at which a redirection would show most are run again in traces of their own, where no other row is that
-    one could have been taken for; the unpatched programs, which are in every batch, must have the same logits in all.
+    The squares at which a redirection would show most are run again the plain way, in traces of their own;
+    the unpatched programs, which are in every batch, must have the same logits in all.
 
     Raises:
         SelfCheckError: they have not: another model has answered.
@@ -34,9 +34,9 @@ def patch_remotely(group: Group, used: list[int], checks: list[Check]) -> Filled
             drifts.append(drift)
             bar.update(len(indices))
     every = interventions_of(checks)
-    logits_of = dict(zip(every, remote.patched_logits(model, passes, every, together=True), strict=True))
+    logits_of = dict(zip(every, remote.patched_logits(model, passes, every), strict=True))
     again = grids.telling(used)
-    alone = remote.patched_logits(model, passes, [*again.values()], together=False)
+    alone = remote.plain_logits(model, passes, [*again.values()])
     distance = None
     if again:
         squares = [(grids.z_patched(number)[at], group.given[number].tokenized.answer_tokens) for number, at in again]

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -54,11 +56,12 @@ def patched_reads(
     model: RemoteModel,
     passes: ForwardPasses,
     interventions: Sequence[Intervention],
-    tokens: Sequence[Sequence[int]],
+    tokens: Sequence[Sequence[int]] | None,
     ranks: int,
     batch_tokens: int,
 ) -> Iterator[tuple[list[int], Read, float]]:
-    """Of each patched forward pass the logits of these tokens, and its likeliest; in batches, in their order.
+    """Of each patched forward pass the logits of these tokens (None: of all), and its likeliest; in batches, in their
+    order.
 
     The last value is how far the logits of these tokens in the batch's unpatched programs are from ``passes``.
 
@@ -70,27 +73,90 @@ def patched_reads(
     while start < len(interventions):
         numbers = [*range(start, min(len(interventions), start + size))]
         batch = _Batch.of(model, passes, [interventions[number] for number in numbers])
-        asked = [*batch.asked_of_programs(tokens[start : start + size]), *(tokens[number] for number in numbers)]
-        width = max(map(len, asked))
-        padded = torch.tensor([[*of, *[of[-1]] * (width - len(of))] for of in asked])
+        padded, first = None, len(batch.programs)
+        if tokens is not None:
+            asked = [*batch.asked_of_programs(tokens[start : start + size]), *(tokens[number] for number in numbers)]
+            width = max(map(len, asked))
+            padded = torch.tensor([[*of, *[of[-1]] * (width - len(of))] for of in asked])
         read = _run(model, batch, padded, ranks)
-        first = len(batch.programs)
-        if not read.finite[first:].all():
+        if not read.finite.all():
             raise SelfCheckError(f"patched logits of model {model.id!r} ({model.dtype}) are not finite")
-        unpatched = passes.logits[batch.programs].gather(1, padded[:first])
+        unpatched = passes.logits[batch.programs]
+        if padded is not None:
+            unpatched = unpatched.gather(1, padded[:first])
         drift = (read.answers[:first] - unpatched).abs().max().item()
         yield numbers, Read(*(of[first:] for of in read)), drift
         start += len(numbers)
 
 
 def patched_logits(
-    model: RemoteModel, passes: ForwardPasses, interventions: Sequence[Intervention], together: bool
+    model: RemoteModel, passes: ForwardPasses, interventions: Sequence[Intervention]
 ) -> list[Float[Tensor, "vocabulary"]]:
-    """All logits of a few patched forward passes, which self-checks are about; together in a trace, or in one each."""
-    each = range(passes.logits.shape[-1])
-    size = REMOTE_TOKENS if together else passes.length
-    found = patched_reads(model, passes, interventions, [each] * len(interventions), 1, size)
+    """All logits of a few patched forward passes, which self-checks are about."""
+    found = patched_reads(model, passes, interventions, None, 1, REMOTE_TOKENS)
     return [row for _, read, _ in found for row in read.answers]
+
+
+def plain_logits(
+    model: RemoteModel, passes: ForwardPasses, interventions: Sequence[Intervention]
+) -> list[Float[Tensor, "vocabulary"]]:
+    """The same the plain way: an intervention a trace, its sites one after another, token by token, head by head.
+
+    Nothing of it is the batches' (:class:`_Batch`), so that one which writes a row, layer, position or head beside its
+    place has other logits.
+    """
+    return [_alone(model, passes, one) for one in interventions]
+
+
+def _alone(model: RemoteModel, passes: ForwardPasses, one: Intervention) -> Float[Tensor, "vocabulary"]:
+    remote, elsewhere, n_heads, length = model.nnsight, model.elsewhere(), model.n_heads, passes.length
+    sources = list(dict.fromkeys(site.source for site in one.patched))
+    token_ids = passes.token_ids[[*sources, one.base]]
+    rows, places = len(token_ids), []
+    for layer, name in product(range(model.n_layers + 1), COMPONENTS):
+        edits = [
+            (sources.index(site.source), position, head)
+            for site in one.patched
+            if (site.component, site.layer) == (name, layer)
+            for position in site.positions
+            for head in ([None] if site.heads is None else site.heads)
+        ]
+        if edits:
+            places.append((model.hook_point(name).envoy(layer), COMPONENTS[name].side, edits, None))
+        cuts = [site for site in one.sites if isinstance(site, Cut) and site.layer == layer]
+        if cuts and name == "residual_stream":  # which a layer is given before its attention runs
+            edges = [
+                (query, key, head)
+                for cut in cuts
+                for query, key in cut.edges
+                for head in (range(n_heads) if cut.heads is None else cut.heads)
+            ]
+            places.append((model.attention(layer), "mask", edges, _mask(model, layer, length)))
+    what: list[Traced] = places
+    with remote.trace(token_ids, backend=elsewhere, use_cache=False, logits_to_keep=1):
+        for envoy, side, edits, mask in what:
+            if side == "mask":
+                arguments, keywords = envoy.inputs
+                first = [*arguments, *keywords.values()][0]
+                cut = mask.repeat(rows, n_heads, 1, 1).to(first.device)
+                for query, key, head in edits:
+                    cut[-1, head, query, key] = torch.finfo(cut.dtype).min
+                envoy.inputs = (arguments, keywords | {"attention_mask": cut})
+                continue
+            value = envoy.input if side == "input" else envoy.output
+            given = value[0] if isinstance(value, tuple) else value
+            new = given.clone(memory_format=torch.contiguous_format)
+            tokens, before = new.view(rows, length, -1), given.reshape(rows, length, -1)
+            width = tokens.shape[-1] // n_heads
+            for source, position, head in edits:
+                channels = slice(None) if head is None else slice(head * width, (head + 1) * width)
+                tokens[-1, position, channels] = before[source, position, channels]
+            if side == "input":
+                envoy.input = new
+            else:
+                envoy.output = (new, *value[1:]) if isinstance(value, tuple) else new
+        logits = remote.output.logits[-1, -1].detach().float().cpu().save()
+    return logits  # noqa: RET504 (what a trace saves exists after it)
 
 
 def rounding(model: RemoteModel, passes: ForwardPasses, drifts: Sequence[float]) -> float:
@@ -103,7 +169,7 @@ def rounding(model: RemoteModel, passes: ForwardPasses, drifts: Sequence[float])
     largest = passes.logits.abs().max().item()
     eps = torch.finfo(DTYPES[model.dtype]).eps
     least = eps * largest * (2 * model.n_layers) ** 0.5
-    drift, noise = max(drifts, default=0.0), _noise(model, passes)
+    drift, noise = float(np.max([0.0, *drifts])), _noise(model, passes)  # what is not a number is the largest
     if not drift <= 4 * SAFETY * eps * largest:
         raise SelfCheckError(
             f"unpatched programs, asked of {model.host} again, differ by {drift:.3g} in a logit; in {model.dtype} "
@@ -205,7 +271,7 @@ def _check_keys(cut: Cut) -> None:
         raise InputError(f"cutting these edges of layer {cut.layer} leaves a query without any key: {cut}")
 
 
-def _run(model: RemoteModel, batch: _Batch, asked: Int[Tensor, "row answer"], ranks: int) -> Read:
+def _run(model: RemoteModel, batch: _Batch, asked: Int[Tensor, "row answer"] | None, ranks: int) -> Read:
     remote, elsewhere, token_ids = model.nnsight, model.elsewhere(), batch.token_ids
     rows, length = token_ids.shape
     writes: list[Traced] = [tuple(write) for write in batch.writes]
@@ -230,7 +296,7 @@ def _run(model: RemoteModel, batch: _Batch, asked: Int[Tensor, "row answer"], ra
                 envoy.output = (new, *value[1:]) if isinstance(value, tuple) else new
         logits = remote.output.logits[:, -1].detach().float()
         best = logits.topk(ranks)
-        answers = logits.gather(1, asked.to(logits.device)).cpu().save()
+        answers = (logits if asked is None else logits.gather(1, asked.to(logits.device))).cpu().save()
         tops = logits.argmax(-1).cpu().save()
         tokens = best.indices.cpu().save()
         logs = (best.values - logits.logsumexp(-1, keepdim=True)).clamp(max=0).cpu().save()

@@ -85,7 +85,7 @@ class SelfChecks:
         return (
             f"a forward pass patched with itself moves a logit by {self.identity_max_abs:.2g}; patched with all "
             f"of the counterfactual it is {self.full_patch_max_abs:.2g} from the counterfactual's (unpatched "
-            f"{self.full_patch_without:.3g}); squares run again with plain hooks differ by {localized}; rounding may "
+            f"{self.full_patch_without:.3g}); squares run again the plain way differ by {localized}; rounding may "
             f"do {self.tolerance:.2g}; what was written differs from what the model read by {read_back}"
         )
 

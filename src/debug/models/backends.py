@@ -34,6 +34,7 @@ DEVICE_MAPS = ("auto", "balanced", "balanced_low_0", "sequential")
 
 NDIF = "ndif"
 """In the place of a device: the model is on an NDIF server. ``ndif:URL`` names it, ``ndif:local`` simulates one."""
+LOCAL = f"{NDIF}:local"
 
 
 TP = "tp"

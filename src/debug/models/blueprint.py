@@ -16,7 +16,7 @@ from transformers.modeling_gguf_pytorch_utils import GGUF_TO_TRANSFORMERS_MAPPIN
 from debug.errors import InputError
 from debug.kinds import Argument
 from debug.models.architectures import follow
-from debug.models.backends import DEVICE_MAPS, dtype_and_device, has_gpu
+from debug.models.backends import DEVICE_MAPS, TP, dtype_and_device, has_gpu, is_remote
 from debug.models.errors import ModelNotFound, UnsupportedArchitecture
 from debug.models.files import locate, name_of, weight_files
 from debug.models.numbers import DTYPES
@@ -50,9 +50,15 @@ def blueprint(model_id: str, *, dtype: str | None = None, device: str | None = N
 
     Raises:
         ModelNotFound, UnsupportedArchitecture: as :func:`debug.models.load`.
+        InputError: the model is elsewhere.
     """
+    if is_remote(device):
+        raise InputError(
+            "device is a server: what that takes nobody here knows. Without it a dry run counts what is to be run, of "
+            "which a server runs one whole prompt each"
+        )
     dtype, device = dtype_and_device(dtype, device)
-    device = ("cuda" if has_gpu() else "cpu") if device in DEVICE_MAPS else device
+    device = ("cuda" if has_gpu() else "cpu") if device in (*DEVICE_MAPS, TP) else device
     path, files = locate(model_id)
     try:
         check_reachable(path)

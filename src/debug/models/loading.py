@@ -28,7 +28,7 @@ from transformers.utils import logging as transformers_logging
 
 from debug.errors import InputError
 from debug.kinds import Argument, Module
-from debug.models.backends import DEVICE_MAPS, TP, check_quantization, dtype_and_device, has_gpu, is_remote
+from debug.models.backends import DEVICE_MAPS, LOCAL, TP, check_quantization, dtype_and_device, has_gpu, is_remote
 from debug.models.errors import ModelNotFound, WeightsMismatch
 from debug.models.files import Stamp, locate, name_of, read_files, stamp_of, weight_files
 from debug.models.numbers import DTYPES
@@ -214,7 +214,7 @@ def _load(model_id: str, dtype: str, device: str, quantization: str | None, trus
 def _load_remote(
     model_id: str, dtype: str | None, device: str, quantization: str | None, trust_remote_code: bool
 ) -> LoadedModel:
-    from debug.models.remote_model import LOCAL, load_remote
+    from debug.models.remote_model import load_remote
 
     if quantization is not None:
         raise InputError(f"quantization is {quantization!r}, and device {device!r}, whose server decides; leave it out")

@@ -14,6 +14,7 @@ import pickle
 import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeVar
 
 import httpx
@@ -28,7 +29,7 @@ from transformers.utils import logging as transformers_logging
 
 from debug.errors import InputError
 from debug.kinds import Argument, Module, Tokenizer, Traced
-from debug.models.backends import NDIF
+from debug.models.backends import LOCAL, NDIF
 from debug.models.errors import ModelNotFound, RemoteFailed
 from debug.models.numbers import DTYPES
 from debug.models.transformers_model import LoadedModel, wrap
@@ -36,7 +37,6 @@ from debug.provenance import text_digest, without_passwords
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
-LOCAL = f"{NDIF}:local"
 PATIENCE = 600.0  # seconds for which a server that does not answer is asked again
 LONGEST_PAUSE = 5.0
 
@@ -52,14 +52,24 @@ class RemoteModel(LoadedModel):
     def host(self) -> str:
         return self.device.partition(":")[2] or CONFIG.API.HOST
 
+    @cached_property
+    def key(self) -> str:
+        """What the server knows the model by; the hub is asked how its name is spelled, where it can be reached."""
+        try:
+            return self.nnsight.to_model_key()
+        except Exception as error:  # the hub's client has no base class for all that it raises
+            logger.debug("the hub does not say how %s is spelled: %s", self.path, error)
+            kind = type(self.nnsight)
+            return f"{kind.__module__}.{kind.__qualname__}:{json.dumps({'repo_id': self.path, 'revision': None})}"
+
     @property
     def weights_digest(self) -> str:
         """Of where the weights are and what they are called there: they themselves are never seen."""
-        return text_digest(["remote", without_passwords(self.host), self.path])
+        return text_digest(["remote", self.host, self.path])
 
     def provenance(self) -> dict[str, str]:
         said = super().provenance()
-        return said | {"debug.device_name": without_passwords(self.host), "debug.threads": ""}
+        return said | {"debug.device_name": self.host, "debug.threads": ""}
 
     def elsewhere(self) -> Ndif | LocalSimulationBackend:
         """What a trace is given as its backend; a new one for each.
@@ -70,23 +80,15 @@ class RemoteModel(LoadedModel):
         if self.device == LOCAL:
             return LocalSimulationBackend(self.nnsight)
         try:
-            return Ndif(_key(self.nnsight, self.path), host=self.host)
+            return Ndif(self.key, host=self.host)
         except ValueError as error:
             raise InputError(f"device is {self.device!r}; {error}. Expected {NDIF}, or {NDIF}:https://...") from error
 
     def _generate(
         self, prompts: list[tuple[int, list[int]]], max_new_tokens: int, batch_size: int, done: Collection[int] = ()
     ) -> Iterator[tuple[int, list[int] | None]]:
-        by_length: dict[int, list[tuple[int, list[int]]]] = {}
-        for index, ids in prompts:
-            if index not in done:
-                by_length.setdefault(len(ids), []).append((index, ids))
-        ends = self.end_tokens
-        for alike in by_length.values():
-            for start in range(0, len(alike), batch_size):
-                batch = alike[start : start + batch_size]
-                found = self._greedy(torch.tensor([ids for _, ids in batch]), max_new_tokens, ends)
-                yield from zip((index for index, _ in batch), found, strict=True)
+        for indices, token_ids in _batches(prompts, batch_size, done):
+            yield from zip(indices, self._greedy(token_ids, max_new_tokens, self.end_tokens), strict=True)
 
     def _score(
         self,
@@ -95,12 +97,13 @@ class RemoteModel(LoadedModel):
         batch_size: int,
         done: Collection[int] = (),
     ) -> Iterator[tuple[int, torch.Tensor]]:
-        for index, ids in prompts:
-            if index not in done:
-                remote, elsewhere, asked = self.nnsight, self.elsewhere(), tokens[index]
-                with remote.trace(torch.tensor([ids]), backend=elsewhere, use_cache=False, logits_to_keep=1):
-                    logs = remote.output.logits[0, -1].detach().float().log_softmax(-1)[asked].cpu().save()
-                yield index, logs
+        for indices, token_ids in _batches(prompts, batch_size, done):
+            remote, elsewhere, asked = self.nnsight, self.elsewhere(), [tokens[index] for index in indices]
+            with remote.trace(token_ids, backend=elsewhere, use_cache=False, logits_to_keep=1):
+                logs = remote.output.logits[:, -1].detach().float().log_softmax(-1)
+                found: Traced = [row[of].cpu() for row, of in zip(logs, asked, strict=True)]
+                found.save()
+            yield from zip(indices, found, strict=True)
 
     def _greedy(self, token_ids: torch.Tensor, n: int, ends: set[int]) -> list[list[int] | None]:
         """Token by token, a trace each; a row ends with a token that ends a text."""
@@ -115,6 +118,20 @@ class RemoteModel(LoadedModel):
             if all(of is None or ends & {*of[-1:]} for of in made):
                 break
         return made
+
+
+def _batches(
+    prompts: list[tuple[int, list[int]]], batch_size: int, done: Collection[int]
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Prompts of one length, so many at a time, with their numbers; those that are all done are left out."""
+    by_length: dict[int, list[tuple[int, list[int]]]] = {}
+    for index, ids in prompts:
+        by_length.setdefault(len(ids), []).append((index, ids))
+    for alike in by_length.values():
+        for start in range(0, len(alike), batch_size):
+            indices, ids = zip(*alike[start : start + batch_size], strict=True)
+            if not all(index in done for index in indices):
+                yield [*indices], torch.tensor(ids)
 
 
 def next_tokens(model: RemoteModel, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -136,8 +153,10 @@ def load_remote(
     Raises:
         ModelNotFound: no configuration or no tokenizer.
         RemoteFailed: the server does not answer, or does not have the model.
-        InputError: it has the model in another dtype than was asked for.
+        InputError: it has the model in another dtype than was asked for; or there is a password in its address.
     """
+    if (shown := without_passwords(device)) != device:
+        raise InputError(f"device is {shown!r}, with a password; a server's key is read from NDIF_API_KEY")
     if here is None:
         hf, tokenizer, remote = _without_weights(model_id, path, trust_remote_code)
         here = wrap(hf, tokenizer, model_id=model_id, path=path, wrapped=remote)
@@ -168,16 +187,6 @@ def _without_weights(model_id: str, path: str, trust_remote_code: bool) -> tuple
             f"elsewhere needs, too: {said[0] if said else type(error).__name__}"
         ) from error
     return remote._module, tokenizer, remote
-
-
-def _key(remote: TransformersModel, path: str) -> str:
-    """What the server knows the model by; the hub is asked how its name is spelled, where it can be reached."""
-    try:
-        return remote.to_model_key()
-    except Exception as error:  # as above
-        logger.debug("the hub does not say how %s is spelled: %s", path, error)
-        kind = type(remote)
-        return f"{kind.__module__}.{kind.__qualname__}:{json.dumps({'repo_id': path, 'revision': None})}"
 
 
 class Ndif(RemoteBackend):
@@ -233,4 +242,4 @@ class Ndif(RemoteBackend):
     def _said(self, error: Exception) -> str:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         line = lines[-1] if isinstance(error, RemoteError) else lines[0]  # the end of a traceback from there
-        return without_passwords(f"the NDIF server {self.host} did not run a trace: {line}")
+        return f"the NDIF server {self.host} did not run a trace: {line}"

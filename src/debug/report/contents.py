@@ -258,7 +258,7 @@ CHECKS = {
     "check_identity_max_abs": "patched with its own activations, a logit moves by",
     "check_full_patch_max_abs": "patched with all of the counterfactual, a logit is from the counterfactual's by",
     "check_full_patch_without": "without the patch it is from the counterfactual's by (more than twice the rounding)",
-    "check_localized_max_abs": "squares of the map run again with plain hooks differ by",
+    "check_localized_max_abs": "squares of the map run again the plain way differ by",
 }
 
 

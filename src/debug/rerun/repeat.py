@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 from debug.kinds import Argument
+from debug.models.backends import LOCAL, is_remote
 from debug.provenance import differences
 from debug.rerun.accuracy import RUNNER, compare_samples, repeat_accuracy
 from debug.rerun.causal import compare_maps, repeat_causal
@@ -94,8 +95,16 @@ def _rerun_cell(
 
 
 def _device_of(cell: LoggedRun) -> str | None:
-    """The run's device where this machine has it; else this machine's own choice, which the verdict then names."""
+    """The run's device where this machine has it; else this machine's own choice, which the verdict then names.
+
+    A log does not choose where programs and a key are sent: that is the caller's device.
+    """
     device = cell.params.get("device")
+    if is_remote(device) and device != LOCAL:
+        raise RerunError(
+            f"run {cell.run_id} was run on {device}; a log does not choose where programs and "
+            "a key are sent, so name the server yourself where you trust it (--ndif-host URL, or --remote)"
+        )
     return None if device is None or (device.startswith("cuda") and not torch.cuda.is_available()) else device
 
 
